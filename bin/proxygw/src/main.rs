@@ -1,0 +1,2 @@
+//! The proxygw daemon.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The proxygw control client.
+fn main() {}

@@ -1,0 +1,131 @@
+//! What the engine tells whoever asks. The keys and their spelling are a contract with people's scripts: new ones may be
+//! added, these never change, and optional ones that are empty are left out.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use crate::config::Protocol;
+
+/// A question or an order to the engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// The state of everything: answered with [`Reply::Status`].
+    Status,
+    /// Warm the named target, as if a client had come.
+    WarmTarget(String),
+    /// Drain the named target now, in use or not.
+    DrainTarget(String),
+    /// Start the named frontend.
+    StartFrontend(String),
+    /// Stop the named frontend.
+    StopFrontend(String),
+    /// Wake the target behind the named frontend, as if a client had come to it.
+    WakeFrontend(String),
+}
+
+/// The engine's answer to a [`Request`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// The order was taken; what comes of it shows in the status.
+    Done,
+    /// The order was not taken, and why.
+    Refused(String),
+}
+
+/// The state of everything.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Status {
+    /// Whether the engine is ending.
+    pub closed: bool,
+    /// By name.
+    pub targets: Vec<TargetStatus>,
+    /// By name.
+    pub frontends: Vec<FrontendStatus>,
+}
+
+/// The state of one target.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TargetStatus {
+    /// Its name.
+    pub name: String,
+    /// Its kind, `namespace:name`.
+    pub kind: String,
+    /// Where it is in its life.
+    pub state: TargetState,
+    /// Why it last failed, until it next becomes active.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// Its endpoints, in file order.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// One endpoint of a target.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EndpointStatus {
+    /// Its name.
+    pub name: String,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// The state of one frontend.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FrontendStatus {
+    /// Its name.
+    pub name: String,
+    /// Its kind, `namespace:name`.
+    pub kind: String,
+    /// Where it is in its life.
+    pub state: FrontendState,
+    /// Why it last failed, until it next runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// What its clients speak.
+    pub protocol: Protocol,
+    /// Where they connect to.
+    pub listen: SocketAddr,
+    /// The target behind it.
+    pub target_name: String,
+    /// The endpoint of that target.
+    pub endpoint_name: String,
+    /// The endpoint's address.
+    #[serde(rename = "proxyaddress")]
+    pub proxy_address: SocketAddr,
+}
+
+/// Where a target is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TargetState {
+    /// Nothing of it runs.
+    Inactive,
+    /// It has been started and is not ready yet.
+    Warming,
+    /// It is ready, and routed to.
+    Active,
+    /// New flows no longer reach it, and it is being stopped.
+    Draining,
+    /// The engine has ended.
+    Closed,
+}
+
+/// Where a frontend is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FrontendState {
+    /// It does nothing.
+    Stopped,
+    /// Its sockets are being opened and its rules loaded.
+    Starting,
+    /// Clients can come.
+    Running,
+    /// Its rules are being removed and its sockets closed.
+    Stopping,
+    /// The engine has ended.
+    Closed,
+}

@@ -1,0 +1,7 @@
+//! proxygw warms backends on demand and routes traffic to them with nftables DNAT.
+
+pub mod config;
+pub mod engine;
+pub mod plugin;
+pub mod reactor;
+pub mod system;

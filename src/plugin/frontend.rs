@@ -1,0 +1,22 @@
+//! What a frontend kind makes of one element of `frontends`.
+
+use super::Handler;
+
+/// A frontend as its plugin describes it. Creating one has no effect on the system: `proxygw --check` does it too.
+pub struct Frontend {
+    /// What the kernel does with a new flow while the target is not active.
+    pub cold: ColdPath,
+    /// Whether the target is kept warm for as long as the frontend runs.
+    pub keeps_warm: bool,
+    /// The frontend's own sockets, if it has any.
+    pub handler: Option<Box<dyn Handler>>,
+}
+
+/// What happens to a new flow to a frontend whose target is not active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColdPath {
+    /// The packets go to this host's own sockets: the frontend's handler listens there and answers.
+    Local,
+    /// First packets are dropped, so that the client tries again and finds the backend; it is never refused.
+    Drop,
+}

@@ -1,0 +1,96 @@
+//! Sockets on the reactor thread.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use mio::Interest;
+use mio::event::Source;
+
+use super::Error;
+use crate::engine::{Reply, Request};
+use crate::reactor::IoCore;
+
+/// Something that owns sockets on the reactor thread: a frontend's listener, a plugin's service.
+///
+/// No method may block. Every socket is non-blocking and edge-triggered (see [`mio::Poll`]): read, write or accept until
+/// [`io::ErrorKind::WouldBlock`]. A readiness can be spurious.
+pub trait Handler: Send {
+    /// Opens and registers what the handler listens on.
+    ///
+    /// # Errors
+    /// The handler stays stopped, everything it registered is expected to be closed, and the error is shown.
+    fn start(&mut self, io: &mut Io<'_>) -> Result<(), Error>;
+
+    /// Closes everything. Called once after each successful start.
+    fn stop(&mut self, io: &mut Io<'_>);
+
+    /// The source that was registered under `key` is ready.
+    fn ready(&mut self, io: &mut Io<'_>, key: usize, readiness: Readiness);
+
+    /// When [`Handler::timeout`] is to be called, if at all. Asked anew after every call to the handler.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    /// [`Handler::deadline`] has passed.
+    fn timeout(&mut self, _io: &mut Io<'_>) {}
+
+    /// The engine's answer to the [`Io::request`] that carried `tag`.
+    fn reply(&mut self, _io: &mut Io<'_>, _tag: u64, _reply: Reply) {}
+}
+
+/// What a source is ready for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readiness {
+    /// Reading will not block, or the peer has closed, or there is an error to collect.
+    pub readable: bool,
+    /// Writing will not block, or there is an error to collect.
+    pub writable: bool,
+}
+
+/// What a [`Handler`] can do with the reactor and the engine, for the length of one call.
+pub struct Io<'a> {
+    pub(crate) core: &'a mut IoCore,
+    /// Which handler is being called.
+    pub(crate) owner: usize,
+}
+
+impl Io<'_> {
+    /// Registers a source under a key of the handler's own choice.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn register(&mut self, source: &mut impl Source, key: usize, interest: Interest) -> io::Result<()> {
+        self.core.register(self.owner, source, key, interest)
+    }
+
+    /// Changes what a registered source is watched for.
+    ///
+    /// # Errors
+    /// What the operating system said, or `NotFound` if nothing is registered under the key.
+    pub fn reregister(&mut self, source: &mut impl Source, key: usize, interest: Interest) -> io::Result<()> {
+        self.core.reregister(self.owner, source, key, interest)
+    }
+
+    /// Ends the watch over a source. Dropping the source without this leaks its key until the reactor ends.
+    pub fn deregister(&mut self, source: &mut impl Source, key: usize) {
+        self.core.deregister(self.owner, source, key);
+    }
+
+    /// The time at which this round of the reactor began.
+    pub fn now(&self) -> Instant {
+        self.core.now()
+    }
+
+    /// Wakes the frontend's target; `source` is the client that asked for it. For frontends only: the call of any other
+    /// handler does nothing. Any number of calls is one wake.
+    pub fn wake(&mut self, source: Option<SocketAddr>) {
+        self.core.wake(self.owner, source);
+    }
+
+    /// Asks the engine for something; the answer comes to [`Handler::reply`] with the same tag.
+    pub fn request(&mut self, tag: u64, request: Request) {
+        self.core.request(self.owner, tag, request);
+    }
+}

@@ -1,0 +1,55 @@
+//! A flag that a thread can wait for together with file descriptors.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+/// Set once, from any thread; waiting for it costs no wake-up until then. Clones are the same signal.
+#[derive(Debug, Clone)]
+pub struct StopSignal(Arc<OwnedFd>);
+
+impl StopSignal {
+    /// A signal that is not set.
+    ///
+    /// # Errors
+    /// What the operating system said (no file descriptor left).
+    pub fn new() -> io::Result<StopSignal> {
+        Ok(StopSignal(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+    }
+
+    /// Sets the signal, for good.
+    pub fn set(&self) {
+        // The counter would have to be at its maximum of 2^64 - 2 for this to fail.
+        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+    }
+
+    /// Whether the signal is set.
+    pub fn is_set(&self) -> bool {
+        let mut fds = [PollFd::new(&*self.0, PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1))
+    }
+
+    /// Blocks until the signal is set, one of `fds` is readable or hung up, or `until` has come; returns which of `fds`
+    /// are. An interrupting system signal ends the wait early.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn wait(&self, fds: &[BorrowedFd<'_>], until: Option<Instant>) -> io::Result<Vec<bool>> {
+        let mut set: Vec<PollFd<'_>> = std::iter::once(self.0.as_fd())
+            .chain(fds.iter().copied())
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        let timeout = until.map(|until| {
+            let left = until.saturating_duration_since(Instant::now());
+            // The seconds of a bounded wait fit; the type is the kernel's.
+            Timespec { tv_sec: left.as_secs().min(1 << 30) as _, tv_nsec: left.subsec_nanos().into() }
+        });
+        match poll(&mut set, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(set[1..].iter().map(|fd| !fd.revents().is_empty()).collect()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
