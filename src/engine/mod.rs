@@ -1,5 +1,6 @@
 //! Every decision is made here.
 
+pub mod core;
 mod status;
 
 pub use status::{EndpointStatus, FrontendState, FrontendStatus, Reply, Request, Status, TargetState, TargetStatus};
