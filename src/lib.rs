@@ -1,6 +1,7 @@
 //! proxygw warms backends on demand and routes traffic to them with nftables DNAT.
 
 pub mod config;
+pub mod dataplane;
 pub mod engine;
 pub mod plugin;
 pub mod reactor;
