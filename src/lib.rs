@@ -3,6 +3,8 @@
 pub mod config;
 pub mod dataplane;
 pub mod engine;
+pub mod logging;
 pub mod plugin;
 pub mod reactor;
+mod readiness;
 pub mod system;

@@ -38,7 +38,10 @@ pub enum Event {
     FrontendStopped(FrontendId),
     /// The target answers.
     TargetReady(TargetId),
-    /// The target has ended and nothing of it is left; the last event of a start. An error says that it failed.
+    /// The target's backend has ended by itself, or could not be started.
+    TargetDied(TargetId, String),
+    /// Nothing of the target is left: the last event of a start. The words say what it still lacked when it was stopped
+    /// before it was ready, or what went wrong while it was being stopped.
     TargetEnded(TargetId, Option<String>),
     /// All that was wanted of the rules before this event is in the kernel.
     Applied,
@@ -59,7 +62,8 @@ pub enum Event {
 /// Something that is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Start the target; answered by at most one `TargetReady` and by exactly one `TargetEnded`, in this order.
+    /// Start the target; answered by at most one `TargetReady`, at most one `TargetDied`, and exactly one
+    /// `TargetEnded`, in this order. A backend that has died waits for its `StopTarget` before it ends.
     StartTarget(TargetId),
     /// Stop a target that has been started; more than once is the same as once.
     StopTarget(TargetId),

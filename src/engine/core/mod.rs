@@ -99,6 +99,11 @@ impl Core {
         (self.frontends[id].state(), self.frontends[id].last_error.as_deref())
     }
 
+    /// Whether [`Event::Applied`] is waited for.
+    pub fn awaits_rules(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// When [`Event::Tick`] is wanted, if at all.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
@@ -120,6 +125,7 @@ impl Core {
             Event::FrontendFailed(id, error) => self.frontend_failed(now, id, error),
             Event::FrontendStopped(id) => self.frontend_stopped(id, effects),
             Event::TargetReady(id) => self.target_ready(id, effects),
+            Event::TargetDied(id, error) => self.target_died(now, id, error, effects),
             Event::TargetEnded(id, error) => self.target_ended(now, id, error, effects),
             Event::Applied => self.applied(now, effects),
             Event::ApplyFailed(error) => self.apply_failed(now, &error, effects),
@@ -183,56 +189,52 @@ impl Core {
         }
     }
 
-    fn target_ended(&mut self, now: Instant, id: TargetId, error: Option<String>, effects: &mut Effects) {
+    fn target_died(&mut self, now: Instant, id: TargetId, error: String, effects: &mut Effects) {
         let target = &mut self.targets[id];
-        let by_itself = || "the backend ended by itself".to_owned();
         match &mut target.phase {
-            Phase::Warming { .. } => {
-                let error = error.unwrap_or_else(|| "the backend ended before it was ready".to_owned());
-                log::warn!("target {}: {error}", target.plan.name);
+            Phase::Warming { .. } => target.backoff.failed(now),
+            Phase::Active { since, .. } => target.backoff.died(now, now - *since),
+            Phase::Draining(drain) if drain.cause == Cause::Idle => {
+                drain.cause = Cause::Died;
                 target.last_error = Some(error);
-                target.backoff.failed(now);
-                self.drain(now, id, Cause::Died, effects);
-            }
-            Phase::Active { since, .. } => {
-                let uptime = now - *since;
-                let error = error.unwrap_or_else(by_itself);
-                log::warn!("target {}: died after {uptime:.1?}: {error}", target.plan.name);
-                target.last_error = Some(error);
-                target.backoff.died(now, uptime);
-                self.drain(now, id, Cause::Died, effects);
-            }
-            Phase::Draining(drain) => {
-                drain.ended = true;
-                match drain.cause {
-                    // The handler knows what was missing.
-                    Cause::NotReady => {
-                        if let (Some(last), Some(error)) = (&mut target.last_error, error) {
-                            last.push_str(": ");
-                            last.push_str(&error);
-                        }
-                    }
-                    Cause::Idle if drain.step != DrainStep::Stopping => {
-                        drain.cause = Cause::Died;
-                        target.last_error = Some(error.unwrap_or_else(by_itself));
-                    }
-                    _ => {
-                        if error.is_some() {
-                            target.last_error = error;
-                        }
-                    }
-                }
                 match drain.step {
-                    DrainStep::Stopping => self.forget(now, id, effects),
-                    DrainStep::Checking(_) => self.forget(now, id, effects),
+                    DrainStep::Checking(_) => self.stop(now, id, effects),
                     DrainStep::Rerouting => {
                         drain.step = DrainStep::Unrouting;
                         self.route(id, effects);
                     }
-                    DrainStep::Unrouting | DrainStep::Forgetting => {}
+                    DrainStep::Unrouting | DrainStep::Stopping | DrainStep::Forgetting => {}
                 }
+                return;
             }
-            Phase::Inactive | Phase::Closed => {}
+            Phase::Draining(_) | Phase::Inactive | Phase::Closed => return,
+        }
+        log::warn!("target {}: {error}", target.plan.name);
+        target.last_error = Some(error);
+        self.drain(now, id, Cause::Died, effects);
+    }
+
+    fn target_ended(&mut self, now: Instant, id: TargetId, error: Option<String>, effects: &mut Effects) {
+        if matches!(self.targets[id].phase, Phase::Warming { .. } | Phase::Active { .. }) {
+            let error = error.clone().unwrap_or_else(|| "the backend has ended".to_owned());
+            self.target_died(now, id, error, effects);
+        }
+        let target = &mut self.targets[id];
+        let Phase::Draining(drain) = &mut target.phase else { return };
+        drain.ended = true;
+        match (drain.cause, &mut target.last_error, error) {
+            // The handler knows what was missing.
+            (Cause::NotReady, Some(last), Some(error)) => *last = format!("{last}: {error}"),
+            (Cause::Idle | Cause::Asked, last, Some(error)) => *last = Some(error),
+            _ => {}
+        }
+        match drain.step {
+            DrainStep::Stopping | DrainStep::Checking(_) => self.forget(now, id, effects),
+            DrainStep::Rerouting => {
+                drain.step = DrainStep::Unrouting;
+                self.route(id, effects);
+            }
+            DrainStep::Unrouting | DrainStep::Forgetting => {}
         }
     }
 
@@ -271,7 +273,7 @@ impl Core {
         };
         log::info!("target {}: draining{why}", target.plan.name);
         target.phase =
-            Phase::Draining(Drain { since: now, cause, step: DrainStep::Unrouting, ended: cause == Cause::Died });
+            Phase::Draining(Drain { since: now, cause, step: DrainStep::Unrouting, ended: false });
         self.arm_target(id, None);
         if was_routed {
             self.route(id, effects);

@@ -37,6 +37,8 @@ impl Random {
 struct Backend {
     /// Started, and not ended yet.
     alive: bool,
+    /// The backend has died, and its handler waits to be stopped.
+    dead: bool,
     ready: bool,
     stop_asked: bool,
     flows: u32,
@@ -142,7 +144,7 @@ impl World {
                 let routed: Vec<_> = self.fronts(id).filter(|f| self.kernel_active.contains(f)).collect();
                 assert!(routed.is_empty() || self.nft_given_up, "t{id} is stopped while {routed:?} are routed to it");
                 let backend = &self.backends[id];
-                let idle = backend.ready && !backend.drain_asked && !self.shut && backend.used.is_some();
+                let idle = backend.ready && !backend.dead && !backend.drain_asked && !self.shut && backend.used.is_some();
                 assert!(!idle || backend.flows == 0, "t{id} is stopped with {} flows", backend.flows);
                 self.backends[id].stop_asked = true;
             }
@@ -155,7 +157,7 @@ impl World {
             Effect::SetCold(id, on) => set(&mut self.wanted_cold, id, on),
             Effect::SetActive(id, on) => {
                 let backend = &self.backends[self.target_of[id]];
-                assert!(!on || backend.alive && backend.ready, "f{id} is to be routed to a backend that is not ready");
+                assert!(!on || backend.alive && backend.ready && !backend.dead, "f{id} is to be routed to a backend that is not ready");
                 set(&mut self.wanted_active, id, on);
             }
             Effect::AskFlows => self.asks += 1,
@@ -214,7 +216,7 @@ impl World {
                         "t{id} is {state:?} and f{front} is routed to it"
                     );
                 }
-                if routed && !backend.alive {
+                if routed && (!backend.alive || backend.dead) {
                     assert!(!self.wanted_active.contains(&front), "f{front} stays routed to a dead backend");
                 }
                 if running {
@@ -222,7 +224,7 @@ impl World {
                 }
             }
             if state == TargetState::Active {
-                assert!(backend.alive && backend.ready && error.is_none());
+                assert!(backend.alive && backend.ready && !backend.dead && error.is_none());
             }
         }
         assert!(self.core.next_deadline().is_none_or(|at| at > self.now), "a deadline has passed and was not heeded");
@@ -279,14 +281,21 @@ impl World {
             4 if self.random.chance(20) => self.give(Event::StopFrontend(front)),
             5 => self.give(Event::StartFrontend(front)),
             6 | 7
-                if self.backends[target].alive && !self.backends[target].ready && !self.backends[target].stop_asked =>
+                if self.backends[target].alive && !self.backends[target].ready && !self.backends[target].stop_asked && !self.backends[target].dead =>
             {
                 self.backends[target].ready = true;
                 self.give(Event::TargetReady(target));
             }
-            8 if self.backends[target].alive && (self.backends[target].stop_asked || self.random.chance(10)) => {
+            8 if self.backends[target].alive && self.backends[target].stop_asked => {
                 self.end(target, self.random.0.is_multiple_of(2));
             }
+            8 if self.backends[target].alive && !self.backends[target].dead && self.random.chance(20) => {
+                self.backends[target].dead = true;
+                self.backends[target].flows = 0;
+                self.give(Event::TargetDied(target, "exit status: 1".to_owned()));
+            }
+            // Its thread has panicked.
+            8 if self.backends[target].alive && self.random.chance(5) => self.end(target, true),
             9 | 10 => self.apply(self.random.0 % 100 < 90),
             11 if !self.opening.is_empty() => {
                 let id = self.opening.swap_remove(0);
@@ -309,7 +318,7 @@ impl World {
                 let id = self.forgets.swap_remove(0);
                 self.give(Event::FlowsForgotten(id));
             }
-            15 if self.kernel_active.contains(&front) => self.backends[self.target_of[front]].flows += 1,
+            15 if self.kernel_active.contains(&front) && !self.backends[self.target_of[front]].dead => self.backends[self.target_of[front]].flows += 1,
             16 | 17 if self.backends[target].flows > 0 => {
                 self.backends[target].flows -= 1;
                 self.backends[target].used = Some(self.now);
@@ -343,7 +352,7 @@ impl World {
         {
             self.end(id, false);
         } else if let Some(id) =
-            (0..self.backends.len()).find(|id| starts_work && self.backends[*id].alive && !self.backends[*id].ready)
+            (0..self.backends.len()).find(|id| starts_work && self.backends[*id].alive && !self.backends[*id].ready && !self.backends[*id].dead)
         {
             self.backends[id].ready = true;
             self.give(Event::TargetReady(id));
