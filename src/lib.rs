@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod engine;
+pub mod netlink;
 pub mod plugin;
 pub mod reactor;
 pub mod system;
