@@ -151,7 +151,8 @@ fn own_inodes() -> io::Result<Vec<u32>> {
     for entry in std::fs::read_dir("/proc/self/fd")? {
         // A descriptor that was closed in the meantime has no link to read.
         let Ok(link) = std::fs::read_link(entry?.path()) else { continue };
-        let inode = link.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u32>().ok());
+        let inode =
+            link.to_str().and_then(|link| link.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u32>().ok());
         inodes.extend(inode);
     }
     Ok(inodes)
@@ -172,7 +173,8 @@ mod tests {
         payload[72..74].copy_from_slice(&5u16.to_ne_bytes());
         payload[74..76].copy_from_slice(&V6ONLY.to_ne_bytes());
         payload[76] = 1;
-        let parse = |payload| Found::parse(&Message { kind: BY_FAMILY, flags: NlmF::empty(), sequence: 1, payload });
+        let parse =
+            |payload: &[u8]| Found::parse(&Message { kind: BY_FAMILY, flags: NlmF::empty(), sequence: 1, payload });
         let ip = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         assert_eq!(parse(&payload), Some(Found { ip, port: 80, interface: 0, v6only: true, inode: 42 }));
         for end in 0..ANSWER {
@@ -180,12 +182,5 @@ mod tests {
         }
         payload[7] = 1;
         assert_eq!(parse(&payload), None, "connected");
-    }
-
-    #[test]
-    fn own_sockets_are_known() {
-        let before = own_inodes().expect("/proc").len();
-        let _socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        assert!(own_inodes().expect("/proc").len() > before.saturating_sub(8));
     }
 }

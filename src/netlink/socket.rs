@@ -80,12 +80,7 @@ impl Socket {
     }
 
     /// Whether the answer is consistent (not `NLM_F_DUMP_INTR`).
-    fn transact(
-        &mut self,
-        request: &mut Request,
-        flags: NlmF,
-        each: &mut dyn FnMut(&Message<'_>),
-    ) -> io::Result<bool> {
+    fn transact(&mut self, request: &mut Request, flags: NlmF, each: &mut dyn FnMut(&Message<'_>)) -> io::Result<bool> {
         if std::mem::replace(&mut self.unfinished, true) {
             self.drain()?;
         }

@@ -11,10 +11,11 @@ fn local_is_what_the_kernel_delivers_here() {
     let Some(namespace) = Namespace::new() else { return };
     namespace.run(|| {
         for arguments in [
-            "link add eth type dummy",
+            "link add eth type veth peer name far",
             "address add 10.9.0.1/24 dev eth",
             "-6 address add fd09::1/64 dev eth nodad",
             "link set eth up",
+            "link set far up",
             "route add blackhole 10.10.0.0/16",
             "route add unreachable 10.11.0.0/16",
             "route add prohibit 10.12.0.0/16",

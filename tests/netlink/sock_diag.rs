@@ -140,7 +140,6 @@ fn a_socket_bound_to_an_interface_counts_unless_the_scope_is_another() {
     let Some(namespace) = prepare() else { return };
     namespace.run(|| {
         let mut diag = Diag::open().expect("a socket");
-        command("ip", &["link", "add", "eth", "type", "dummy"]);
         let bound_to_lo = socket(Tcp, "0.0.0.0:80", false);
         socket2::SockRef::from(&bound_to_lo.as_fd()).bind_device(Some(b"lo")).expect("SO_BINDTODEVICE");
         let _other = Other::holding(bound_to_lo);

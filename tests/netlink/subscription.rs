@@ -33,9 +33,8 @@ fn source(event: &Event) -> Option<SocketAddr> {
 fn a_connection_is_followed_from_its_start_to_its_end() {
     let Some(world) = World::new() else { return };
     let servers = world.serve();
-    let (mut conntrack, mut subscription) = world
-        .gateway
-        .run(|| (Conntrack::open().expect("a socket"), Subscription::open().expect("a subscription")));
+    let (mut conntrack, mut subscription) =
+        world.gateway.run(|| (Conntrack::open().expect("a socket"), Subscription::open().expect("a subscription")));
     assert_eq!(subscription.recv().expect("received"), None);
     for ip in GATEWAY {
         let _foreign = world.connect(&servers, ip, FOREIGN);
@@ -69,7 +68,7 @@ fn foreign_flows_neither_wake_nor_overrun() {
     let servers = world.serve();
     let mut subscription = world.gateway.run(|| Subscription::open().expect("a subscription"));
     rustix::net::sockopt::set_socket_recv_buffer_size(&subscription, 16 * 1024).expect("a small buffer");
-    world.flood(100..RANGE.start);
+    world.flood(10_000..RANGE.start);
     assert_eq!(subscription.recv().expect("received"), None);
     let near = world.datagram(&servers, GATEWAY[1], LISTEN, true);
     let event = next(&mut subscription);

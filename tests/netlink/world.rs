@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket
 use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_linger;
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with};
 
 use crate::namespace::{Namespace, command, nft};
 
@@ -30,13 +31,13 @@ impl World {
             command("ip", &["link", "add", "eth", "type", "veth", "peer", "name", "eth", "netns", &world.client.name]);
             interface("10.9.0.1/24", "fd09::1/64");
             nft("table inet t {
-                chain pre { type nat hook prerouting priority -100; jump map; }
-                chain out { type nat hook output priority -100; jump map; }
-                chain map {
+                chain translate {
                     meta nfproto ipv4 meta l4proto { tcp, udp } th dport 80 dnat ip to 10.9.0.1:8080
                     meta nfproto ipv6 meta l4proto { tcp, udp } th dport 80 dnat ip6 to [fd09::1]:8080
                     meta nfproto ipv4 udp dport 20000-59999 dnat ip to 10.9.0.1:8080
                 }
+                chain pre { type nat hook prerouting priority -100; jump translate; }
+                chain out { type nat hook output priority -100; jump translate; }
             }");
         });
         world.client.run(|| interface("10.9.0.2/24", "fd09::2/64"));
@@ -54,7 +55,8 @@ impl World {
     /// A connection from the client, and the server's end of it.
     pub fn connect(&self, servers: &Servers, ip: &str, port: u16) -> (TcpStream, TcpStream) {
         let address = to(ip, port);
-        let mut near = self.client.run(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)).expect("connected"));
+        let mut near =
+            self.client.run(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)).expect("connected"));
         let (mut far, _) = servers.tcp[usize::from(port == FOREIGN)].accept().expect("accepted");
         near.write_all(b"a").expect("sent");
         far.read_exact(&mut [0]).expect("received");
@@ -78,6 +80,16 @@ impl World {
             assert_eq!(from, address, "translated back");
         }
         near
+    }
+
+    /// An echo request of the client, so that there is a flow without ports.
+    pub fn ping(&self) {
+        self.client.run(|| {
+            let (family, kind) = (AddressFamily::INET, SocketType::RAW);
+            let socket = socket_with(family, kind, SocketFlags::CLOEXEC, Some(ipproto::ICMP)).expect("a raw socket");
+            let echo = [8, 0, 0xf7, 0xfd, 0, 1, 0, 1];
+            sendto(&socket, &echo, SendFlags::empty(), &to(GATEWAY[0], 0)).expect("sent");
+        });
     }
 
     /// Datagrams from the client to each port, which nobody answers: one flow each.

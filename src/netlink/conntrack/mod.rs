@@ -81,11 +81,14 @@ impl Conntrack {
         let mut request = Request::new(GET, &header(AddressFamily::UNSPEC))
             .attribute(cta::STATUS, &bit)
             .attribute(cta::STATUS_MASK, &bit);
-        self.socket.dump(&mut request, &mut entries(|entry| {
-            if entry.status.dnat() {
-                each(entry);
-            }
-        }))
+        self.socket.dump(
+            &mut request,
+            &mut entries(|entry| {
+                if entry.status.dnat() {
+                    each(entry);
+                }
+            }),
+        )
     }
 
     /// Gives `each` entry, of IPv4 and of IPv6, of one protocol whose original destination port is `port` (`None`:
@@ -93,12 +96,7 @@ impl Conntrack {
     ///
     /// # Errors
     /// As for [`dump_dnat`](Conntrack::dump_dnat).
-    pub fn dump_to(
-        &mut self,
-        protocol: Protocol,
-        port: Option<u16>,
-        each: &mut dyn FnMut(&Entry),
-    ) -> io::Result<()> {
+    pub fn dump_to(&mut self, protocol: Protocol, port: Option<u16>, each: &mut dyn FnMut(&Entry)) -> io::Result<()> {
         // A filter on the tuple needs a family: without one the kernel says EOPNOTSUPP.
         for family in [AddressFamily::INET, AddressFamily::INET6] {
             let flags = FILTER_PROTOCOL | if port.is_some() { FILTER_DESTINATION_PORT } else { 0 };
@@ -113,11 +111,14 @@ impl Conntrack {
                         }
                     })
                 });
-            self.socket.dump(&mut request, &mut entries(|entry| {
-                if entry.protocol == protocol && port.is_none_or(|port| entry.original.destination.port() == port) {
-                    each(entry);
-                }
-            }))?;
+            self.socket.dump(
+                &mut request,
+                &mut entries(|entry| {
+                    if entry.protocol == protocol && port.is_none_or(|port| entry.original.destination.port() == port) {
+                        each(entry);
+                    }
+                }),
+            )?;
         }
         Ok(())
     }
