@@ -228,8 +228,9 @@ mod tests {
             bytes[20..22].copy_from_slice(&length.to_ne_bytes());
             assert_eq!(Attributes::after(&bytes, 20).count(), 0, "{length}");
         }
-        for cut in 0..sample().len() {
-            let _ = Attributes::after(&sample()[..cut], 20).map(|(_, value)| Attributes::nested(value).count()).count();
+        let bytes = sample();
+        for cut in 0..bytes.len() {
+            Attributes::after(&bytes[..cut], 20).for_each(|(_, value)| assert!(Attributes::nested(value).count() < 4));
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Network namespaces that are gone when the test is, however it ends.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -19,7 +20,7 @@ impl Namespace {
     /// Makes one. Without the rights to, says so and returns `None`, or panics if `PROXYGW_REQUIRE_ALL=1`.
     pub fn new() -> Option<Namespace> {
         let name = format!("pgw-nl-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let output = Command::new("ip").args(["netns", "add", &name]).output();
+        let output = output("ip", &["netns", "add", &name]);
         let failed = match &output {
             Ok(output) if output.status.success() => None,
             Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
@@ -28,7 +29,7 @@ impl Namespace {
         if let Some(reason) = failed {
             assert!(std::env::var_os("PROXYGW_REQUIRE_ALL").is_none_or(|value| value != "1"), "no namespace: {reason}");
             // Straight to the file, for the test harness keeps what eprintln! says of a test that passes.
-            let _ = writeln!(std::io::stderr(), "skipped: no network namespace can be made: {reason}");
+            let _ = writeln!(io::stderr(), "skipped: no network namespace can be made: {reason}");
             return None;
         }
         let namespace = Namespace { name };
@@ -52,13 +53,14 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
+        let _ = output("ip", &["netns", "del", &self.name]);
     }
 }
 
 /// Runs a program in the calling thread's namespace; panics with its words if it fails.
 pub fn command(program: &str, arguments: &[&str]) {
-    check(program, arguments, Command::new(program).args(arguments).output());
+    let output = output(program, arguments).expect(program);
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Loads rules in nft's own language.
@@ -66,7 +68,22 @@ pub fn nft(rules: &str) {
     command("nft", &[rules]);
 }
 
-fn check(program: &str, arguments: &[&str], output: std::io::Result<Output>) {
-    let output = output.expect(program);
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+fn output(program: &str, arguments: &[&str]) -> io::Result<Output> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    spawn(&mut command)?.wait_with_output()
+}
+
+static SPAWNING: Mutex<()> = Mutex::new(());
+
+/// Starts a program. All that tests start must be started here: see [`settle`].
+pub fn spawn(command: &mut Command) -> io::Result<Child> {
+    let _guard = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
+    command.spawn()
+}
+
+/// Returns when what was closed before is closed for good: until its `exec`, a child that another test has just started
+/// has copies of all our file descriptors.
+pub fn settle() {
+    drop(SPAWNING.lock().unwrap_or_else(PoisonError::into_inner));
 }

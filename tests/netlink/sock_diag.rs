@@ -10,7 +10,7 @@ use proxygw::netlink::sock_diag::{Diag, bound};
 use rustix::net::sockopt::set_ipv6_v6only;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, listen, socket_with};
 
-use crate::namespace::{Namespace, command};
+use crate::namespace::{Namespace, command, settle, spawn};
 
 /// A socket, TCP ones listening.
 fn socket(protocol: Protocol, address: &str, v6only: bool) -> OwnedFd {
@@ -33,7 +33,12 @@ struct Other(Child);
 
 impl Other {
     fn holding(socket: OwnedFd) -> Other {
-        Other(Command::new("sleep").arg("60").stdin(Stdio::from(socket)).spawn().expect("sleep"))
+        let mut command = Command::new("sleep");
+        let other = Other(spawn(command.arg("60").stdin(Stdio::from(socket))).expect("sleep"));
+        // The command has our own copy.
+        drop(command);
+        settle();
+        other
     }
 }
 
@@ -41,6 +46,7 @@ impl Drop for Other {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+        settle();
     }
 }
 
@@ -130,6 +136,7 @@ fn a_socket_that_takes_from_one_peer_does_not_count() {
         connect(&client, &"127.0.0.1:82".parse::<SocketAddr>().expect("an address")).expect("connected");
         let accepted = rustix::net::accept(&server).expect("accepted");
         drop(server);
+        settle();
         let _other = Other::holding(accepted);
         assert!(!ask(&mut diag, Tcp, "127.0.0.1:82"), "a connection without its listener");
     });

@@ -111,3 +111,19 @@ fn the_buffer_keeps_thousands_of_events() {
     println!("{events} events kept, first overrun reported at {overrun_at:?}");
     assert!(events >= 4_000, "{events}");
 }
+
+#[test]
+fn flows_older_than_the_subscription_report_if_the_kernel_is_told_so() {
+    let Some(world) = World::new() else { return };
+    let servers = world.serve();
+    // With 2 they do not, unless someone listens in whichever namespace: so that cannot be tried beside other tests.
+    world.gateway.run(|| std::fs::write("/proc/sys/net/netfilter/nf_conntrack_events", "1").expect("a sysctl"));
+    let _near = world.datagram(&servers, GATEWAY[0], LISTEN, true);
+    let (mut conntrack, mut subscription) =
+        world.gateway.run(|| (Conntrack::open().expect("a socket"), Subscription::open().expect("a subscription")));
+    let mut entries = Vec::new();
+    conntrack.dump_dnat(&mut |entry| entries.push(*entry)).expect("a dump");
+    assert!(conntrack.delete(&entries[0]).expect("deleted"));
+    let event = next(&mut subscription);
+    assert!(matches!(event, Event::Destroy(gone) if gone.id == entries[0].id), "{event:?}");
+}

@@ -37,8 +37,8 @@ pub enum Event {
 /// A socket that receives the events of DNATed flows of one network namespace.
 ///
 /// It becomes readable when there is one. Flows that are older than the subscription may never have an event: with
-/// `net.netfilter.nf_conntrack_events=2`, the kernel's default, an entry reports only if someone was listening when it
-/// was made. So dump after opening, and ask of those flows again when they could have expired.
+/// `net.netfilter.nf_conntrack_events=2`, the default since Linux 5.19, an entry reports only if some subscription
+/// existed when it was made. So dump after opening, and ask of those flows again when they could have expired.
 pub struct Subscription {
     fd: OwnedFd,
     buffer: Vec<u8>,
