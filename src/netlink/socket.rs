@@ -50,9 +50,13 @@ impl Socket {
     /// What the operating system said: the protocol is not in the kernel, or no file descriptor is left.
     pub fn open(protocol: Option<Protocol>) -> io::Result<Socket> {
         let fd = open(protocol, SocketFlags::CLOEXEC)?;
-        set_socket_timeout(&fd, Timeout::Recv, Some(TIMEOUT))?;
         // Binds, and refuses what other processes send here: a connected netlink socket hears only its peer, the kernel.
         rustix::net::connect(&fd, &SocketAddrNetlink::new(0, 0))?;
+        Socket::over(fd)
+    }
+
+    fn over(fd: OwnedFd) -> io::Result<Socket> {
+        set_socket_timeout(&fd, Timeout::Recv, Some(TIMEOUT))?;
         Ok(Socket { fd, buffer: vec![0; BUFFER], sequence: 0, unfinished: false })
     }
 
@@ -175,59 +179,4 @@ fn errno(message: &Message<'_>) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn error_numbers() {
-        let flags = NlmF::empty();
-        let read = |payload: &[u8]| errno(&Message { kind: ERROR, flags, sequence: 1, payload });
-        assert!(read(&0i32.to_ne_bytes()).is_ok());
-        assert_eq!(read(&(-2i32).to_ne_bytes()).expect_err("ENOENT").raw_os_error(), Some(2));
-        assert_eq!(read(&[1, 2, 3]).expect_err("short").kind(), io::ErrorKind::InvalidData);
-        assert!(read(&i32::MIN.to_ne_bytes()).is_err());
-    }
-
-    #[test]
-    fn a_refused_request_leaves_the_socket_usable() {
-        let mut socket = Socket::open(None).expect("NETLINK_ROUTE");
-        let error = socket.request(&mut Request::new(999, &[0; 4]), &mut |_| {}).expect_err("no such type");
-        assert_eq!(error.raw_os_error(), Some(Errno::OPNOTSUPP.raw_os_error()));
-        let mut links = 0;
-        // RTM_GETLINK = 18, struct ifinfomsg is 16 bytes.
-        socket.dump(&mut Request::new(18, &[0; 16]), &mut |_| links += 1).expect("links");
-        assert!(links >= 1);
-    }
-
-    #[test]
-    fn an_unfinished_dump_is_read_away() {
-        let mut socket = Socket::open(None).expect("NETLINK_ROUTE");
-        let count = |socket: &mut Socket| {
-            let mut count = 0;
-            // RTM_GETLINK = 18, struct ifinfomsg is 16 bytes.
-            socket.dump(&mut Request::new(18, &[0; 16]), &mut |_| count += 1).expect("links");
-            count
-        };
-        let whole = count(&mut socket);
-        let mut request = Request::new(18, &[0; 16]);
-        send(&socket.fd, request.finish(NlmF::REQUEST | NlmF::DUMP, 12345)).expect("sent");
-        socket.unfinished = true;
-        assert_eq!(count(&mut socket), whole);
-    }
-
-    #[test]
-    fn a_datagram_that_does_not_fit_is_reported() {
-        let socket = Socket::open(None).expect("NETLINK_ROUTE");
-        send(&socket.fd, Request::new(18, &[0; 16]).finish(NlmF::REQUEST | NlmF::DUMP, 1)).expect("sent");
-        let error = receive(&socket.fd, &mut [0; 20], RecvFlags::empty()).expect_err("too small");
-        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-    }
-
-    #[test]
-    fn waiting_is_bounded() {
-        let socket = Socket::open(None).expect("NETLINK_ROUTE");
-        set_socket_timeout(&socket.fd, Timeout::Recv, Some(Duration::from_millis(20))).expect("a timeout");
-        let error = receive(&socket.fd, &mut [0; 64], RecvFlags::empty()).expect_err("nothing was asked");
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-    }
-}
+mod tests;
