@@ -63,22 +63,25 @@ pub fn bound(diag: &mut Diag, protocol: Protocol, address: SocketAddr) -> io::Re
         SocketAddr::V6(address) => address.scope_id(),
         SocketAddr::V4(_) => 0,
     };
-    let mut inodes = Vec::new();
     // An IPv4 packet can also be received by an IPv6 socket, never the other way round.
-    let families = [AddressFamily::INET6, AddressFamily::INET];
-    for family in &families[..if ip.is_ipv4() { 2 } else { 1 }] {
+    let families: &[AddressFamily] =
+        if ip.is_ipv4() { &[AddressFamily::INET, AddressFamily::INET6] } else { &[AddressFamily::INET6] };
+    for family in families {
+        let mut inodes = Vec::new();
         diag.socket.dump(&mut request(*family, protocol, address.port()), &mut |message| {
             let Some(found) = Found::parse(message) else { return };
             if found.port == address.port() && found.receives(ip, scope) {
                 inodes.push(found.inode);
             }
         })?;
+        if !inodes.is_empty() {
+            let own = own_inodes()?;
+            if inodes.iter().any(|inode| !own.contains(inode)) {
+                return Ok(true);
+            }
+        }
     }
-    if inodes.is_empty() {
-        return Ok(false);
-    }
-    let own = own_inodes()?;
-    Ok(inodes.iter().any(|inode| !own.contains(inode)))
+    Ok(false)
 }
 
 /// `struct inet_diag_req_v2` for the sockets on one local port that can receive from anyone.
