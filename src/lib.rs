@@ -4,6 +4,7 @@ pub mod config;
 pub mod dataplane;
 pub mod engine;
 pub mod logging;
+pub mod netlink;
 pub mod plugin;
 pub mod reactor;
 mod readiness;
