@@ -265,3 +265,9 @@ impl Reactor {
         }
     }
 }
+
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        self.stop_all();
+    }
+}

@@ -184,6 +184,7 @@ impl World {
         if before == TargetState::Active
             && after == TargetState::Draining
             && backend.alive
+            && !backend.dead
             && !backend.drain_asked
             && !self.shut
         {
