@@ -149,7 +149,7 @@ impl Flows {
             let mut entries = Vec::new();
             conntrack.dump_dnat(&mut |entry| {
                 if index.frontend(entry).is_some_and(|id| target_of[id] == target) {
-                    entries.push(entry.clone());
+                    entries.push(*entry);
                 }
             })?;
             delete(conntrack, &entries)
@@ -166,7 +166,7 @@ impl Flows {
                     rules.matches(entry.protocol, came_to) && entry.reply.source != rules.endpoint
                 };
                 if frontends.iter().any(stale) {
-                    entries.push(entry.clone());
+                    entries.push(*entry);
                 }
             };
             match frontends {

@@ -84,6 +84,8 @@ pub struct Reactor {
     frontends: usize,
     deadlines: BTreeSet<(Instant, usize)>,
     orders: Receiver<Order>,
+    /// Kept here too: a waker that is closed takes its last wake with it.
+    _waker: Arc<Waker>,
     signals: Signals,
 }
 
@@ -106,7 +108,9 @@ impl Reactor {
         let slot = |handler| Slot { handler, running: false, deadline: None };
         let slots = frontends.into_iter().chain(services.into_iter().map(Some)).map(|handler| handler.map(slot));
         let slots = slots.collect();
-        let reactor = Reactor { poll, core, slots, frontends: count, deadlines: BTreeSet::new(), orders, signals };
+        let deadlines = BTreeSet::new();
+        let reactor =
+            Reactor { poll, core, slots, frontends: count, deadlines, orders, _waker: waker.clone(), signals };
         Ok((reactor, Orders { sender, waker }))
     }
 

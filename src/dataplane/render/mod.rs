@@ -32,7 +32,7 @@ use crate::plugin::ColdPath;
 pub use timeouts::timeouts;
 use timeouts::timeout_chain;
 use words::{
-    Transaction, and, concat, ct, destination_type, dnat, drop, field, go_back, goto, is, is_not, jump, look_up, meta,
+    Transaction, and, ct, destination_type, dnat, drop, field, go_back, goto, is, is_not, jump, look_up, meta,
     prefix, reset, text,
 };
 

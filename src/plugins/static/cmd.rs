@@ -24,6 +24,10 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The longest grace time: the daemon's own end waits for it.
 const LONGEST_GRACE: Duration = Duration::from_secs(600);
 
+/// How long the other processes of a command have when its first one has ended by itself: the backend is dead, and its next
+/// start waits for them.
+const GRACE_OF_REST: Duration = Duration::from_millis(500);
+
 /// How much longer than its grace time a stop may take: for SIGKILL to work.
 const KILLED: Duration = Duration::from_secs(5);
 
@@ -105,7 +109,8 @@ impl Target for Cmd {
 
     fn stop(&mut self, context: &TargetContext) -> Result<(), Error> {
         let Some(mut run) = self.run.take() else { return Ok(()) };
-        let stopped = run.stop(context, self.grace);
+        let grace = if run.leads()? { self.grace } else { self.grace.min(GRACE_OF_REST) };
+        let stopped = run.stop(context, grace);
         // Only now may its process id become somebody else's.
         run.child.wait()?;
         run.output.end(&context.name);
@@ -157,6 +162,7 @@ impl Run {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let status = waitid(WaitId::Pid(self.pid), options)?;
         let how = match status.map(|status| (status.exit_status(), status.terminating_signal())) {
+            Some((Some(0), _)) => "has exited with status 0 (it must stay in the foreground)".to_owned(),
             Some((Some(127), _)) => "has exited with status 127 (not found?)".to_owned(),
             Some((Some(code), _)) => format!("has exited with status {code}"),
             Some((_, Some(signal))) => format!("was killed by signal {signal}"),
