@@ -164,7 +164,7 @@ fn split_words(text: &str) -> Option<Vec<&str>> {
         }
         rest = next;
     }
-    Some(units)
+    (!units.is_empty()).then_some(units)
 }
 
 fn parse_words(text: &str, units: &[&str]) -> Result<Duration, String> {

@@ -14,7 +14,7 @@ pub(crate) fn quoted(text: &str) -> String {
     }
 }
 
-/// `a, b and c`; after ten, `and N more`. `nothing` if there are none.
+/// `a, b and c`; after ten, `and N more`. `none` if there are none.
 pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let mut names = names.into_iter();
     let mut shown: Vec<&str> = names.by_ref().take(LISTED).collect();
@@ -23,7 +23,7 @@ pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
         return format!("{} and {more} more", shown.join(", "));
     }
     match shown.pop() {
-        None => "nothing".to_owned(),
+        None => "none".to_owned(),
         Some(last) if shown.is_empty() => last.to_owned(),
         Some(last) => format!("{} and {last}", shown.join(", ")),
     }
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn lists_end_after_ten() {
-        assert_eq!(listed([]), "nothing");
+        assert_eq!(listed([]), "none");
         assert_eq!(listed(["a"]), "a");
         assert_eq!(listed(["a", "b", "c"]), "a, b and c");
         assert_eq!(listed(["x"; 13]), format!("{}x and 3 more", "x, ".repeat(9)));
