@@ -333,7 +333,7 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
         "    endpoints: []\n    readiness:\n",
         &[
             r#"f:6:16: targets[0] "backend": endpoints: at least one is required, with name, protocol and address"#,
-            r#"f:8:7: targets[0] "backend": readiness: a mapping is expected, found a list"#,
+            r#"f:8:10: targets[0] "backend": readiness: a mapping is expected, found a list"#,
         ],
     ),
     (

@@ -1,6 +1,7 @@
 //! Everything that is wrong with a file, collected, located, sorted and bounded.
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Ordering;
 use std::fmt;
 
 use super::yaml::{Invalid, Place, Position, locate};
@@ -18,7 +19,6 @@ pub(crate) struct Problems {
     dropped: Cell<usize>,
 }
 
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Problem {
     place: Place,
     text: String,
@@ -32,7 +32,7 @@ impl Problems {
         let mut list = self.list.borrow_mut();
         list.push(Problem { place, text, related });
         if list.len() >= KEPT {
-            list.sort();
+            list.sort_by(by_place);
             self.dropped.set(self.dropped.get() + list.len() - SHOWN);
             list.truncate(SHOWN);
         }
@@ -46,7 +46,7 @@ impl Problems {
     /// All of them, with their positions in the text, as the error that the user sees.
     pub(crate) fn into_error(self, name: &str, text: &str) -> LoadError {
         let mut list = self.list.into_inner();
-        list.sort();
+        list.sort_by(by_place);
         let more = self.dropped.get() + list.len().saturating_sub(SHOWN);
         list.truncate(SHOWN);
 
@@ -76,6 +76,11 @@ impl Problems {
         }
         LoadError { lines }
     }
+}
+
+/// The order of the document. The sort is stable, so that what is found first at a place is told first.
+fn by_place(a: &Problem, b: &Problem) -> Ordering {
+    a.place.cmp(&b.place)
 }
 
 fn line(name: &str, at: Option<Position>, text: &str) -> String {

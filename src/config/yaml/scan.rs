@@ -3,7 +3,7 @@
 
 use super::{Invalid, MAX_VALUES, Position};
 
-/// The most brackets that may be open at once. `serde_yaml` stops at 128 values inside each other, but only after
+/// The most brackets that may be open at once, and the most dashes that a line may begin with. `serde_yaml` stops at 128 values inside each other, but only after
 /// `libyaml` has read all of them.
 const MAX_OPEN: usize = 512;
 
@@ -15,10 +15,13 @@ pub(super) fn check(text: &str) -> Result<(), Invalid> {
     let bytes = super::without_mark(text).as_bytes();
     let (mut line, mut line_start) = (1, 0);
     let (mut values, mut open) = (1_usize, 0_usize);
+    // The end of the dashes and question marks, each followed by space, that the line begins with; and their number.
+    let (mut lead, mut dashes) = (0, 0);
     for (index, byte) in bytes.iter().enumerate() {
         let wrong = match byte {
             b'\n' => {
                 (line, line_start) = (line + 1, index + 1);
+                (lead, dashes) = (line_start, 0);
                 continue;
             }
             b'[' | b'{' => {
@@ -29,13 +32,19 @@ pub(super) fn check(text: &str) -> Result<(), Invalid> {
                 open = open.saturating_sub(1);
                 continue;
             }
+            b'-' | b'?' if bytes.get(index + 1).is_none_or(u8::is_ascii_whitespace) => {
+                values += 1;
+                dashes += usize::from(lead == index);
+                lead += usize::from(lead == index);
+                (dashes > MAX_OPEN).then(|| "nested too deeply".to_owned())
+            }
             b',' | b':' | b'?' | b'*' | b'&' => {
                 values += 1;
                 None
             }
-            b'-' if bytes.get(index + 1).is_none_or(u8::is_ascii_whitespace) => {
-                values += 1;
-                None
+            b' ' => {
+                lead += usize::from(lead == index);
+                continue;
             }
             // A prefix that a directive gives a short name to is copied for every use of that name.
             b'%' if index == line_start && bytes[index..].starts_with(b"%TAG") => {
