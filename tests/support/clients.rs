@@ -1,0 +1,75 @@
+//! Clients for use inside [`Namespace::run`](super::Namespace::run), each with a bound.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+/// How long a request takes at the most.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Asks an HTTP server for a path; returns the status and the body.
+///
+/// # Errors
+/// What the operating system said, `TimedOut` after 10 s, or `InvalidData` for something that is not HTTP.
+pub fn http_get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    http_get_within(address, path, TIMEOUT)
+}
+
+/// [`http_get`] with a timeout of its own for the whole of it.
+///
+/// # Errors
+/// As [`http_get`].
+pub fn http_get_within(address: SocketAddr, path: &str, timeout: Duration) -> io::Result<(u16, String)> {
+    let until = Instant::now() + timeout;
+    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_write_timeout(Some(timeout))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut part) {
+            Ok(0) => break,
+            Ok(length) => answer.extend_from_slice(&part[..length]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
+            Err(error) => return Err(error),
+        }
+    }
+    parse(&String::from_utf8_lossy(&answer))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, String::from_utf8_lossy(&answer)))
+}
+
+fn parse(answer: &str) -> Option<(u16, String)> {
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    (length.is_none_or(|length| length == body.len())).then(|| (status, body.to_owned()))
+}
+
+/// Sends one datagram and returns the answer to it.
+///
+/// # Errors
+/// What the operating system said; `TimedOut` if no answer comes in time.
+pub fn udp_ask(address: SocketAddr, datagram: &[u8], timeout: Duration) -> io::Result<String> {
+    let local: SocketAddr = match address {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(local)?;
+    socket.connect(address)?;
+    socket.set_read_timeout(Some(timeout))?;
+    socket.send(datagram)?;
+    let mut answer = [0; 65536];
+    match socket.recv(&mut answer) {
+        Ok(length) => Ok(String::from_utf8_lossy(&answer[..length]).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
+        Err(error) => Err(error),
+    }
+}
