@@ -19,9 +19,10 @@ use crate::dataplane::flows;
 use crate::dataplane::plan::Plan;
 use crate::dataplane::render::TABLE;
 use crate::dataplane::rules::Table;
+use crate::dataplane::watch::Watch;
 use crate::engine::{Engine, Inbox};
 use crate::logging;
-use crate::plugin::Registry;
+use crate::plugin::{Handler, Registry};
 use crate::reactor::Reactor;
 use crate::system::processes::{self, Mark};
 use crate::system::{RouteLocalnet, SingleInstance, notify, raise_limit};
@@ -152,7 +153,8 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     let handlers: Vec<_> = frontends.into_iter().map(|frontend| frontend.handler).collect();
     let has_handler = handlers.iter().map(Option::is_some).collect();
     let (inbox, receiver) = Inbox::new(config.targets.len(), config.frontends.len());
-    let services = services.into_iter().map(|(_, service)| service).collect();
+    let own: Box<dyn Handler> = Box::new(Watch::default());
+    let services = services.into_iter().map(|(_, service)| service).chain([own]).collect();
     let (mut reactor, orders) =
         Reactor::new(handlers, services, inbox.clone()).map_err(Failure::system("cannot set up the event loop"))?;
     reactor.start_services().map_err(|error| Failure::System(error.to_string()))?;

@@ -8,3 +8,4 @@ pub mod flows;
 pub mod plan;
 pub mod render;
 pub mod rules;
+pub mod watch;

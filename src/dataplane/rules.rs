@@ -24,6 +24,11 @@ impl Table {
         &self.plan
     }
 
+    /// Somebody else has deleted the table: the next [`Table::apply`] loads it anew.
+    pub fn lost(&mut self) {
+        self.state = None;
+    }
+
     /// Puts the whole table into the kernel, with nothing in force. What was there under its name is replaced in the same
     /// transaction.
     ///

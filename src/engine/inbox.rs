@@ -32,6 +32,8 @@ pub enum Message {
         /// What it wants.
         request: Request,
     },
+    /// Somebody else has deleted our table.
+    RulesLost,
 }
 
 /// The sending side. Clones share all bounds.
@@ -80,7 +82,7 @@ impl Inbox {
             Message::Request { .. } => {
                 self.requests.fetch_sub(1, Ordering::Relaxed);
             }
-            Message::Event(_) => {}
+            Message::Event(_) | Message::RulesLost => {}
         }
     }
 }

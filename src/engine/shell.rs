@@ -19,6 +19,7 @@ use super::status::{FrontendState, Reply, Request};
 use crate::config::{Config, Protocol};
 use crate::dataplane::flows::{FlowOrder, FlowOrders};
 use crate::dataplane::plan::State;
+use crate::dataplane::render::TABLE;
 use crate::dataplane::rules::Table;
 use crate::plugin::Target;
 use crate::reactor::{Order, Orders};
@@ -72,8 +73,8 @@ struct Shell {
     table: Table,
     /// What the core wants in force.
     wanted: State,
-    /// What is in force, as far as is known.
-    applied: State,
+    /// What is in force; `None` if nobody knows.
+    applied: Option<State>,
     /// UDP frontends whose stale flows are to be deleted.
     stale: Vec<FrontendId>,
     flows: FlowOrders,
@@ -118,7 +119,7 @@ impl Shell {
             has_handler: engine.has_handler,
             table: engine.table,
             wanted: State::default(),
-            applied: State::default(),
+            applied: Some(State::default()),
             stale: Vec::new(),
             flows: engine.flows,
             orders: engine.orders,
@@ -181,6 +182,12 @@ impl Shell {
                 let reply = self.answer(request);
                 self.orders.send(Order::Reply { handler, tag, reply });
             }
+            Message::RulesLost if self.core.closing() => {}
+            Message::RulesLost => {
+                log::warn!("somebody has deleted the table inet {TABLE}; it is loaded anew");
+                self.table.lost();
+                self.applied = None;
+            }
         }
     }
 
@@ -232,7 +239,7 @@ impl Shell {
             while let Some(event) = self.own.pop_front() {
                 self.give(event);
             }
-            if self.applied != self.wanted {
+            if self.applied.as_ref() != Some(&self.wanted) {
                 let began = Instant::now();
                 let result = self.table.apply(&self.wanted);
                 log::debug!(
@@ -243,10 +250,11 @@ impl Shell {
                 );
                 match result {
                     Ok(()) => {
-                        self.applied = self.wanted.clone();
+                        self.applied = Some(self.wanted.clone());
                         self.own.push_back(Event::Applied);
                     }
                     Err(error) => {
+                        self.applied = None;
                         log::error!("the rules could not be loaded: {error}");
                         self.give(Event::ApplyFailed(error.to_string()));
                         break;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`conntrack`] | which flows there are, to delete one, to be told of each that comes and goes |
 //! | [`sock_diag`] | whether something is bound to an address, without connecting to it |
+//! | [`nftables`] | whether a table has been deleted |
 //! | [`route`] | whether an address is this host's own |
 //! | [`socket`] | the requests, dumps and replies under all of them |
 //! | [`message`] | the bytes of a message and its attributes |
@@ -17,6 +18,7 @@
 
 pub mod conntrack;
 pub mod message;
+pub mod nftables;
 pub mod route;
 pub mod sock_diag;
 pub mod socket;

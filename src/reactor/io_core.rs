@@ -113,6 +113,11 @@ impl IoCore {
         self.inbox.wake(owner, source);
     }
 
+    /// For the daemon's own handlers.
+    pub(crate) fn tell(&mut self, message: Message) {
+        self.inbox.send(message);
+    }
+
     pub(crate) fn request(&mut self, owner: usize, tag: u64, request: Request) {
         if !self.inbox.try_send(Message::Request { handler: owner, tag, request }) {
             self.refused.push((owner, tag));

@@ -73,6 +73,10 @@ impl Target for Cmd {
         let (read, write) = io::pipe()?;
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(&self.command).env(processes::VARIABLE, mark.text()).process_group(0);
+        // What the service manager has told the daemon is not meant for the command.
+        for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+            command.env_remove(variable);
+        }
         command.stdin(Stdio::null()).stdout(write.try_clone()?).stderr(write);
         bind_to_us(&mut command, original_limit());
         let mut child = command.spawn().map_err(|error| format!("cannot run /bin/sh: {error}"))?;
