@@ -19,6 +19,7 @@ use mio::{Events, Poll, Token, Waker};
 use crate::engine::core::{Event, FrontendId};
 use crate::engine::{Inbox, Message, Reply};
 use crate::plugin::{Error, Handler, Io, Readiness};
+use crate::system::children;
 pub use io_core::IoCore;
 use io_core::{SIGNALS, WAKER};
 pub use signals::{Signal, Signals};
@@ -147,15 +148,18 @@ impl Reactor {
                     WAKER => {}
                     SIGNALS => {
                         while let Some(signal) = self.signals.next() {
-                            if signal == Signal::Reopen {
-                                crate::logging::reopen();
-                            } else if std::mem::replace(&mut ending, true) {
-                                self.stop_all();
-                                emergency(signal);
-                                return Ok(());
-                            } else {
-                                log::info!("ending, since {signal} has come; a second one ends at once");
-                                self.core.inbox.send(Message::Event(Event::Shutdown));
+                            match signal {
+                                Signal::Reopen => crate::logging::reopen(),
+                                Signal::Child => children::reap_strangers(),
+                                Signal::Terminate | Signal::Interrupt if std::mem::replace(&mut ending, true) => {
+                                    self.stop_all();
+                                    emergency(signal);
+                                    return Ok(());
+                                }
+                                Signal::Terminate | Signal::Interrupt => {
+                                    log::info!("ending, since {signal} has come; a second one ends at once");
+                                    self.core.inbox.send(Message::Event(Event::Shutdown));
+                                }
                             }
                         }
                     }

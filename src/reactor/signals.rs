@@ -5,8 +5,10 @@ use std::io::{self, Read};
 
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
+
+use crate::system::children;
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +17,8 @@ pub enum Signal {
     Terminate,
     /// SIGINT: the daemon is to end.
     Interrupt,
+    /// SIGCHLD, for process 1: a child has ended, perhaps one that nobody waits for.
+    Child,
     /// SIGHUP: the log file has been moved away and is to be opened anew.
     Reopen,
 }
@@ -24,6 +28,7 @@ impl fmt::Display for Signal {
         f.write_str(match self {
             Signal::Terminate => "SIGTERM",
             Signal::Interrupt => "SIGINT",
+            Signal::Child => "SIGCHLD",
             Signal::Reopen => "SIGHUP",
         })
     }
@@ -39,7 +44,9 @@ impl Signals {
     /// What the operating system said.
     pub(super) fn register(registry: &Registry, token: Token) -> io::Result<Signals> {
         let mut all = Vec::new();
-        for (signal, number) in [(Signal::Terminate, SIGTERM), (Signal::Interrupt, SIGINT), (Signal::Reopen, SIGHUP)] {
+        let child = children::adopts_orphans().then_some((Signal::Child, SIGCHLD));
+        let always = [(Signal::Terminate, SIGTERM), (Signal::Interrupt, SIGINT), (Signal::Reopen, SIGHUP)];
+        for (signal, number) in always.into_iter().chain(child) {
             let (read, write) = std::os::unix::net::UnixStream::pair()?;
             write.set_nonblocking(true)?;
             read.set_nonblocking(true)?;

@@ -10,6 +10,8 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::children;
+
 /// What is kept of a program's standard error; the rest is read and thrown away.
 const MOST_WORDS: usize = 4096;
 
@@ -27,12 +29,13 @@ pub struct Ended {
 /// # Errors
 /// The program could not be started, or had not ended by `deadline` (then it has been killed).
 pub fn run_with_input(command: &mut Command, input: &[u8], deadline: Instant) -> io::Result<Ended> {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = children::spawn(command)?;
     let result = feed(&mut child, input, deadline);
     if result.is_err() {
         // It may have ended already, which is as good.
         let _ = child.kill();
-        let _ = child.wait();
+        let _ = children::wait(&mut child);
     }
     result
 }
@@ -70,7 +73,7 @@ fn feed(child: &mut Child, mut input: &[u8], deadline: Instant) -> io::Result<En
             stderr = None;
         }
         if ended {
-            return Ok(Ended { status: child.wait()?, stderr: words });
+            return Ok(Ended { status: children::wait(child)?, stderr: words });
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod after_fork;
 mod child;
+pub mod children;
 mod files;
 mod notify;
 pub mod processes;

@@ -115,6 +115,14 @@ pub fn kill_all(mark: &Mark, group: Option<Pid>) -> io::Result<usize> {
     Ok(first)
 }
 
+/// The children of a process that have ended and wait to be reaped.
+pub(super) fn dead_children_of(parent: Pid) -> Vec<Pid> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+    let dead = |stat: Stat| !stat.alive && stat.parent == parent.as_raw_pid();
+    pids.filter(|pid| Stat::of(*pid).is_some_and(dead)).collect()
+}
+
 fn has_mark(pid: Pid, mark: &Mark) -> bool {
     use std::io::Read as _;
     let mut environment = Vec::new();

@@ -16,7 +16,7 @@ use super::output::Output;
 use crate::config::{Section, TargetSpec};
 use crate::plugin::{Error, Target, TargetContext};
 use crate::system::processes::{self, Mark};
-use crate::system::{bind_to_us, original_limit, wait_readable};
+use crate::system::{bind_to_us, children, original_limit, wait_readable};
 
 /// How long a command has to end after SIGINT, if nothing else is said.
 const GRACE: Duration = Duration::from_secs(5);
@@ -79,7 +79,7 @@ impl Target for Cmd {
         }
         command.stdin(Stdio::null()).stdout(write.try_clone()?).stderr(write);
         bind_to_us(&mut command, original_limit());
-        let mut child = command.spawn().map_err(|error| format!("cannot run /bin/sh: {error}"))?;
+        let mut child = children::spawn(&mut command).map_err(|error| format!("cannot run /bin/sh: {error}"))?;
         let pid = Pid::from_child(&child);
         match pidfd_open(pid, PidfdFlags::empty())
             .map_err(io::Error::from)
@@ -92,7 +92,7 @@ impl Target for Cmd {
             }
             Err(error) => {
                 child.kill()?;
-                child.wait()?;
+                children::wait(&mut child)?;
                 Err(error.into())
             }
         }
@@ -119,7 +119,7 @@ impl Target for Cmd {
         let grace = if run.leads()? { self.grace } else { self.grace.min(GRACE_OF_REST) };
         let stopped = run.stop(context, grace);
         // Only now may its process id become somebody else's.
-        run.child.wait()?;
+        children::wait(&mut run.child)?;
         run.output.end(&context.name);
         stopped
     }
