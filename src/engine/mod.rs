@@ -1,5 +1,12 @@
-//! Every decision is made here.
+//! Every decision is made here: a pure [`core`] in a thin shell, on a thread of its own.
 
+pub mod core;
+mod inbox;
+mod report;
+mod runner;
+mod shell;
 mod status;
 
+pub use inbox::{Inbox, Message};
+pub use shell::Engine;
 pub use status::{EndpointStatus, FrontendState, FrontendStatus, Reply, Request, Status, TargetState, TargetStatus};

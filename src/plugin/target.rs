@@ -41,6 +41,11 @@ pub trait Target: Send {
     /// Shown as the target's `last_error`; the target becomes inactive all the same.
     fn stop(&mut self, context: &TargetContext) -> Result<(), Error>;
 
+    /// Whether the backend lives on when the daemon ends. Then so do the flows to it.
+    fn external(&self) -> bool {
+        false
+    }
+
     /// How long `stop` can take at the most. The daemon's exit waits that long for it.
     fn stop_grace(&self) -> Duration {
         Duration::from_secs(10)

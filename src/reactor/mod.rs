@@ -1,35 +1,277 @@
-//! The mio loop.
+//! The mio loop, on the daemon's main thread: it owns every socket that clients or operators connect to, and signals.
+//!
+//! It decides nothing and never blocks but in [`mio::Poll::poll`]. The engine tells it what to do through a bounded
+//! channel and a waker; it tells the engine what has happened through the engine's bounded inbox, without ever waiting for
+//! room there: wakes are one flag per frontend, so that any number of them is one message, and a request that finds no
+//! room is refused.
 
+mod io_core;
+mod signals;
+
+use std::collections::BTreeSet;
 use std::io;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
-use mio::Interest;
-use mio::event::Source;
+use crossbeam_channel::{Receiver, Sender};
+use mio::{Events, Poll, Token, Waker};
 
-use crate::engine::Request;
+use crate::engine::core::{Event, FrontendId};
+use crate::engine::{Inbox, Message, Reply};
+use crate::plugin::{Error, Handler, Io, Readiness};
+pub use io_core::IoCore;
+use io_core::{SIGNALS, WAKER};
+pub use signals::{Signal, Signals};
 
-/// What handlers reach through `Io`.
-pub struct IoCore {}
+/// How many events one round takes from the kernel; what is left comes in the next.
+const EVENTS_PER_ROUND: usize = 256;
 
-#[allow(missing_docs, unused)]
-impl IoCore {
-    pub fn register(&mut self, o: usize, s: &mut impl Source, k: usize, i: Interest) -> io::Result<()> {
-        todo!()
+/// How many orders the engine can be ahead of the reactor before it waits.
+const ORDERS: usize = 1024;
+
+/// What the engine wants of the reactor.
+#[derive(Debug)]
+pub enum Order {
+    /// Start a frontend's handler; answered with `FrontendStarted` or `FrontendFailed`.
+    Start(FrontendId),
+    /// Stop a frontend's handler; answered with `FrontendStopped`.
+    Stop(FrontendId),
+    /// The answer to a request.
+    Reply {
+        /// Who asked.
+        handler: usize,
+        /// What it called its question.
+        tag: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// Everything has ended: stop the services and return.
+    End,
+}
+
+/// The engine's way to the reactor.
+#[derive(Clone)]
+pub struct Orders {
+    sender: Sender<Order>,
+    waker: Arc<Waker>,
+}
+
+impl Orders {
+    /// Passes an order on; waits while the reactor is too far behind. The reactor never waits for the engine, so this ends.
+    pub fn send(&self, order: Order) {
+        // It is gone only at the end, when nobody needs it any more.
+        if self.sender.send(order).is_ok()
+            && let Err(error) = self.waker.wake()
+        {
+            log::error!("cannot wake the reactor: {error}");
+        }
     }
-    pub fn reregister(&mut self, o: usize, s: &mut impl Source, k: usize, i: Interest) -> io::Result<()> {
-        todo!()
+}
+
+/// One handler and whether it runs.
+struct Slot {
+    handler: Box<dyn Handler>,
+    running: bool,
+    deadline: Option<Instant>,
+}
+
+/// The loop and all it owns.
+pub struct Reactor {
+    poll: Poll,
+    core: IoCore,
+    /// The frontends' handlers at the frontends' numbers, then the services.
+    slots: Vec<Option<Slot>>,
+    frontends: usize,
+    deadlines: BTreeSet<(Instant, usize)>,
+    orders: Receiver<Order>,
+    /// Kept here too: a waker that is closed takes its last wake with it.
+    _waker: Arc<Waker>,
+    signals: Signals,
+}
+
+impl Reactor {
+    /// A reactor for the given handlers, none of which is started.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn new(
+        frontends: Vec<Option<Box<dyn Handler>>>,
+        services: Vec<Box<dyn Handler>>,
+        inbox: Inbox,
+    ) -> io::Result<(Reactor, Orders)> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let (sender, orders) = crossbeam_channel::bounded(ORDERS);
+        let signals = Signals::register(poll.registry(), SIGNALS)?;
+        let core = IoCore::new(poll.registry().try_clone()?, inbox);
+        let count = frontends.len();
+        let slot = |handler| Slot { handler, running: false, deadline: None };
+        let slots = frontends.into_iter().chain(services.into_iter().map(Some)).map(|handler| handler.map(slot));
+        let slots = slots.collect();
+        let deadlines = BTreeSet::new();
+        let reactor =
+            Reactor { poll, core, slots, frontends: count, deadlines, orders, _waker: waker.clone(), signals };
+        Ok((reactor, Orders { sender, waker }))
     }
-    pub fn deregister(&mut self, o: usize, s: &mut impl Source, k: usize) {
-        todo!()
+
+    /// Starts the services.
+    ///
+    /// # Errors
+    /// A service could not start; those before it have been stopped again.
+    pub fn start_services(&mut self) -> Result<(), Error> {
+        for id in self.frontends..self.slots.len() {
+            if let Err(error) = self.start(id) {
+                self.stop_all();
+                return Err(error);
+            }
+        }
+        Ok(())
     }
-    pub fn now(&self) -> Instant {
-        todo!()
+
+    /// Runs until the engine says [`Order::End`]. `emergency` is called when a second signal wants the end at once, after
+    /// all handlers have been stopped.
+    ///
+    /// # Errors
+    /// The operating system refused to wait for events.
+    pub fn run(&mut self, emergency: impl FnOnce(Signal)) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS_PER_ROUND);
+        let mut ending = false;
+        loop {
+            let timeout = self.deadlines.first().map(|(at, _)| at.saturating_duration_since(Instant::now()));
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => self.core.begin_round(),
+            }
+            for event in &events {
+                match event.token() {
+                    WAKER => {}
+                    SIGNALS => {
+                        while let Some(signal) = self.signals.next() {
+                            if signal == Signal::Reopen {
+                                crate::logging::reopen();
+                            } else if std::mem::replace(&mut ending, true) {
+                                self.stop_all();
+                                emergency(signal);
+                                return Ok(());
+                            } else {
+                                log::info!("ending, since {signal} has come; a second one ends at once");
+                                self.core.inbox.send(Message::Event(Event::Shutdown));
+                            }
+                        }
+                    }
+                    Token(_) => {
+                        let readable = event.is_readable() || event.is_read_closed() || event.is_error();
+                        let writable = event.is_writable() || event.is_write_closed() || event.is_error();
+                        self.ready(event.token(), Readiness { readable, writable });
+                    }
+                }
+            }
+            if self.obey() {
+                self.stop_all();
+                return Ok(());
+            }
+            self.ring();
+            self.answer_refused();
+        }
     }
-    pub fn wake(&mut self, o: usize, source: Option<SocketAddr>) {
-        todo!()
+
+    fn ready(&mut self, token: Token, readiness: Readiness) {
+        if let Some((owner, key)) = self.core.owner(token) {
+            self.call(owner, |handler, io| handler.ready(io, key, readiness));
+        }
     }
-    pub fn request(&mut self, o: usize, tag: u64, request: Request) {
-        todo!()
+
+    /// Does what the engine wants; true if it wants the end.
+    fn obey(&mut self) -> bool {
+        while let Ok(order) = self.orders.try_recv() {
+            match order {
+                Order::Start(id) => {
+                    let event = match self.start(id) {
+                        Ok(()) => Event::FrontendStarted(id),
+                        Err(error) => Event::FrontendFailed(id, error.to_string()),
+                    };
+                    self.core.inbox.send(Message::Event(event));
+                }
+                Order::Stop(id) => {
+                    self.stop(id);
+                    self.core.inbox.send(Message::Event(Event::FrontendStopped(id)));
+                }
+                Order::Reply { handler, tag, reply } => self.call(handler, |handler, io| handler.reply(io, tag, reply)),
+                Order::End => return true,
+            }
+        }
+        false
+    }
+
+    /// Calls the handlers whose deadlines have come.
+    fn ring(&mut self) {
+        while let Some((at, id)) = self.deadlines.first().copied()
+            && at <= self.core.now()
+        {
+            self.deadlines.remove(&(at, id));
+            if let Some(slot) = &mut self.slots[id] {
+                slot.deadline = None;
+            }
+            self.call(id, |handler, io| handler.timeout(io));
+        }
+    }
+
+    /// Tells handlers of requests that found no room in the engine's inbox.
+    fn answer_refused(&mut self) {
+        while let Some((owner, tag)) = self.core.next_refused() {
+            let reply = Reply::Refused("the engine is too busy".to_owned());
+            self.call(owner, |handler, io| handler.reply(io, tag, reply));
+        }
+    }
+
+    fn start(&mut self, id: usize) -> Result<(), Error> {
+        let Some(slot) = &mut self.slots[id] else { return Ok(()) };
+        if slot.running {
+            return Ok(());
+        }
+        slot.handler.start(&mut Io { core: &mut self.core, owner: id })?;
+        slot.running = true;
+        self.call(id, |_, _| {});
+        Ok(())
+    }
+
+    fn stop(&mut self, id: usize) {
+        self.call(id, |handler, io| handler.stop(io));
+        if let Some(slot) = &mut self.slots[id] {
+            slot.running = false;
+            if let Some(at) = slot.deadline.take() {
+                self.deadlines.remove(&(at, id));
+            }
+        }
+        self.core.forget(id);
+    }
+
+    fn stop_all(&mut self) {
+        (0..self.slots.len()).for_each(|id| self.stop(id));
+    }
+
+    /// Calls a running handler, and asks for its deadline afterwards.
+    fn call(&mut self, id: usize, call: impl FnOnce(&mut dyn Handler, &mut Io<'_>)) {
+        let Some(Some(slot)) = self.slots.get_mut(id) else { return };
+        if !slot.running {
+            return;
+        }
+        call(&mut *slot.handler, &mut Io { core: &mut self.core, owner: id });
+        let deadline = slot.handler.deadline();
+        if deadline != slot.deadline {
+            if let Some(at) = slot.deadline.take() {
+                self.deadlines.remove(&(at, id));
+            }
+            if let Some(at) = deadline {
+                self.deadlines.insert((at, id));
+            }
+            slot.deadline = deadline;
+        }
+    }
+}
+
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        self.stop_all();
     }
 }

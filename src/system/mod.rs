@@ -1,5 +1,18 @@
 //! Small safe wrappers around the operating system that more than one room needs.
 
+mod after_fork;
+mod child;
+mod files;
+mod notify;
+pub mod processes;
+mod route_localnet;
+mod single;
 mod stop_signal;
 
-pub use stop_signal::StopSignal;
+pub use after_fork::bind_to_us;
+pub use child::{Ended, run_with_input};
+pub use files::{original_limit, raise_limit};
+pub use notify::notify;
+pub use route_localnet::RouteLocalnet;
+pub use single::SingleInstance;
+pub use stop_signal::{StopSignal, wait_readable};

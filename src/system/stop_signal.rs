@@ -38,18 +38,27 @@ impl StopSignal {
     /// # Errors
     /// What the operating system said.
     pub fn wait(&self, fds: &[BorrowedFd<'_>], until: Option<Instant>) -> io::Result<Vec<bool>> {
-        let mut set: Vec<PollFd<'_>> = std::iter::once(self.0.as_fd())
-            .chain(fds.iter().copied())
-            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
-            .collect();
-        let timeout = until.map(|until| {
-            let left = until.saturating_duration_since(Instant::now());
-            // The seconds of a bounded wait fit; the type is the kernel's.
-            Timespec { tv_sec: left.as_secs().min(1 << 30) as _, tv_nsec: left.subsec_nanos().into() }
-        });
-        match poll(&mut set, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(set[1..].iter().map(|fd| !fd.revents().is_empty()).collect()),
-            Err(error) => Err(error.into()),
-        }
+        let all: Vec<BorrowedFd<'_>> = std::iter::once(self.0.as_fd()).chain(fds.iter().copied()).collect();
+        let mut readable = wait_readable(&all, until)?;
+        readable.remove(0);
+        Ok(readable)
+    }
+}
+
+/// Blocks until one of `fds` is readable or hung up, or `until` has come; returns which of them are. An interrupting system
+/// signal ends the wait early.
+///
+/// # Errors
+/// What the operating system said.
+pub fn wait_readable(fds: &[BorrowedFd<'_>], until: Option<Instant>) -> io::Result<Vec<bool>> {
+    let mut set: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    let timeout = until.map(|until| {
+        let left = until.saturating_duration_since(Instant::now());
+        // The seconds of a bounded wait fit; the type is the kernel's.
+        Timespec { tv_sec: left.as_secs().min(1 << 30) as _, tv_nsec: left.subsec_nanos().into() }
+    });
+    match poll(&mut set, timeout.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(set.iter().map(|fd| !fd.revents().is_empty()).collect()),
+        Err(error) => Err(error.into()),
     }
 }

@@ -1,0 +1,121 @@
+//! Addresses as text: `IP:port` and `[IPv6]:port`, with a reason and a remedy for everything else.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::suggest::quoted;
+
+/// What every message ends with that has no better remedy.
+const FORM: &str = "write IP:port or [IPv6]:port, such as 127.0.0.1:8080 or [::1]:8080";
+
+/// Reads an address with a port from 1 to 65535.
+///
+/// # Errors
+/// What is wrong and what would be right, in lower case.
+pub(crate) fn parse(text: &str) -> Result<SocketAddr, String> {
+    let shown = quoted(text);
+    if text.contains('%') {
+        return Err(format!("{shown} has a zone, which cannot be routed: {FORM}, without %"));
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(address) => check(address),
+        Err(_) => Err(format!("{shown} is not an address: {}", remedy(text))),
+    }
+}
+
+fn check(address: SocketAddr) -> Result<SocketAddr, String> {
+    if address.port() == 0 {
+        return Err("port 0 is not a port: write one from 1 to 65535".to_owned());
+    }
+    if let IpAddr::V6(ip) = address.ip()
+        && let Some(ip) = ip.to_ipv4_mapped()
+    {
+        let plain = SocketAddr::new(ip.into(), address.port());
+        return Err(format!("{address} is an IPv4 address in IPv6 clothing: write {plain}"));
+    }
+    Ok(address)
+}
+
+/// What to write instead of a text that is no address.
+fn remedy(text: &str) -> String {
+    if text.parse::<Ipv4Addr>().is_ok() {
+        return format!("the port is missing, write {text}:PORT");
+    }
+    if let Some(inner) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'))
+        && inner.parse::<Ipv6Addr>().is_ok()
+    {
+        return format!("the port is missing, write {text}:PORT");
+    }
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return "an IPv6 address needs brackets and a port, such as [::1]:8080".to_owned();
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return FORM.to_owned();
+    };
+    let digits = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());
+    if !digits {
+        return if port.is_empty() {
+            "the port is missing".to_owned()
+        } else {
+            format!("{} is not a port", quoted(port))
+        } + ", write one from 1 to 65535";
+    }
+    if port.parse::<u16>().is_err() {
+        return "the port is too large, write one from 1 to 65535".to_owned();
+    }
+    if matches!(host, "" | "*") {
+        return format!(
+            "the IP is missing, write 0.0.0.0:{port} for every IPv4 address or [::]:{port} for every IPv6 one"
+        );
+    }
+    if host.parse::<Ipv6Addr>().is_ok() {
+        return "an IPv6 address needs brackets, such as [::1]:8080".to_owned();
+    }
+    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    if inner.is_some_and(|inner| inner.parse::<Ipv4Addr>().is_ok()) {
+        return "brackets are for IPv6 addresses only".to_owned();
+    }
+    // A label of digits only cannot end a host name: it was meant to be an IPv4 address.
+    let last = host.rsplit('.').next().unwrap_or_default();
+    if host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && !last.bytes().all(|b| b.is_ascii_digit())
+    {
+        return "host names are not resolved here, write the IP address, such as 127.0.0.1:8080".to_owned();
+    }
+    FORM.to_owned()
+}
+
+/// Refuses what no backend can be reached at.
+///
+/// # Errors
+/// Which sort of address it is.
+pub(crate) fn check_endpoint(address: SocketAddr) -> Result<SocketAddr, String> {
+    if address.ip().is_unspecified() {
+        let own = if address.is_ipv4() { "127.0.0.1" } else { "[::1]" };
+        return Err(format!(
+            "{address} is every address and none: write the one to route to, such as {own}:{}",
+            address.port()
+        ));
+    }
+    check_unicast(address)
+}
+
+/// Refuses what no client can open a flow to.
+///
+/// # Errors
+/// Which sort of address it is.
+pub(crate) fn check_unicast(address: SocketAddr) -> Result<SocketAddr, String> {
+    let sort = match address.ip() {
+        ip if ip.is_multicast() => "a multicast",
+        IpAddr::V4(Ipv4Addr::BROADCAST) => "the broadcast",
+        _ => return Ok(address),
+    };
+    Err(format!("{address} is {sort} address: write a unicast one"))
+}
+
+/// `IPv4` or `IPv6`.
+pub(crate) fn family(address: SocketAddr) -> &'static str {
+    if address.is_ipv4() { "IPv4" } else { "IPv6" }
+}
+
+#[cfg(test)]
+mod tests;

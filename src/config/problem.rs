@@ -1,0 +1,123 @@
+//! Everything that is wrong with a file, collected, located, sorted and bounded.
+
+use std::cell::{Cell, RefCell};
+use std::cmp::Ordering;
+use std::fmt;
+
+use super::yaml::{Invalid, Place, Position, locate};
+
+/// The most problems that are shown. The others are counted.
+const SHOWN: usize = 100;
+
+/// How many problems are kept before those that will not be shown are dropped.
+const KEPT: usize = 4 * SHOWN;
+
+/// The problems of one file so far.
+#[derive(Default)]
+pub(crate) struct Problems {
+    list: RefCell<Vec<Problem>>,
+    dropped: Cell<usize>,
+}
+
+struct Problem {
+    place: Place,
+    text: String,
+    /// Another place that the text names, whose line is added to it.
+    related: Option<Place>,
+}
+
+impl Problems {
+    /// Adds a problem. The text begins with the element and the key.
+    pub(crate) fn add(&self, place: Place, text: String, related: Option<Place>) {
+        let mut list = self.list.borrow_mut();
+        list.push(Problem { place, text, related });
+        if list.len() >= KEPT {
+            list.sort_by(by_place);
+            self.dropped.set(self.dropped.get() + list.len() - SHOWN);
+            list.truncate(SHOWN);
+        }
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.borrow().is_empty()
+    }
+
+    /// All of them, with their positions in the text, as the error that the user sees.
+    pub(crate) fn into_error(self, name: &str, text: &str) -> LoadError {
+        let mut list = self.list.into_inner();
+        list.sort_by(by_place);
+        let more = self.dropped.get() + list.len().saturating_sub(SHOWN);
+        list.truncate(SHOWN);
+
+        let places: Vec<Place> = list.iter().map(|problem| problem.place.clone()).collect();
+        let related: Vec<Place> = list.iter().filter_map(|problem| problem.related.clone()).collect();
+        let positions = locate(text, &[places, related].concat());
+        let (positions, related) = positions.split_at(list.len());
+
+        let mut related = related.iter();
+        let mut lines: Vec<(Option<Position>, String)> = list
+            .into_iter()
+            .zip(positions)
+            .map(|(problem, at)| {
+                let mut text = problem.text;
+                if problem.related.is_some()
+                    && let Some(Some(other)) = related.next()
+                {
+                    text += &format!(" (line {})", other.line);
+                }
+                (*at, text)
+            })
+            .collect();
+        lines.sort_by_key(|(at, _)| at.map_or((usize::MAX, 0), |at| (at.line, at.column)));
+        let mut lines: Vec<String> = lines.into_iter().map(|(at, text)| line(name, at, &text)).collect();
+        if more > 0 {
+            lines.push(format!("{name}: and {more} more"));
+        }
+        LoadError { lines }
+    }
+}
+
+/// The order of the document. The sort is stable, so that what is found first at a place is told first.
+fn by_place(a: &Problem, b: &Problem) -> Ordering {
+    a.place.cmp(&b.place)
+}
+
+fn line(name: &str, at: Option<Position>, text: &str) -> String {
+    match at {
+        Some(Position { line, column }) => format!("{name}:{line}:{column}: {text}"),
+        None => format!("{name}: {text}"),
+    }
+}
+
+/// Why a configuration cannot be used. Shows every problem, one per line, in the order of the file:
+/// `/etc/proxygw.yaml:12:5: frontends[0] "public-http": listen: port 0 is not a port: write one from 1 to 65535`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadError {
+    lines: Vec<String>,
+}
+
+impl LoadError {
+    /// The problems as they are shown. At most a hundred and one: the last then counts the others.
+    pub fn lines(&self) -> &[String] {
+        &self.lines
+    }
+
+    /// The file as a whole is unusable.
+    pub(crate) fn file(name: &str, what: &str) -> LoadError {
+        LoadError { lines: vec![line(name, None, what)] }
+    }
+
+    /// The file is no YAML.
+    pub(crate) fn invalid(name: &str, invalid: &Invalid) -> LoadError {
+        LoadError { lines: vec![line(name, invalid.at, &invalid.what)] }
+    }
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines.join("\n"))
+    }
+}
+
+impl std::error::Error for LoadError {}

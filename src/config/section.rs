@@ -1,0 +1,193 @@
+//! Typed access to a mapping of the file.
+
+use std::fmt::Display;
+
+use super::problem::Problems;
+use super::suggest::{listed, nearest, quoted};
+use super::yaml::{MERGE, Place};
+use super::{FromNode, Node};
+
+/// A mapping of the configuration that is being read: typed access to its keys, with every problem collected.
+///
+/// A key that is never asked for is a problem too, so ask for all of them, also after one was wrong.
+pub struct Section<'a> {
+    entries: &'a [(String, Node)],
+    path: Vec<u32>,
+    /// What a message begins with, ready for a key to follow: `targets[0] "backend": options.`
+    prefix: String,
+    asked: Vec<&'static str>,
+    failed: bool,
+    /// It is not a mapping at all, so nothing more is to be said of missing keys.
+    broken: bool,
+    problems: &'a Problems,
+}
+
+impl<'a> Section<'a> {
+    /// The section that a value is. Null is an empty one; what is no mapping is a problem and an empty one.
+    pub(crate) fn new(node: &'a Node, path: Vec<u32>, prefix: String, problems: &'a Problems) -> Section<'a> {
+        let mut section =
+            Section { entries: &[], path, prefix, asked: Vec::new(), failed: false, broken: false, problems };
+        match node {
+            Node::Map(entries) => section.entries = entries,
+            Node::Null => {}
+            other => {
+                section.problem("", format_args!("a mapping is expected, found {}", other.describe()));
+                section.broken = true;
+            }
+        }
+        section
+    }
+
+    /// The value of a key that must be there, or `None` and a problem if it is missing or wrong.
+    pub fn required<T: FromNode>(&mut self, key: &'static str) -> Option<T> {
+        match self.ask(key) {
+            None if self.broken => None,
+            None => {
+                self.problem("", format_args!("{key} is missing: {} is required", T::EXPECTED));
+                None
+            }
+            Some(Node::Null) => {
+                self.problem(key, format_args!("{} is expected, found nothing", T::EXPECTED));
+                None
+            }
+            Some(node) => self.read(key, node),
+        }
+    }
+
+    /// The value of a key, or `None` if it is missing or null, or `None` and a problem if it is wrong.
+    pub fn optional<T: FromNode>(&mut self, key: &'static str) -> Option<T> {
+        match self.ask(key) {
+            None | Some(Node::Null) => None,
+            Some(node) => self.read(key, node),
+        }
+    }
+
+    /// Reports a problem with the value of a key, or with the section itself if the key is empty or missing.
+    pub fn problem(&mut self, key: &str, message: impl Display) {
+        self.problem_about(key, message, None);
+    }
+
+    /// Whether a problem was reported on this section.
+    pub fn failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Reports a problem whose message ends with another place; its line is added.
+    pub(crate) fn problem_about(&mut self, key: &str, message: impl Display, related: Option<Place>) {
+        let text = match (key, self.prefix.trim_end_matches([' ', '.', ':'])) {
+            ("", "") => message.to_string(),
+            ("", own) => format!("{own}: {message}"),
+            (key, _) => format!("{}{key}: {message}", self.prefix),
+        };
+        self.add(self.place(key), text, related);
+    }
+
+    /// The place of a key's value, or of the section itself if there is no such key.
+    pub(crate) fn place(&self, key: &str) -> Place {
+        let mut path = self.path.clone();
+        path.extend(self.index(key));
+        Place { path, key: false }
+    }
+
+    /// A mapping under a key; an empty one if it is missing.
+    pub(crate) fn child(&mut self, key: &'static str) -> Section<'a> {
+        let node = self.ask(key).unwrap_or(&Node::Null);
+        Section::new(node, self.place(key).path, format!("{}{key}.", self.prefix), self.problems)
+    }
+
+    /// The elements of a list of mappings under a key. Each is called by its place and its name. `None` if there are none.
+    pub(crate) fn elements(&mut self, key: &'static str) -> Option<Vec<Section<'a>>> {
+        let elements: &[Node] = match self.ask(key)? {
+            Node::Null => return None,
+            Node::Seq(elements) => elements,
+            other => {
+                self.problem(key, format_args!("a list is expected, found {}", other.describe()));
+                return Some(Vec::new());
+            }
+        };
+        let path = self.place(key).path;
+        let element = |(index, node): (usize, &'a Node)| {
+            let prefix = match node.get("name") {
+                Some(Node::Str(name)) => format!("{}{key}[{index}] {}: ", self.prefix, quoted(name)),
+                _ => format!("{}{key}[{index}]: ", self.prefix),
+            };
+            let path = path.iter().copied().chain([index as u32]).collect();
+            let mut section = Section::new(node, path, prefix, self.problems);
+            if *node == Node::Null {
+                section.problem("", "a mapping is expected, found nothing");
+                section.broken = true;
+            }
+            section
+        };
+        Some(elements.iter().enumerate().map(element).collect())
+    }
+
+    /// The text under `name`, whether it is a good name or not.
+    pub(crate) fn name(&self) -> Option<&'a str> {
+        match &self.entries[self.index("name")? as usize].1 {
+            Node::Str(name) if !name.is_empty() => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Whether the value of a key is a list without elements.
+    pub(crate) fn is_empty_list(&self, key: &str) -> bool {
+        let node = self.index(key).map(|index| &self.entries[index as usize].1);
+        matches!(node, Some(Node::Seq(elements)) if elements.is_empty())
+    }
+
+    /// Whether it is not a mapping at all.
+    pub(crate) fn broken(&self) -> bool {
+        self.broken
+    }
+
+    /// The value under a key of any name; an empty section if it is missing.
+    pub(crate) fn named_child(&self, key: &str) -> Section<'a> {
+        let node = self.index(key).map_or(&Node::Null, |index| &self.entries[index as usize].1);
+        Section::new(node, self.place(key).path, format!("{}{key}.", self.prefix), self.problems)
+    }
+
+    /// Reports the keys that nobody has asked for.
+    pub(crate) fn finish(mut self) {
+        let asked = std::mem::take(&mut self.asked);
+        self.only(&asked, |key| {
+            let hint = match nearest(key, &asked) {
+                Some(known) => format!("did you mean {known}?"),
+                None if asked.is_empty() => "there are none here".to_owned(),
+                None => format!("there are {}", listed(asked.iter().copied())),
+            };
+            format!("unknown key {}: {hint}", quoted(key))
+        });
+    }
+
+    /// Reports each key that is not one of these, with the message that is made for it.
+    pub(crate) fn only(&mut self, known: &[&str], message: impl Fn(&str) -> String) {
+        let entries = self.entries.iter().enumerate();
+        for (index, (key, _)) in entries.filter(|(_, (key, _))| key != MERGE && !known.contains(&key.as_str())) {
+            let own = self.prefix.trim_end_matches([' ', '.', ':']);
+            let text = if own.is_empty() { message(key) } else { format!("{own}: {}", message(key)) };
+            let path = self.path.iter().copied().chain([index as u32]).collect();
+            self.add(Place { path, key: true }, text, None);
+        }
+    }
+
+    fn index(&self, key: &str) -> Option<u32> {
+        self.entries.iter().position(|(name, _)| name == key).map(|index| index as u32)
+    }
+
+    fn ask(&mut self, key: &'static str) -> Option<&'a Node> {
+        if !self.asked.contains(&key) {
+            self.asked.push(key);
+        }
+        self.index(key).map(|index| &self.entries[index as usize].1)
+    }
+
+    fn read<T: FromNode>(&mut self, key: &'static str, node: &Node) -> Option<T> {
+        T::from_node(node).map_err(|wrong| self.problem(key, wrong)).ok()
+    }
+
+    fn add(&mut self, place: Place, text: String, related: Option<Place>) {
+        self.failed = true;
+        self.problems.add(place, text, related);
+    }
+}

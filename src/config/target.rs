@@ -1,0 +1,143 @@
+//! Reads an element of `targets`.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use super::load;
+use super::values::{EndpointAddress, Name, Timeout};
+use super::{Endpoint, Kind, Probe, Protocol, Readiness, Section, TargetSpec};
+use crate::plugin::{Registry, Target};
+
+/// How long a target may take until it is ready, unless it says otherwise.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// An address for an element whose own is wrong. The file is refused, but its other problems are to be found.
+pub(super) const NO_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+
+/// A target as far as it could be read.
+pub(super) struct ReadTarget {
+    /// Complete; where something is wrong there is a stand-in.
+    pub(super) spec: TargetSpec,
+    /// By name, for the references of frontends: also endpoints with something wrong, so that a reference to them is no
+    /// problem of its own.
+    pub(super) endpoints: Vec<ReadEndpoint>,
+    pub(super) target: Option<Box<dyn Target>>,
+}
+
+/// An endpoint as far as it could be read.
+pub(super) struct ReadEndpoint {
+    pub(super) name: String,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) address: Option<SocketAddr>,
+}
+
+/// Reads one target. Its options are read even if something else is wrong with it, so that all problems show at once.
+pub(super) fn read(mut section: Section<'_>, registry: &Registry) -> ReadTarget {
+    let name = section.required("name").map(|Name(name)| name);
+    let kind = section.required::<Kind>("kind");
+    let idle_timeout = section.required("idle_timeout").map(|Timeout(timeout)| timeout);
+    let endpoints = read_endpoints(&mut section);
+    let readiness = read_readiness(section.child("readiness"));
+
+    let mut known: Vec<Endpoint> = endpoints
+        .iter()
+        .map(|endpoint| Endpoint {
+            name: endpoint.name.clone(),
+            protocol: endpoint.protocol.unwrap_or(Protocol::Tcp),
+            address: endpoint.address.unwrap_or(NO_ADDRESS),
+        })
+        .collect();
+    if known.is_empty() {
+        known.push(Endpoint { name: String::new(), protocol: Protocol::Tcp, address: NO_ADDRESS });
+    }
+    let mut spec = TargetSpec {
+        name: name.unwrap_or_default(),
+        kind: Kind { namespace: String::new(), name: String::new() },
+        idle_timeout: idle_timeout.unwrap_or(DEADLINE),
+        endpoints: known,
+        readiness,
+    };
+
+    let mut options = section.child("options");
+    let mut target = None;
+    if let Some(kind) = kind {
+        spec.kind = kind;
+        match registry.target(&spec.kind) {
+            Ok(make) => {
+                target = make(&spec, &mut options);
+                if target.is_none() && !options.failed() {
+                    options.problem("", format_args!("{} refuses them without saying why", spec.kind));
+                }
+                options.finish();
+            }
+            Err(there_are) => {
+                let other = registry.frontend(&spec.kind).is_ok().then_some("frontend");
+                section.problem("kind", load::no_kind("target", &spec.kind, other, &there_are));
+            }
+        }
+    }
+    section.finish();
+    ReadTarget { spec, endpoints, target }
+}
+
+fn read_endpoints(section: &mut Section<'_>) -> Vec<ReadEndpoint> {
+    let elements = section.elements("endpoints");
+    if section.is_empty_list("endpoints") || (elements.is_none() && !section.broken()) {
+        section.problem("endpoints", "at least one is required, with name, protocol and address");
+    }
+    let elements = elements.unwrap_or_default();
+    let mut first = HashMap::new();
+    let mut endpoints = Vec::with_capacity(elements.len());
+    for (index, mut element) in elements.into_iter().enumerate() {
+        if let Some(name) = element.name() {
+            load::unique("endpoints", &mut first, name, index, &mut element);
+        }
+        let name = element.required("name").map(|Name(name)| name);
+        let protocol = element.required("protocol");
+        let address = element.required("address").map(|EndpointAddress(address)| address);
+        element.finish();
+        endpoints.push(ReadEndpoint { name: name.unwrap_or_default(), protocol, address });
+    }
+    endpoints
+}
+
+fn read_readiness(mut section: Section<'_>) -> Readiness {
+    let probe = section.optional::<String>("probe");
+    let path = section.optional::<String>("path");
+    let deadline = section.optional("deadline").map_or(DEADLINE, |Timeout(deadline)| deadline);
+    let probe = match probe.as_deref() {
+        None | Some("auto") => Probe::Auto,
+        Some("bound") => Probe::Bound,
+        Some("connect") => Probe::Connect,
+        Some("none") => Probe::None,
+        Some("http") => Probe::Http { path: path.clone().unwrap_or_else(|| "/".to_owned()) },
+        Some(other) => {
+            let what = super::suggest::quoted(other);
+            section.problem("probe", format_args!("{what} is not a probe: write auto, bound, connect, http or none"));
+            // No problem of the path's is known then.
+            Probe::Http { path: "/".to_owned() }
+        }
+    };
+    if let Some(path) = &path {
+        if !matches!(probe, Probe::Http { .. }) {
+            section.problem("path", "only for the probe http: remove it, or write probe: http");
+        } else if let Err(wrong) = check_path(path) {
+            section.problem("path", wrong);
+        }
+    }
+    section.finish();
+    Readiness { probe, deadline }
+}
+
+/// A path goes into a request line as it is.
+fn check_path(path: &str) -> Result<(), String> {
+    let shown = super::suggest::quoted(path);
+    if !path.starts_with('/') {
+        return Err(format!("{shown} does not begin with a slash: write a path such as /healthz"));
+    }
+    if !path.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(format!("{shown} has a character that a request cannot have: write it as %XX"));
+    }
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! The types that only the file has, or that the file restricts: names, kinds, references, bounded durations.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use super::from_node::text;
+use super::suggest::quoted;
+use super::{FromNode, Kind, LogOutput, Node, Protocol, address};
+
+/// The most bytes of a name.
+const MAX_NAME: usize = 128;
+
+/// The longest timeout: the kernel's are 32-bit numbers of seconds, and nothing waits for longer than a year.
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Below this, `idle_timeout` and `deadline` are mistakes.
+const MIN_TIMEOUT: Duration = Duration::from_millis(1);
+
+/// The name of a target, an endpoint or a frontend.
+pub(super) struct Name(pub(super) String);
+
+impl FromNode for Name {
+    const EXPECTED: &'static str = "a name";
+
+    fn from_node(node: &Node) -> Result<Name, String> {
+        let name = text(node)?;
+        check_name(name)?;
+        Ok(Name(name.to_owned()))
+    }
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    let shown = quoted(name);
+    if name.is_empty() {
+        return Err("a name cannot be empty".to_owned());
+    }
+    if name.len() > MAX_NAME {
+        return Err(format!("{shown} has {} bytes: a name has {MAX_NAME} at the most", name.len()));
+    }
+    if name.contains(':') {
+        return Err(format!("{shown} has a colon, which separates names in references: use another character"));
+    }
+    match name.chars().find(|c| c.is_whitespace() || c.is_control()) {
+        Some(c) => Err(format!("{shown} has the character {c:?}: a name has no spaces and no control characters")),
+        None => Ok(()),
+    }
+}
+
+/// Reads `a:b`.
+fn pair(node: &Node, form: &str) -> Result<(String, String), String> {
+    let text = text(node)?;
+    match text.split_once(':') {
+        Some((a, b)) if check_name(a).is_ok() && check_name(b).is_ok() => Ok((a.to_owned(), b.to_owned())),
+        _ => Err(format!("{} is not {form}", quoted(text))),
+    }
+}
+
+impl FromNode for Kind {
+    const EXPECTED: &'static str = "a kind, namespace:name, such as static:cmd";
+
+    fn from_node(node: &Node) -> Result<Kind, String> {
+        let (namespace, name) = pair(node, "a kind: write namespace:name, such as static:cmd")?;
+        Ok(Kind { namespace, name })
+    }
+}
+
+/// A frontend's `target`.
+pub(super) struct Reference {
+    pub(super) target: String,
+    pub(super) endpoint: String,
+}
+
+impl FromNode for Reference {
+    const EXPECTED: &'static str = "an endpoint, target:endpoint, such as backend:http";
+
+    fn from_node(node: &Node) -> Result<Reference, String> {
+        let (target, endpoint) = pair(node, "an endpoint: write target:endpoint, such as backend:http")?;
+        Ok(Reference { target, endpoint })
+    }
+}
+
+impl FromNode for Protocol {
+    const EXPECTED: &'static str = "tcp or udp";
+
+    fn from_node(node: &Node) -> Result<Protocol, String> {
+        match text(node)? {
+            "tcp" => Ok(Protocol::Tcp),
+            "udp" => Ok(Protocol::Udp),
+            other => Err(format!("{} is not a protocol: write tcp or udp", quoted(other))),
+        }
+    }
+}
+
+/// An address that a backend can be reached at.
+pub(super) struct EndpointAddress(pub(super) SocketAddr);
+
+impl FromNode for EndpointAddress {
+    const EXPECTED: &'static str = SocketAddr::EXPECTED;
+
+    fn from_node(node: &Node) -> Result<EndpointAddress, String> {
+        SocketAddr::from_node(node).and_then(address::check_endpoint).map(EndpointAddress)
+    }
+}
+
+/// An address that clients can connect to; the unspecified one stands for all of this host.
+pub(super) struct ListenAddress(pub(super) SocketAddr);
+
+impl FromNode for ListenAddress {
+    const EXPECTED: &'static str = "an address such as 0.0.0.0:80 or [::]:80";
+
+    fn from_node(node: &Node) -> Result<ListenAddress, String> {
+        let Node::Str(_) = node else {
+            return Err(format!("{} is expected, found {}", ListenAddress::EXPECTED, node.describe()));
+        };
+        SocketAddr::from_node(node).and_then(address::check_unicast).map(ListenAddress)
+    }
+}
+
+/// A time that something waits: more than nothing, and a year at the most.
+pub(super) struct Timeout(pub(super) Duration);
+
+impl FromNode for Timeout {
+    const EXPECTED: &'static str = Duration::EXPECTED;
+
+    fn from_node(node: &Node) -> Result<Timeout, String> {
+        let duration = positive(node)?;
+        if duration < MIN_TIMEOUT {
+            return Err(format!("{duration:?} is too short: 1ms at the least"));
+        }
+        Ok(Timeout(duration))
+    }
+}
+
+/// A time that the kernel waits. It counts whole seconds, so what is between two is rounded up.
+pub(super) struct KernelTimeout(pub(super) Duration);
+
+impl FromNode for KernelTimeout {
+    const EXPECTED: &'static str = Duration::EXPECTED;
+
+    fn from_node(node: &Node) -> Result<KernelTimeout, String> {
+        let duration = positive(node)?;
+        let up = u64::from(duration.subsec_nanos() > 0);
+        Ok(KernelTimeout(Duration::from_secs(duration.as_secs() + up)))
+    }
+}
+
+fn positive(node: &Node) -> Result<Duration, String> {
+    let duration = Duration::from_node(node)?;
+    if duration.is_zero() {
+        return Err("0 is not a timeout: write a duration such as 30s or 5m".to_owned());
+    }
+    if duration > MAX_TIMEOUT {
+        return Err("too long: 365 days (8760h) at the most".to_owned());
+    }
+    Ok(duration)
+}
+
+impl FromNode for LogOutput {
+    const EXPECTED: &'static str = "stdout, stderr or a path";
+
+    fn from_node(node: &Node) -> Result<LogOutput, String> {
+        match node {
+            Node::Str(text) if text == "stdout" => Ok(LogOutput::Stdout),
+            Node::Str(text) if text == "stderr" => Ok(LogOutput::Stderr),
+            _ => FromNode::from_node(node).map(LogOutput::File),
+        }
+    }
+}
+
+/// A log level, in the words and with the offsets of Go's `slog`: `INFO`, `debug`, `WARN+1`.
+pub(super) struct Level(pub(super) LevelFilter);
+
+impl FromNode for Level {
+    const EXPECTED: &'static str = "DEBUG, INFO, WARN or ERROR";
+
+    fn from_node(node: &Node) -> Result<Level, String> {
+        let text = text(node)?;
+        parse_level(text).map(Level).ok_or_else(|| {
+            let hint = match text.to_ascii_lowercase().as_str() {
+                "warning" => "write WARN",
+                "trace" => "write DEBUG-4",
+                "critical" | "fatal" => "write ERROR",
+                _ => "write DEBUG, INFO, WARN or ERROR",
+            };
+            format!("{} is not a level: {hint}", quoted(text))
+        })
+    }
+}
+
+/// `slog` numbers its levels -4, 0, 4 and 8; a level in between shows what is at least as severe.
+fn parse_level(text: &str) -> Option<LevelFilter> {
+    let (name, offset) = match text.find(['+', '-']) {
+        Some(sign) => (&text[..sign], text[sign..].parse::<i32>().ok()?),
+        None => (text, 0),
+    };
+    let base = match name.to_ascii_uppercase().as_str() {
+        "DEBUG" => -4,
+        "INFO" => 0,
+        "WARN" => 4,
+        "ERROR" => 8,
+        _ => return None,
+    };
+    Some(match offset.saturating_add(base) {
+        ..=-8 => LevelFilter::Trace,
+        -7..=-4 => LevelFilter::Debug,
+        -3..=0 => LevelFilter::Info,
+        1..=4 => LevelFilter::Warn,
+        5..=8 => LevelFilter::Error,
+        9.. => LevelFilter::Off,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_those_of_slog() {
+        for (text, expected) in [
+            ("DEBUG", Some(LevelFilter::Debug)),
+            ("info", Some(LevelFilter::Info)),
+            ("Warn", Some(LevelFilter::Warn)),
+            ("ERROR", Some(LevelFilter::Error)),
+            ("DEBUG-4", Some(LevelFilter::Trace)),
+            ("debug+4", Some(LevelFilter::Info)),
+            ("INFO+1", Some(LevelFilter::Warn)),
+            ("ERROR+1", Some(LevelFilter::Off)),
+            ("INFO+2147483647", Some(LevelFilter::Off)),
+            ("WARN+2147483647", Some(LevelFilter::Off)),
+            ("INFO+99999999999", None),
+            ("INFO+", None),
+            ("INFO++1", None),
+            ("+1", None),
+            ("", None),
+            ("WARNING", None),
+            (" INFO", None),
+        ] {
+            assert_eq!(parse_level(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn kernel_timeouts_are_whole_seconds() {
+        for (text, seconds) in [("1ns", 1), ("300ms", 1), ("1s", 1), ("1s1ns", 2), ("1.5s", 2), ("365d", 31_536_000)] {
+            let node = Node::Str(text.to_owned());
+            let timeout = KernelTimeout::from_node(&node).expect(text);
+            assert_eq!(timeout.0, Duration::from_secs(seconds), "{text}");
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Finds where in the text some values of the tree are.
+//!
+//! `serde_yaml` tells positions only in errors: one that a visitor raises carries the place of the value being visited.
+//! After an error at a key or a scalar the surrounding mapping or list can be read on, so one walk through the document
+//! finds any number of them. A mapping or a list counts as being where its first key or element is; only one that is
+//! empty ends the walk with its error, so a few walks may be needed.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::{Position, without_mark};
+
+/// The most walks. Empty mappings and lists beyond that are shown where what they are in is.
+const MAX_WALKS: usize = 16;
+
+/// A value or a key in the tree.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Place {
+    /// The way from the root: for each list or mapping on it, which of its elements or entries, counted from 0.
+    pub(crate) path: Vec<u32>,
+    /// Whether it is the key of the last entry, not its value.
+    pub(crate) key: bool,
+}
+
+/// The positions of some places, in their order. `None` for what the text does not have, such as merged entries.
+pub(crate) fn locate(text: &str, places: &[Place]) -> Vec<Option<Position>> {
+    let mut order: Vec<usize> = (0..places.len()).collect();
+    order.sort_by_key(|index| &places[*index]);
+    let state = State { places, found: RefCell::new(vec![None; places.len()]), ended: Cell::new(false) };
+    for _ in 0..MAX_WALKS {
+        state.ended.set(false);
+        let start = order.iter().any(|index| places[*index].path.is_empty());
+        let walk = Walk { state: &state, wanted: &order, depth: 0, start };
+        let at = match walk.deserialize(serde_yaml::Deserializer::from_str(without_mark(text))) {
+            Ok(at) => at,
+            Err(error) => Some(position(&error)),
+        };
+        state.fill(walk.ending(0), at);
+        if !state.ended.get() {
+            break;
+        }
+        order.retain(|index| state.found.borrow()[*index].is_none());
+    }
+    state.found.into_inner()
+}
+
+/// Where an error of [`raise`] was raised. A visitor's error type is not known to be `serde_yaml`'s, so it can only be shown,
+/// which leaves the first column of the first line out.
+fn position(error: &impl fmt::Display) -> Position {
+    let shown = error.to_string();
+    let parse = || {
+        let (line, column) = shown.rsplit_once(" at line ")?.1.split_once(" column ")?;
+        Some(Position { line: line.parse().ok()?, column: column.parse().ok()? })
+    };
+    parse().unwrap_or(Position { line: 1, column: 1 })
+}
+
+/// Raises the error that tells the position of what is being visited.
+fn raise<T, E: Error>() -> Result<T, E> {
+    Err(E::custom("here"))
+}
+
+struct State<'p> {
+    places: &'p [Place],
+    found: RefCell<Vec<Option<Position>>>,
+    /// The walk is ending with the position of an empty value.
+    ended: Cell<bool>,
+}
+
+impl State<'_> {
+    /// Notes a position for those places that have none yet.
+    fn fill<'i>(&self, places: impl Iterator<Item = &'i usize>, at: Option<Position>) {
+        let mut found = self.found.borrow_mut();
+        for index in places {
+            found[*index] = found[*index].or(at);
+        }
+    }
+}
+
+/// Walks through one value. Returns where its first key or element is, if that was asked for.
+#[derive(Clone, Copy)]
+struct Walk<'w> {
+    state: &'w State<'w>,
+    /// The sorted places that are this value or in it.
+    wanted: &'w [usize],
+    depth: usize,
+    /// Whether the position of this value itself is wanted.
+    start: bool,
+}
+
+impl<'w> Walk<'w> {
+    /// The places that are in the child at `index`, or are its key.
+    fn within(&self, index: usize) -> &'w [usize] {
+        let step = |place: &usize| self.state.places[*place].path.get(self.depth).map(|step| *step as usize);
+        let first = self.wanted.partition_point(|place| step(place).is_none_or(|step| step < index));
+        let last = self.wanted.partition_point(|place| step(place).is_none_or(|step| step <= index));
+        &self.wanted[first..last]
+    }
+
+    /// The places that end at this depth: this value itself, or its key.
+    fn ending(&self, depth: usize) -> impl Iterator<Item = &'w usize> {
+        let places = self.state.places;
+        self.wanted.iter().filter(move |index| places[**index].path.len() == depth)
+    }
+
+    fn child(&self, wanted: &'w [usize], first: bool) -> Walk<'w> {
+        let depth = self.depth + 1;
+        let own = wanted.iter().any(|index| {
+            let place = &self.state.places[*index];
+            place.path.len() == depth && !place.key
+        });
+        Walk { state: self.state, wanted, depth, start: own || first }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Walk<'_> {
+    type Value = Option<Position>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<Position>, D::Error> {
+        if self.wanted.is_empty() && !self.start {
+            return deserializer.deserialize_ignored_any(IgnoredAny).map(|_| None);
+        }
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Walk<'_> {
+    type Value = Option<Position>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        raise()
+    }
+
+    fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
+        raise()
+    }
+
+    fn visit_str<E: Error>(self, _text: &str) -> Result<Self::Value, E> {
+        raise()
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+        let mut start = None;
+        for index in 0.. {
+            let element = self.child(self.within(index), self.start && index == 0);
+            let at = match access.next_element_seed(element) {
+                Ok(None) if self.start && index == 0 => {
+                    self.state.ended.set(true);
+                    return raise();
+                }
+                Ok(None) => break,
+                Ok(Some(at)) => at,
+                Err(error) => Some(position(&error)),
+            };
+            self.state.fill(element.ending(element.depth), at);
+            if self.state.ended.get() {
+                return raise();
+            }
+            if index == 0 {
+                start = at;
+            }
+        }
+        Ok(start)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+        let mut start = None;
+        for index in 0.. {
+            let value = self.child(self.within(index), false);
+            let first = index == 0;
+            let key_at = match access.next_key_seed(Key { locate: first || !value.wanted.is_empty() }) {
+                Ok(None) if first && self.start => {
+                    self.state.ended.set(true);
+                    return raise();
+                }
+                Ok(None) => break,
+                Ok(Some(())) => None,
+                Err(error) => Some(position(&error)),
+            };
+            let keys = value.ending(value.depth).filter(|index| self.state.places[**index].key);
+            self.state.fill(keys, key_at);
+            let at = match access.next_value_seed(value) {
+                Ok(at) => at,
+                Err(error) => Some(position(&error)),
+            };
+            self.state.fill(value.ending(value.depth), at);
+            if self.state.ended.get() {
+                return raise();
+            }
+            if first {
+                start = key_at;
+            }
+        }
+        // What `<<` has brought is not an entry of this mapping's text.
+        self.state.fill(self.wanted.iter(), start);
+        Ok(start)
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, _access: A) -> Result<Self::Value, A::Error> {
+        raise()
+    }
+}
+
+/// Reads a key, or raises its position.
+struct Key {
+    locate: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Key {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        if self.locate { deserializer.deserialize_any(self) } else { deserializer.deserialize_ignored_any(self) }
+    }
+}
+
+impl<'de> Visitor<'de> for Key {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        if self.locate { raise() } else { Ok(()) }
+    }
+
+    fn visit_str<E: Error>(self, _key: &str) -> Result<(), E> {
+        raise()
+    }
+}

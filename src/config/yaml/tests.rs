@@ -1,0 +1,193 @@
+//! Positions to the column, and files that are built to hurt.
+
+use super::*;
+use crate::config::file::MAX_SIZE;
+
+/// The position of the value, or with a `true` of the key, at a path of a text.
+fn at(text: &str, path: &[u32], key: bool) -> Option<(usize, usize)> {
+    parse(text).expect("good YAML");
+    locate(text, &[Place { path: path.to_vec(), key }])[0].map(|at| (at.line, at.column))
+}
+
+#[test]
+fn positions_of_values() {
+    let block = "# comment\nversion: v1\ntargets:\n  - name: a\n    kind: \"x:y\"\n  - name: b\n";
+    for (text, path, expected) in [
+        (block, &[][..], (2, 1)),
+        (block, &[0], (2, 10)),
+        (block, &[1], (4, 5)),
+        (block, &[1, 0], (4, 5)),
+        (block, &[1, 0, 1], (5, 11)),
+        (block, &[1, 1, 0], (6, 11)),
+        // Windows line ends, characters of more than one byte, a byte order mark.
+        ("a: 1\r\nb: 2\r\n", &[1], (2, 4)),
+        ("é: {ü: ß, x: y}\n", &[0, 1], (1, 14)),
+        ("\u{feff}a: 1\n", &[0], (1, 4)),
+        // Flow style, over more than one line, and with empty values.
+        ("a: [1, {b: 2}]\n", &[0, 1, 0], (1, 12)),
+        ("{a: 1,\n  b: [2,\n 3]}\n", &[1, 1], (3, 2)),
+        ("a: {}\n", &[0], (1, 4)),
+        ("a:\n  - {}\n  - []\n", &[0, 0], (2, 5)),
+        ("a:\n  - {}\n  - []\n", &[0, 1], (3, 5)),
+        ("a: [[[]]]\n", &[0, 0, 0], (1, 6)),
+        ("- []\n- x\n", &[], (1, 1)),
+        // Nothing at all.
+        ("a:\nb: 1\n", &[0], (1, 3)),
+        ("", &[], (1, 1)),
+        // Every kind of scalar.
+        ("a: 'x'\n", &[0], (1, 4)),
+        ("a: |\n  text\n", &[0], (1, 4)),
+        ("a: >-\n  text\nb: 1\n", &[1], (3, 4)),
+        ("a: multi\n  line\nb: true\n", &[1], (3, 4)),
+        ("a: 1.5\nb: -1\nc: 99999999999999999999999\n", &[2], (3, 4)),
+        ("scalar\n", &[], (1, 1)),
+        ("? a\n: 1\n", &[0], (2, 3)),
+        // What an alias stands for is where the anchor is.
+        ("a: &x 1\nb: *x\n", &[1], (1, 4)),
+        ("a: &x {y: 1}\nb: *x\nc: 3\n", &[1, 0], (1, 11)),
+        ("a: &x {y: 1}\nb: *x\nc: 3\n", &[2], (3, 4)),
+        // Merged entries are where the mapping is that they are merged into.
+        ("a: &x {y: 1}\nb:\n  <<: *x\n  z: 2\n", &[1, 2], (3, 3)),
+        ("a: &x {y: 1}\nb:\n  <<: *x\n  z: 2\n", &[1, 1], (4, 6)),
+    ] {
+        assert_eq!(at(text, path, false), Some(expected), "{path:?} in {text:?}");
+    }
+}
+
+#[test]
+fn positions_of_keys() {
+    for (text, path, expected) in [
+        ("a: 1\n\"b\": 2\n", &[1][..], (2, 1)),
+        ("a:\n  - b: 1\n    c: 2\n", &[0, 0, 1], (3, 5)),
+        ("{a: 1, b: []}\n", &[1], (1, 8)),
+        ("? a\n: 1\n", &[0], (1, 3)),
+    ] {
+        assert_eq!(at(text, path, true), Some(expected), "{path:?} in {text:?}");
+    }
+}
+
+/// Every place of a document at once is what each is alone. A mapping may be where it begins or where its first key is.
+#[test]
+fn many_places_in_one_walk() {
+    let text = "a: [1, {b: 2, c: [x, y]}, z]\nd: {e: {}, f: []}\ng: []\nh: {i: j}\n";
+    let mut places = Vec::new();
+    collect(&parse(text).expect("good YAML"), &mut Vec::new(), &mut places);
+    places.reverse();
+    let together = locate(text, &places.iter().map(|(place, _)| place.clone()).collect::<Vec<_>>());
+    for ((place, leaf), found) in places.iter().zip(together) {
+        let alone = locate(text, std::slice::from_ref(place))[0];
+        assert_eq!(alone.map(|at| at.line), found.map(|at| at.line), "{place:?}");
+        assert!(!leaf || alone == found, "{place:?}: {alone:?} and {found:?}");
+    }
+}
+
+/// All places of a tree, and whether they are keys or have nothing in them.
+fn collect(node: &Node, path: &mut Vec<u32>, places: &mut Vec<(Place, bool)>) {
+    let (children, map): (Vec<&Node>, bool) = match node {
+        Node::Seq(elements) => (elements.iter().collect(), false),
+        Node::Map(entries) => (entries.iter().map(|(_, value)| value).collect(), true),
+        _ => (Vec::new(), false),
+    };
+    places.push((Place { path: path.clone(), key: false }, children.is_empty()));
+    for (index, child) in children.into_iter().enumerate() {
+        path.push(index as u32);
+        if map {
+            places.push((Place { path: path.clone(), key: true }, true));
+        }
+        collect(child, path, places);
+        path.pop();
+    }
+}
+
+#[test]
+fn merges_are_those_of_yaml_1_1() {
+    let node = parse("a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc:\n  z: 3\n  <<: [*a, *b]\n").expect("good YAML");
+    let merged = node.get("c").expect("c");
+    for (key, value) in [("x", 1), ("y", 1), ("z", 3)] {
+        assert_eq!(merged.get(key), Some(&Node::Int(value)), "{key}");
+    }
+}
+
+/// The place and the text of what is wrong.
+fn wrong(text: &str) -> (Option<(usize, usize)>, String) {
+    let invalid = parse(text).expect_err("bad YAML");
+    (invalid.at.map(|at| (at.line, at.column)), invalid.what)
+}
+
+#[test]
+fn what_is_no_yaml_is_refused_with_its_place() {
+    for (text, at, what) in [
+        ("a: 1\nb: 2\na: 3\n", Some((3, 1)), r#"duplicate key "a""#),
+        ("a:\n  - b: 1\n    b: 2\n", Some((3, 5)), r#"a[0]: duplicate key "b""#),
+        (
+            "a:\n\t- b\n",
+            Some((2, 1)),
+            "found character that cannot start any token, while scanning for the next token (this is a tab: indent with spaces)",
+        ),
+        ("a: [1\n", Some((2, 1)), "did not find expected ',' or ']', while parsing a flow sequence at line 1 column 4"),
+        ("a: !tag 1\n", Some((1, 4)), "a: a tag (!name): there are none here, remove it"),
+        ("!x {}\n", Some((1, 1)), "a tag (!name): there are none here, remove it"),
+        ("1: x\n", Some((1, 1)), "invalid type: integer `1`, expected a key that is a text: quote it"),
+        ("a: *x\n", Some((1, 4)), "unknown anchor"),
+        ("a: 1\n---\nb: 2\n", None, "more than one document: remove the --- between them, or all but the first"),
+        ("a: \0\n", Some((1, 4)), "the control character 0x00: remove it"),
+        ("é: 1\nü: \u{7f}\n", Some((2, 4)), "the control character 0x7f: remove it"),
+        ("%TAG ! x\n---\na: 1\n", Some((1, 1)), "a %TAG directive: there are no tags here, remove it"),
+        ("a: &a [*a]\n", Some((1, 4)), "nested too deeply: 128 levels at the most"),
+        ("a:\n  <<: 5\n", Some((2, 3)), "a: <<: a mapping is expected, found the number 5"),
+    ] {
+        assert_eq!(wrong(text), (at, what.to_owned()), "{text:?}");
+    }
+    let invalid = decode(b"a: 1\nb: \xc3\xa9\xff\n").expect_err("not UTF-8");
+    assert_eq!(invalid.at, Some(Position { line: 2, column: 5 }));
+}
+
+/// As many repetitions as a file can have.
+fn full(unit: &str) -> String {
+    unit.repeat(MAX_SIZE / unit.len())
+}
+
+#[test]
+fn hostile_files_are_refused_at_once() {
+    let laughs = (0..40).fold("a0: &a0 [x, x]\n".to_owned(), |text, i| {
+        text + &format!("a{}: &a{} [*a{i}, *a{i}, *a{i}, *a{i}, *a{i}, *a{i}, *a{i}, *a{i}]\n", i + 1, i + 1)
+    });
+    let copies = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), "*a, ".repeat(100_000));
+    for (name, text) in [
+        ("brackets", full("[")),
+        ("mappings", full("{a: ")),
+        ("dashes", full("- ")),
+        ("questions", full("? ")),
+        ("dashes in turn", full(&("- ".repeat(500) + "\n"))),
+        ("commas", format!("[{}]", full("a,"))),
+        ("brackets in turn", full("[[[[[[[[]]]]]]]],")),
+        ("keys", full("a: 1\n")),
+        ("laughs", laughs),
+        ("copies", copies),
+        ("unclosed quote", format!("\"{}", full("x"))),
+        ("anchors", full("&a ")),
+        ("tags", format!("%TAG !a! {}\n---\n", "x".repeat(1 << 20)) + &full("- !a!x\n")),
+        ("deep block", (0..3000).map(|depth| " ".repeat(depth) + "a:\n").collect()),
+    ] {
+        let result = parse(&text);
+        assert!(result.is_err(), "{name}");
+        let what = result.map(|_| ()).expect_err("just checked").what;
+        assert!(what.len() < 1000, "{name}: {what}");
+    }
+}
+
+#[test]
+fn large_but_plain_files_are_read() {
+    for (name, text) in [
+        ("comment", full("# a comment without end\n")),
+        ("blank lines", full("\n")),
+        ("text", format!("a: |\n{}", full("  some words here\n"))),
+        ("quoted", format!("a: \"{}\"\n", "x".repeat(MAX_SIZE - 10))),
+        ("number", format!("a: {}\n", "9".repeat(MAX_SIZE - 10))),
+        ("many values", format!("[{}]", "a,".repeat(MAX_VALUES - 3))),
+        ("dashes in a text", format!("a: {}\n", "b - ".repeat(100_000))),
+        ("many keys", (0..100_000).map(|key| format!("k{key}: 1\n")).collect()),
+    ] {
+        assert!(parse(&text).is_ok(), "{name}");
+    }
+}

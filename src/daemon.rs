@@ -1,0 +1,218 @@
+//! The daemon's main function: it puts the rooms together, and takes them apart again.
+//!
+//! The main thread runs the reactor. Everything that can fail does so before the first thread is started, or stops one
+//! target or frontend alone.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use lexopt::prelude::{Long, Short, ValueExt as _};
+
+use crate::config::{self, Setup};
+use crate::dataplane::apply::Nft;
+use crate::dataplane::flows;
+use crate::dataplane::plan::Plan;
+use crate::dataplane::render::TABLE;
+use crate::dataplane::rules::Table;
+use crate::engine::{Engine, Inbox};
+use crate::logging;
+use crate::plugin::Registry;
+use crate::reactor::Reactor;
+use crate::system::processes::{self, Mark};
+use crate::system::{RouteLocalnet, SingleInstance, notify, raise_limit};
+
+/// Where the configuration is, if nothing else is said.
+pub const DEFAULT_CONFIG: &str = "/etc/proxygw.yaml";
+
+/// The flags, each with its argument and what it does. Help and the manual page say the same.
+pub const FLAGS: [(&str, &str); 4] = [
+    ("-c, --config FILE", "read the configuration from FILE instead of /etc/proxygw.yaml"),
+    ("    --check", "check the configuration without touching the system, and exit with 0 or 2"),
+    ("-h, --help", "say this"),
+    ("-V, --version", "say which version this is"),
+];
+
+/// Why the daemon does not run.
+#[derive(Debug)]
+enum Failure {
+    /// The command line or the configuration is wrong: exit status 2.
+    Usage(String),
+    /// The system is: exit status 1.
+    System(String),
+}
+
+impl Failure {
+    fn system(doing: &str) -> impl Fn(io::Error) -> Failure {
+        move |error| Failure::System(format!("{doing}: {error}"))
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Failure::Usage(text) | Failure::System(text)) = self;
+        f.write_str(text)
+    }
+}
+
+/// What the command line asks for.
+enum Command {
+    Run(PathBuf),
+    Check(PathBuf),
+    Print(String),
+}
+
+/// Runs the daemon with the plugins that `register` adds, and returns its exit status: 0 after an ordered end, 1 after a
+/// failure, 2 for a wrong command line or configuration.
+pub fn main(register: fn(&mut Registry)) -> ExitCode {
+    let began = Instant::now();
+    let result = parse(std::env::args_os().skip(1)).and_then(|command| match command {
+        Command::Print(text) => {
+            print!("{text}");
+            Ok(())
+        }
+        Command::Check(path) => check(&path, register),
+        Command::Run(path) => run(&path, register, began),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("proxygw: {failure}");
+            ExitCode::from(if matches!(failure, Failure::Usage(_)) { 2 } else { 1 })
+        }
+    }
+}
+
+fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, Failure> {
+    let wrong = |error: lexopt::Error| Failure::Usage(format!("{error}\n\n{}", help()));
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut config = PathBuf::from(DEFAULT_CONFIG);
+    let mut check = false;
+    while let Some(argument) = parser.next().map_err(wrong)? {
+        match argument {
+            Short('c') | Long("config") => config = parser.value().and_then(|value| value.parse()).map_err(wrong)?,
+            Long("check") => check = true,
+            Short('h') | Long("help") => return Ok(Command::Print(help())),
+            Short('V') | Long("version") => return Ok(Command::Print(format!("proxygw {}\n", env!("CARGO_PKG_VERSION")))),
+            other => return Err(wrong(other.unexpected())),
+        }
+    }
+    Ok(if check { Command::Check(config) } else { Command::Run(config) })
+}
+
+fn help() -> String {
+    let mut text = "Warms backends on demand and routes traffic to them with nftables DNAT.\n\nUsage: proxygw [FLAGS]\n\n".to_owned();
+    for (flag, what) in FLAGS {
+        text.push_str(&format!("  {flag:<20}  {what}\n"));
+    }
+    text
+}
+
+fn load(path: &std::path::Path, register: fn(&mut Registry)) -> Result<(Setup, Registry), Failure> {
+    let mut registry = Registry::default();
+    register(&mut registry);
+    let setup = config::load(path, &mut registry).map_err(|error| Failure::Usage(error.to_string()))?;
+    Ok((setup, registry))
+}
+
+fn check(path: &std::path::Path, register: fn(&mut Registry)) -> Result<(), Failure> {
+    let (setup, _) = load(path, register)?;
+    let Setup { config, .. } = setup;
+    println!("{}: {} targets and {} frontends, no errors", path.display(), config.targets.len(), config.frontends.len());
+    Ok(())
+}
+
+fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> Result<(), Failure> {
+    let (setup, mut registry) = load(path, register)?;
+    let Setup { config, targets, frontends, services } = setup;
+    logging::start(&config.log).map_err(Failure::system("cannot open the log file"))?;
+    let _single = SingleInstance::claim().map_err(|error| {
+        Failure::System(match error.kind() {
+            io::ErrorKind::AddrInUse => "another proxygw runs in this network namespace".to_owned(),
+            _ => format!("cannot claim this network namespace: {error}"),
+        })
+    })?;
+    raise_limit();
+
+    let plan = Plan::new(&config, frontends.iter().map(|frontend| frontend.cold));
+    let keeps_warm = frontends.iter().map(|frontend| frontend.keeps_warm).collect();
+    let handlers: Vec<_> = frontends.into_iter().map(|frontend| frontend.handler).collect();
+    let has_handler = handlers.iter().map(Option::is_some).collect();
+    let (inbox, receiver) = Inbox::new(config.targets.len(), config.frontends.len());
+    let services = services.into_iter().map(|(_, service)| service).collect();
+    let (mut reactor, orders) =
+        Reactor::new(handlers, services, inbox.clone()).map_err(Failure::system("cannot set up the event loop"))?;
+    reactor.start_services().map_err(|error| Failure::System(error.to_string()))?;
+
+    let mut table = Table::new(Nft::find(), plan);
+    let mark = Mark::of_namespace().map_err(Failure::system("cannot read /proc"))?;
+    // What a crashed daemon has left goes while nft works.
+    std::thread::scope(|scope| {
+        scope.spawn(|| sweep(&mark));
+        table.load()
+    })
+    .map_err(|error| Failure::System(format!("cannot load the table inet {TABLE}: {error}")))?;
+    let _route_localnet = route_localnet(&table);
+
+    let config = Arc::new(config);
+    let target_of = config.frontends.iter().map(|frontend| frontend.target).collect();
+    let no_thread = Failure::system("cannot start a thread");
+    let (flows, conntrack) = flows::spawn(table.plan(), target_of, inbox.clone()).map_err(&no_thread)?;
+    let counts = (config.targets.len(), config.frontends.len());
+    let ready = Box::new(move || {
+        log::info!("ready after {:.1?}: {} targets, {} frontends", began.elapsed(), counts.0, counts.1);
+        notify("READY=1");
+    });
+    let engine =
+        Engine { config, targets, keeps_warm, has_handler, table, flows, orders, inbox, receiver, ready }
+            .spawn()
+            .map_err(&no_thread)?;
+    reactor.run(|signal| exit_at_once(&mark, signal)).map_err(Failure::system("cannot wait for events"))?;
+    for thread in [engine, conntrack] {
+        thread.join().map_err(|_| Failure::System("a thread has panicked".to_owned()))?;
+    }
+    registry.unload();
+    log::info!("ended");
+    Ok(())
+}
+
+/// Ends the processes of a daemon of this network namespace that has crashed.
+fn sweep(mark: &Mark) {
+    match processes::kill_all(mark, None) {
+        Ok(0) => {}
+        Ok(count) => log::warn!("killed {count} processes that a daemon before this one has left behind"),
+        Err(error) => log::error!("cannot end what a daemon before this one has left behind: {error}"),
+    }
+}
+
+/// Lets clients from outside reach 127.0.0.0/8 where the configuration sends them there.
+fn route_localnet(table: &Table) -> Option<RouteLocalnet> {
+    let result = if table.plan().needs_route_localnet() {
+        RouteLocalnet::enable().map(Some)
+    } else {
+        RouteLocalnet::undo().map(|()| None)
+    };
+    result.unwrap_or_else(|error| {
+        log::error!("cannot set net.ipv4.conf.all.route_localnet, so clients from outside do not reach endpoints on 127.0.0.0/8: {error}");
+        None
+    })
+}
+
+/// A second signal: nothing is waited for, and nothing is left behind all the same.
+fn exit_at_once(mark: &Mark, signal: crate::reactor::Signal) -> ! {
+    log::warn!("exiting at once, since {signal} has come again");
+    if let Err(error) = processes::kill_all(mark, None) {
+        log::error!("{error}");
+    }
+    if let Err(error) = Table::new(Nft::find(), Plan { frontends: Vec::new() }).remove() {
+        log::error!("the rules could not be removed: {error}");
+    }
+    if let Err(error) = RouteLocalnet::undo() {
+        log::error!("cannot set net.ipv4.conf.all.route_localnet back: {error}");
+    }
+    std::process::exit(1)
+}

@@ -1,0 +1,88 @@
+//! Runs nft: the only place that changes the kernel's rules.
+
+use std::fmt;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::system::run_with_input;
+
+/// How long one run of nft may take. The largest table that is supported takes about a second to load.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Where nft is when it is not on the path; services often start without the sbin folders.
+const USUAL_PLACES: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
+
+/// The nft program.
+#[derive(Debug, Clone)]
+pub struct Nft {
+    program: PathBuf,
+}
+
+/// The language that a transaction is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    /// libnftables-json(5).
+    Json,
+    /// nft(8).
+    Native,
+}
+
+/// Why a transaction is not in the kernel.
+#[derive(Debug)]
+pub enum NftError {
+    /// The program could not be run, or did not end.
+    Run(PathBuf, io::Error),
+    /// The program did not succeed; what it said about it.
+    Failed(String),
+}
+
+impl fmt::Display for NftError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NftError::Run(program, error) => write!(f, "cannot run {}: {error}", program.display()),
+            NftError::Failed(words) => write!(f, "nft: {words}"),
+        }
+    }
+}
+
+impl std::error::Error for NftError {}
+
+impl Nft {
+    /// The nft of the search path, or of one of its usual places.
+    pub fn find() -> Nft {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let usual = USUAL_PLACES.iter().map(PathBuf::from);
+        let program = std::env::split_paths(&path).chain(usual).map(|folder| folder.join("nft")).find(|nft| nft.is_file());
+        Nft { program: program.unwrap_or_else(|| Path::new("nft").to_owned()) }
+    }
+
+    /// Loads one transaction: all of it, or nothing.
+    ///
+    /// # Errors
+    /// Nothing of the transaction is in the kernel, and why; except that after a timeout it may be.
+    pub fn apply(&self, language: Language, transaction: &str) -> Result<(), NftError> {
+        log::trace!("nft: {transaction}");
+        let mut command = Command::new(&self.program);
+        if language == Language::Json {
+            command.arg("-j");
+        }
+        command.args(["-f", "-"]);
+        let ended = run_with_input(&mut command, transaction.as_bytes(), Instant::now() + DEADLINE)
+            .map_err(|error| NftError::Run(self.program.clone(), error))?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        // The lines after the first quote the input.
+        let words = String::from_utf8_lossy(&ended.stderr);
+        let words = words.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
+        let words = words.trim_start_matches("internal:0:0-0: ").trim_start_matches("Error: ");
+        Err(NftError::Failed(match (words.is_empty(), ended.status.signal()) {
+            (true, Some(signal)) => format!("killed by signal {signal}"),
+            (true, None) => format!("failed without a word ({})", ended.status),
+            (false, _) => words.to_owned(),
+        }))
+    }
+}

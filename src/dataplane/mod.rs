@@ -1,0 +1,10 @@
+//! Everything about packets: which rules there should be, and getting them into the kernel.
+//!
+//! [`plan`] is plain data, [`render`] turns it into nft's JSON as a pure function, [`apply`] runs nft. All three belong to
+//! the engine thread. The kernel's view of the flows is [`flows`], with a thread of its own.
+
+pub mod apply;
+pub mod flows;
+pub mod plan;
+pub mod render;
+pub mod rules;

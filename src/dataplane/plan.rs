@@ -1,0 +1,115 @@
+//! What should be in the kernel, as plain data.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use crate::config::{Config, Protocol};
+use crate::plugin::ColdPath;
+
+/// The longest time that conntrack shows a closed TCP connection for; the kernel's default for TIME_WAIT.
+const LONGEST_TRACE: Duration = Duration::from_secs(120);
+
+/// All rules that there can be. It never changes while the daemon runs; [`State`] says which of them are in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// One per frontend, in the configuration's order.
+    pub frontends: Vec<Rules>,
+}
+
+/// The rules of one frontend.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rules {
+    /// The frontend's name, for people who read the rule set.
+    pub name: String,
+    /// What is matched, with the next field.
+    pub protocol: Protocol,
+    /// The original destination; an unspecified address is any address of this host.
+    pub listen: SocketAddr,
+    /// The new destination.
+    pub endpoint: SocketAddr,
+    /// How long a silent flow lives.
+    pub timeouts: Timeouts,
+    /// What happens to new flows while the target is not active.
+    pub cold: ColdPath,
+}
+
+impl Rules {
+    /// Whether the frontend listens on every address of this host.
+    pub fn is_wildcard(&self) -> bool {
+        self.listen.ip().is_unspecified()
+    }
+
+    /// Whether a flow to `destination` is one of this frontend's.
+    pub fn matches(&self, protocol: Protocol, destination: SocketAddr) -> bool {
+        self.protocol == protocol
+            && self.listen.port() == destination.port()
+            && self.listen.is_ipv4() == destination.is_ipv4()
+            && (self.is_wildcard() || self.listen.ip() == destination.ip())
+    }
+
+    /// Whether clients outside need `route_localnet` and its guard: they are sent to 127.0.0.0/8.
+    pub fn needs_route_localnet(&self) -> bool {
+        let outside = |ip: IpAddr| !ip.is_loopback();
+        matches!(self.endpoint.ip(), IpAddr::V4(ip) if ip.is_loopback()) && outside(self.listen.ip())
+    }
+}
+
+/// For how long conntrack keeps a flow, in the whole seconds that the kernel counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timeouts {
+    /// An established TCP connection, or a UDP flow, after its last packet.
+    pub silent: u32,
+}
+
+impl Timeouts {
+    /// Of a frontend's `flow_timeout`; a begun second counts.
+    pub fn new(flow_timeout: Duration) -> Timeouts {
+        let seconds = flow_timeout.as_secs() + u64::from(flow_timeout.subsec_nanos() > 0);
+        Timeouts { silent: u32::try_from(seconds).unwrap_or(u32::MAX).max(1) }
+    }
+
+    /// A TCP connection in a state that the kernel keeps for `default` seconds: never longer than a silent one.
+    pub fn at_most(self, default: u32) -> u32 {
+        self.silent.min(default)
+    }
+
+    /// A TCP connection that has been closed or reset: for so long it can be seen that, and when, it was.
+    pub fn closed(self) -> u32 {
+        self.at_most(LONGEST_TRACE.as_secs() as u32)
+    }
+}
+
+/// Which of the plan's rules are in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct State {
+    /// The frontends whose cold path is in.
+    pub cold: BTreeSet<usize>,
+    /// The frontends whose DNAT is in.
+    pub active: BTreeSet<usize>,
+}
+
+impl Plan {
+    /// The plan of a configuration; `cold` says what each frontend's plugin wants for its cold path.
+    pub fn new(config: &Config, cold: impl Iterator<Item = ColdPath>) -> Plan {
+        let frontends = config.frontends.iter().zip(cold).map(|(frontend, cold)| Rules {
+            name: frontend.name.clone(),
+            protocol: frontend.protocol,
+            listen: frontend.listen,
+            endpoint: config.endpoint_of(frontend).address,
+            timeouts: Timeouts::new(frontend.flow_timeout),
+            cold,
+        });
+        Plan { frontends: frontends.collect() }
+    }
+
+    /// Whether any frontend sends clients from outside to 127.0.0.0/8.
+    pub fn needs_route_localnet(&self) -> bool {
+        self.frontends.iter().any(Rules::needs_route_localnet)
+    }
+
+    /// Every distinct set of timeouts.
+    pub fn timeouts(&self) -> BTreeSet<Timeouts> {
+        self.frontends.iter().map(|rules| rules.timeouts).collect()
+    }
+}

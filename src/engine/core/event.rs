@@ -1,0 +1,115 @@
+//! What comes into the core and what it wants done.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+/// A target, as its position in the configuration.
+pub type TargetId = usize;
+
+/// A frontend, as its position in the configuration.
+pub type FrontendId = usize;
+
+/// Something that has happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The table is loaded: the frontends can start.
+    Start,
+    /// A client has come to a frontend, or an operator acts for one.
+    Wake {
+        /// Where it came to.
+        frontend: FrontendId,
+        /// Who it is, where that is known.
+        source: Option<SocketAddr>,
+    },
+    /// An operator wants the target warm.
+    WarmTarget(TargetId),
+    /// An operator wants the target drained, in use or not.
+    DrainTarget(TargetId),
+    /// An operator wants the frontend started.
+    StartFrontend(FrontendId),
+    /// An operator wants the frontend stopped.
+    StopFrontend(FrontendId),
+    /// The frontend's sockets are open.
+    FrontendStarted(FrontendId),
+    /// The frontend's sockets could not be opened.
+    FrontendFailed(FrontendId, String),
+    /// The frontend's sockets are closed.
+    FrontendStopped(FrontendId),
+    /// The target answers.
+    TargetReady(TargetId),
+    /// The target's backend has ended by itself, or could not be started.
+    TargetDied(TargetId, String),
+    /// Nothing of the target is left: the last event of a start. The words say what it still lacked when it was stopped
+    /// before it was ready, or what went wrong while it was being stopped.
+    TargetEnded(TargetId, Option<String>),
+    /// All that was wanted of the rules before this event is in the kernel.
+    Applied,
+    /// Nothing of what was wanted of the rules since the last [`Event::Applied`] is in the kernel.
+    ApplyFailed(String),
+    /// The answer to [`Effect::AskFlows`].
+    Flows(FlowReport),
+    /// There is no answer to [`Effect::AskFlows`].
+    FlowsFailed(String),
+    /// The answer to [`Effect::ForgetFlows`].
+    FlowsForgotten(TargetId),
+    /// A deadline of the core has come, or nothing but time has passed.
+    Tick,
+    /// The daemon is to end.
+    Shutdown,
+}
+
+/// Something that is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Start the target; answered by at most one `TargetReady`, at most one `TargetDied`, and exactly one
+    /// `TargetEnded`, in this order. A backend that has died waits for its `StopTarget` before it ends.
+    StartTarget(TargetId),
+    /// Stop a target that has been started; more than once is the same as once.
+    StopTarget(TargetId),
+    /// Open the frontend's sockets; answered by `FrontendStarted` or `FrontendFailed`.
+    StartFrontend(FrontendId),
+    /// Close the frontend's sockets; answered by `FrontendStopped`.
+    StopFrontend(FrontendId),
+    /// Whether new flows to the frontend take its cold path. Answered, with all others of its batch, by `Applied`.
+    SetCold(FrontendId, bool),
+    /// Whether new flows to the frontend are DNATed to its endpoint. Answered like `SetCold`.
+    SetActive(FrontendId, bool),
+    /// Report all DNATed flows; answered by `Flows` or `FlowsFailed`.
+    AskFlows,
+    /// Delete the conntrack entries of the target's flows; answered by `FlowsForgotten`.
+    ForgetFlows(TargetId),
+    /// Delete the conntrack entries of UDP flows to the frontend that bypass its present rules; not answered.
+    ForgetStale(FrontendId),
+    /// Everything has ended.
+    Finished,
+}
+
+/// The DNATed flows at one moment, by target. A target that has none is missing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FlowReport {
+    /// A moment no later than the kernel's answer.
+    pub at: Instant,
+    /// What there is of each target.
+    pub targets: HashMap<TargetId, TargetFlows>,
+}
+
+/// The flows of one target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TargetFlows {
+    /// Living TCP flows: neither closed nor expired. They can end at any moment.
+    pub tcp: u32,
+    /// Living UDP flows.
+    pub udp: u32,
+    /// Until when the last of the UDP flows lives at the least.
+    pub udp_until: Option<Instant>,
+    /// When the last of the TCP flows that have been closed was: not before the first, not after the second.
+    pub closed: Option<(Instant, Instant)>,
+}
+
+impl TargetFlows {
+    /// How many flows are alive.
+    pub fn alive(&self) -> u32 {
+        self.tcp + self.udp
+    }
+}

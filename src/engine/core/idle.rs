@@ -1,0 +1,176 @@
+//! Since when an active target has been idle, and when to look again.
+//!
+//! The kernel is polled, and rarely: a poll is due only when the answer could matter. That works because flows leave
+//! evidence. A closed TCP flow stays in conntrack as TIME_WAIT or CLOSE, and the time it has left says when it was closed
+//! (to the second: the kernel counts whole seconds, so what is known is an interval). A UDP flow cannot end before its
+//! entry's time is over. So between two polls nothing can happen that the second does not show, as long as the second
+//! comes before the evidence is gone.
+
+use std::time::{Duration, Instant};
+
+use super::event::TargetFlows;
+
+/// The shortest time between two polls.
+const SHORTEST: Duration = Duration::from_millis(50);
+
+/// How soon a UDP flow is looked at again whose entry should have expired.
+const EXPIRING: Duration = Duration::from_millis(250);
+
+/// What is known about an active target's use.
+#[derive(Debug)]
+pub(super) struct Idle {
+    timeout: Duration,
+    /// For how long the evidence of an ended flow lasts.
+    trace: Duration,
+    /// When the last flow ended (or the target became ready): not before the first, not after the second.
+    since: (Instant, Instant),
+    /// When the kernel was last asked.
+    looked: Instant,
+    /// What was alive then.
+    alive: TargetFlows,
+}
+
+/// What to do about a target after a poll.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Its idle time is over.
+    Drain,
+    /// Look again then.
+    LookAt(Instant),
+}
+
+impl Idle {
+    /// A target that has become ready just now: its idle clock starts. The traces of its flows last for `trace`.
+    pub(super) fn new(now: Instant, timeout: Duration, trace: Duration) -> Idle {
+        Idle { timeout, trace, since: (now, now), looked: now, alive: TargetFlows::default() }
+    }
+
+    /// When to look for the first time.
+    pub(super) fn first_look(&self) -> Instant {
+        self.since.1 + self.timeout.min(self.longest()).max(SHORTEST)
+    }
+
+    /// The longest time between two looks: short enough for the second to find what ended right after the first.
+    fn longest(&self) -> Duration {
+        self.trace / 4 * 3
+    }
+
+    /// Takes in what a poll has shown of the target at the moment `at`.
+    pub(super) fn observe(&mut self, at: Instant, flows: &TargetFlows) -> Verdict {
+        let before = std::mem::replace(&mut self.alive, *flows);
+        let looked = std::mem::replace(&mut self.looked, at);
+        let news = flows.closed.is_some_and(|(_, latest)| latest > looked);
+        if let Some((earliest, latest)) = flows.closed {
+            // What ended after the last look cannot be the end that was known then; what ended before it can be no other.
+            let bound = if news { self.since.1.max(latest) } else { self.since.1.min(latest) };
+            self.since.0 = self.since.0.max(earliest);
+            self.since.1 = bound.max(self.since.0);
+        }
+        if let Some(traceless) = at.checked_sub(self.trace)
+            && traceless > looked
+        {
+            // This look came late: what ended in between may have left no trace.
+            self.since = (self.since.0, self.since.1.max(traceless));
+        }
+        let traceless = before.udp > 0 || (before.tcp > 0 && !news);
+        if flows.alive() == 0 && traceless {
+            self.since = (at, at);
+        }
+        let look = if flows.tcp > 0 {
+            at + self.timeout
+        } else if flows.udp > 0 {
+            flows.udp_until.unwrap_or(at).max(at + EXPIRING)
+        } else {
+            let (earliest, latest) = (self.since.0 + self.timeout, self.since.1 + self.timeout);
+            if at >= latest {
+                return Verdict::Drain;
+            }
+            // A poll in the middle halves what is not known: the kernel's seconds are cut at another moment there.
+            let middle = earliest + (latest - earliest) / 2;
+            if middle > at + SHORTEST { middle } else { latest }
+        };
+        Verdict::LookAt(look.min(at + self.longest()).max(at + SHORTEST))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A kernel with one TCP flow that is closed at `end` and leaves a trace of 60 s, counted in whole seconds.
+    fn closed_at(end: Instant, at: Instant) -> TargetFlows {
+        if at < end {
+            return TargetFlows { tcp: 1, ..TargetFlows::default() };
+        }
+        let left = (end + 60 * SECOND - at).as_secs();
+        let latest = at - (59 - left.min(59)) as u32 * SECOND;
+        TargetFlows { closed: Some((latest - SECOND, latest.min(at))), ..TargetFlows::default() }
+    }
+
+    /// Follows the verdicts until the drain; returns it and how many polls there were.
+    fn follow(idle: &mut Idle, flows: impl Fn(Instant) -> TargetFlows) -> (Instant, u32) {
+        let mut at = idle.first_look();
+        for polls in 1..1000 {
+            match idle.observe(at, &flows(at)) {
+                Verdict::Drain => return (at, polls),
+                Verdict::LookAt(next) => {
+                    assert!(next > at);
+                    at = next;
+                }
+            }
+        }
+        panic!("it never drains");
+    }
+
+    #[test]
+    fn an_unused_target_drains_when_its_time_is_over_with_one_look() {
+        let ready = Instant::now();
+        let mut idle = Idle::new(ready, 5 * SECOND, 60 * SECOND);
+        assert_eq!(follow(&mut idle, |_| TargetFlows::default()), (ready + 5 * SECOND, 1));
+    }
+
+    #[test]
+    fn a_closed_flow_counts_from_its_close_to_half_a_second() {
+        let ready = Instant::now();
+        for step in 0..400u32 {
+            let end = ready + step * Duration::from_millis(37) + Duration::from_millis(3);
+            let mut idle = Idle::new(ready, 5 * SECOND, 60 * SECOND);
+            let (drained, polls) = follow(&mut idle, |at| closed_at(end, at));
+            let after = drained - end;
+            assert!(after >= 5 * SECOND, "{step}: drained {after:?} after the end");
+            assert!(after <= 6 * SECOND, "{step}: drained {after:?} after the end");
+            assert!(polls <= 8, "{step}: {polls} polls");
+        }
+    }
+
+    #[test]
+    fn a_udp_flow_counts_until_its_entry_is_gone_even_beside_older_traces() {
+        let ready = Instant::now();
+        let (old, end) = (ready + SECOND, ready + 9 * SECOND + Duration::from_millis(400));
+        let mut idle = Idle::new(ready, 5 * SECOND, 60 * SECOND);
+        let (drained, polls) = follow(&mut idle, |at| {
+            let mut flows = closed_at(old, at);
+            if at < end {
+                let left = (end - at).as_secs() as u32;
+                (flows.udp, flows.udp_until) = (1, Some(at + left * SECOND));
+            }
+            flows
+        });
+        let after = drained - end;
+        assert!(after >= 5 * SECOND && after < 6 * SECOND, "{after:?}");
+        assert!(polls < 12, "{polls} polls");
+    }
+
+    #[test]
+    fn a_flow_between_two_looks_restarts_the_clock() {
+        let ready = Instant::now();
+        let mut idle = Idle::new(ready, 300 * SECOND, 60 * SECOND);
+        let end = ready + 200 * SECOND;
+        let (drained, _) = follow(&mut idle, |at| {
+            if at < end - SECOND || at > end + 60 * SECOND { TargetFlows::default() } else { closed_at(end, at) }
+        });
+        assert!(drained >= end + 300 * SECOND && drained <= end + 301 * SECOND);
+    }
+}

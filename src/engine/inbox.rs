@@ -1,0 +1,116 @@
+//! The one way into the engine.
+//!
+//! The channel is bounded, and never full: a frontend has at most one wake and one answer in it, a target at most three
+//! events, and requests are counted. So nobody waits for room, and the engine and the reactor cannot wait for each other.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::core::{Event, FrontendId};
+use super::status::Request;
+
+/// How many requests can wait for the engine; a further one is refused.
+const MOST_REQUESTS: usize = 256;
+
+/// Room for what is not counted by frontend, target or request: signals, and the answers about flows.
+const SPARE: usize = 64;
+
+/// What comes to the engine.
+#[derive(Debug)]
+pub enum Message {
+    /// Something for the core.
+    Event(Event),
+    /// A question or an order from a handler on the reactor.
+    Request {
+        /// Who asks.
+        handler: usize,
+        /// What it calls its question.
+        tag: u64,
+        /// What it wants.
+        request: Request,
+    },
+}
+
+/// The sending side. Clones share all bounds.
+#[derive(Debug, Clone)]
+pub struct Inbox {
+    sender: Sender<Message>,
+    /// Which frontends have a wake under way.
+    wakes: Arc<[AtomicBool]>,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Inbox {
+    /// An inbox for an engine of this size.
+    pub fn new(targets: usize, frontends: usize) -> (Inbox, Receiver<Message>) {
+        let room = 2 * frontends + 3 * targets + MOST_REQUESTS + SPARE;
+        let (sender, receiver) = crossbeam_channel::bounded(room);
+        let wakes = (0..frontends).map(|_| AtomicBool::new(false)).collect();
+        (Inbox { sender, wakes, requests: Arc::default() }, receiver)
+    }
+
+    /// Sends what the bounds above allow for.
+    pub fn send(&self, message: Message) {
+        // The engine is gone only at the end, when nothing matters to it any more.
+        let _ = self.sender.send(message);
+    }
+
+    /// Sends a request, if there is room for one more.
+    pub fn try_send(&self, message: Message) -> bool {
+        let taken = self
+            .requests
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < MOST_REQUESTS).then_some(count + 1));
+        taken.is_ok() && self.sender.try_send(message).is_ok()
+    }
+
+    /// Says that a client has come to a frontend; nothing if that has been said and not been taken in yet.
+    pub fn wake(&self, frontend: FrontendId, source: Option<SocketAddr>) {
+        if self.wakes.get(frontend).is_some_and(|wake| !wake.swap(true, Ordering::Relaxed)) {
+            self.send(Message::Event(Event::Wake { frontend, source }));
+        }
+    }
+
+    /// For the engine: a message has been taken out, so there is room for another of its sort.
+    pub(super) fn taken(&self, message: &Message) {
+        match message {
+            Message::Event(Event::Wake { frontend, .. }) => self.wakes[*frontend].store(false, Ordering::Relaxed),
+            Message::Request { .. } => {
+                self.requests.fetch_sub(1, Ordering::Relaxed);
+            }
+            Message::Event(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_of_wakes_is_one_until_it_is_taken_in() {
+        let (inbox, receiver) = Inbox::new(1, 2);
+        for _ in 0..10_000 {
+            inbox.wake(0, None);
+            inbox.wake(1, None);
+        }
+        assert_eq!(receiver.len(), 2);
+        let message = receiver.recv().expect("there is one");
+        inbox.taken(&message);
+        inbox.wake(0, None);
+        assert_eq!(receiver.len(), 2);
+    }
+
+    #[test]
+    fn requests_beyond_the_bound_are_refused_and_leave_room_for_events() {
+        let (inbox, receiver) = Inbox::new(0, 1);
+        let request = || Message::Request { handler: 0, tag: 0, request: Request::Status };
+        let sent = (0..1000).filter(|_| inbox.try_send(request())).count();
+        assert_eq!(sent, MOST_REQUESTS);
+        inbox.wake(0, None);
+        inbox.taken(&receiver.recv().expect("there is one"));
+        assert!(inbox.try_send(request()) && !inbox.try_send(request()));
+    }
+}

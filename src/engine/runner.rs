@@ -1,0 +1,154 @@
+//! One run of a target, on a thread of its own: start, probe until it is ready, wait, stop.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::core::{Event, TargetId};
+use super::inbox::{Inbox, Message};
+use crate::config::TargetSpec;
+use crate::plugin::{Error, Target, TargetContext};
+use crate::readiness::Prober;
+use crate::system::StopSignal;
+
+/// What a target's thread needs of stack. Its frames are small; plugins that need more can start threads of their own.
+const STACK: usize = 512 * 1024;
+
+/// A target's handler, and its thread while it runs.
+pub(super) struct Runner {
+    id: TargetId,
+    spec: Arc<TargetSpec>,
+    inbox: Inbox,
+    /// Here while no thread has it.
+    handler: Option<Box<dyn Target>>,
+    run: Option<Run>,
+}
+
+struct Run {
+    stop: StopSignal,
+    thread: JoinHandle<Box<dyn Target>>,
+}
+
+impl Runner {
+    pub(super) fn new(id: TargetId, spec: TargetSpec, handler: Box<dyn Target>, inbox: Inbox) -> Runner {
+        Runner { id, spec: Arc::new(spec), inbox, handler: Some(handler), run: None }
+    }
+
+    /// Begins a run. It says `TargetReady` at most once, and `TargetEnded` at its end.
+    pub(super) fn start(&mut self) {
+        if let Err(error) = self.try_start() {
+            self.inbox.send(Message::Event(Event::TargetEnded(self.id, Some(error.to_string()))));
+        }
+    }
+
+    fn try_start(&mut self) -> Result<(), Error> {
+        self.ended();
+        let handler = self.handler.take().ok_or("its last run has not ended")?;
+        let (id, spec, inbox) = (self.id, self.spec.clone(), self.inbox.clone());
+        let stop = match StopSignal::new() {
+            Ok(stop) => stop,
+            Err(error) => {
+                self.handler = Some(handler);
+                return Err(error.into());
+            }
+        };
+        let context = TargetContext { name: spec.name.clone(), stop: stop.clone() };
+        // The handler travels to the thread through a channel, so that it is not lost when there can be no thread.
+        let (give, take) = crossbeam_channel::bounded::<Box<dyn Target>>(1);
+        let body = move || {
+            // The sender sends right after the spawn, or the whole process is ending.
+            let mut handler = take.recv().expect("the handler is sent");
+            let tell = |event| inbox.send(Message::Event(event));
+            let words = catch_unwind(AssertUnwindSafe(|| run(&mut *handler, &context, &spec, id, &tell)))
+                .unwrap_or_else(|_| Some("its handler has panicked".to_owned()));
+            tell(Event::TargetEnded(id, words));
+            handler
+        };
+        let name = format!("target {}", self.spec.name);
+        match std::thread::Builder::new().name(name).stack_size(STACK).spawn(body) {
+            Ok(thread) => {
+                let handler = match give.send(handler) {
+                    Ok(()) => {
+                        self.run = Some(Run { stop, thread });
+                        return Ok(());
+                    }
+                    Err(back) => back.0,
+                };
+                self.handler = Some(handler);
+                Err("its thread has ended at once".into())
+            }
+            Err(error) => {
+                self.handler = Some(handler);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Asks a run to end.
+    pub(super) fn stop(&self) {
+        if let Some(run) = &self.run {
+            run.stop.set();
+        }
+    }
+
+    /// Takes the handler back from a run that has said its `TargetEnded`.
+    pub(super) fn ended(&mut self) {
+        if let Some(run) = self.run.take() {
+            match run.thread.join() {
+                Ok(handler) => self.handler = Some(handler),
+                Err(_) => log::error!("target {}: its thread has panicked, and cannot be started again", self.spec.name),
+            }
+        }
+    }
+}
+
+/// One run, up to where nothing is left. The words are those of `TargetEnded`.
+fn run(
+    handler: &mut dyn Target,
+    context: &TargetContext,
+    spec: &TargetSpec,
+    id: TargetId,
+    tell: &dyn Fn(Event),
+) -> Option<String> {
+    let mut missing = None;
+    let lived = handler.start(context).and_then(|()| {
+        missing = make_ready(handler, context, spec)?;
+        if missing.is_none() {
+            tell(Event::TargetReady(id));
+            while !context.stopping() {
+                handler.wait(context, None)?;
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = lived {
+        tell(Event::TargetDied(id, error.to_string()));
+    }
+    let stopped = handler.stop(context);
+    stopped.err().or(missing).map(|error| error.to_string())
+}
+
+/// Waits until the backend is ready: `None`; or until it is to be stopped: what it still lacked.
+///
+/// # Errors
+/// The backend has ended by itself.
+fn make_ready(
+    handler: &mut dyn Target,
+    context: &TargetContext,
+    spec: &TargetSpec,
+) -> Result<Option<Error>, Error> {
+    let mut prober = Prober::new(&spec.readiness.probe, &spec.endpoints);
+    let began = Instant::now();
+    loop {
+        let missing = match handler.probe(context).unwrap_or_else(|| prober.probe()) {
+            Ok(()) => return Ok(None),
+            Err(missing) => missing,
+        };
+        if context.stopping() {
+            return Ok(Some(missing));
+        }
+        let now = Instant::now();
+        handler.wait(context, Some(now + prober.pause(now - began)))?;
+    }
+}

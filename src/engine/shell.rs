@@ -1,0 +1,293 @@
+//! The thin shell around the core, on the `engine` thread: it receives, calls, and performs.
+//!
+//! It drains its inbox before it runs nft, so that a thousand wakes at once become a few transactions. It blocks on its
+//! inbox until the core's nearest deadline, on nft, and for a moment on the reactor's bounded orders; on nothing else.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::core::{Core, Effect, Event, FrontendPlan, FrontendId, TargetPlan};
+use super::inbox::{Inbox, Message};
+use super::report;
+use super::runner::Runner;
+use super::status::{FrontendState, Reply, Request};
+use crate::config::{Config, Protocol};
+use crate::dataplane::flows::{FlowOrder, FlowOrders};
+use crate::dataplane::plan::State;
+use crate::dataplane::rules::Table;
+use crate::plugin::Target;
+use crate::reactor::{Order, Orders};
+
+/// What the end may take beyond the longest grace time of a target.
+const END_MARGIN: Duration = Duration::from_secs(10);
+
+/// What the daemon does once every frontend has been started.
+type Ready = Box<dyn FnOnce() + Send>;
+
+/// All that the engine works with.
+pub struct Engine {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The targets' handlers, in the configuration's order.
+    pub targets: Vec<Box<dyn Target>>,
+    /// Which frontends keep their targets warm.
+    pub keeps_warm: Vec<bool>,
+    /// Which frontends have a handler on the reactor.
+    pub has_handler: Vec<bool>,
+    /// The loaded table.
+    pub table: Table,
+    /// The way to the flows' thread.
+    pub flows: FlowOrders,
+    /// The way to the reactor.
+    pub orders: Orders,
+    /// For the threads that the engine starts.
+    pub inbox: Inbox,
+    /// What comes in.
+    pub receiver: Receiver<Message>,
+    /// Called once, when every frontend runs or has failed for the first time.
+    pub ready: Ready,
+}
+
+impl Engine {
+    /// Starts the engine's thread. It ends after [`Event::Shutdown`], having taken the table out of the kernel and told the
+    /// reactor and the flows' thread to end.
+    ///
+    /// # Errors
+    /// No thread could be had.
+    pub fn spawn(self) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("engine".to_owned()).spawn(move || Shell::new(self).run())
+    }
+}
+
+struct Shell {
+    config: Arc<Config>,
+    core: Core,
+    runners: Vec<Runner>,
+    has_handler: Vec<bool>,
+    table: Table,
+    /// What the core wants in force.
+    wanted: State,
+    /// What is in force, as far as is known.
+    applied: State,
+    /// UDP frontends whose stale flows are to be deleted.
+    stale: Vec<FrontendId>,
+    flows: FlowOrders,
+    orders: Orders,
+    inbox: Inbox,
+    receiver: Receiver<Message>,
+    /// Events that the shell itself has for the core.
+    own: VecDeque<Event>,
+    ready: Option<Ready>,
+    /// When the end is given up on, once it has begun.
+    patience: Option<Instant>,
+    grace: Duration,
+    finished: bool,
+}
+
+impl Shell {
+    fn new(engine: Engine) -> Shell {
+        let config = engine.config;
+        let timeouts = |target| {
+            let frontends = config.frontends.iter().zip(&engine.table.plan().frontends);
+            frontends.filter(move |(frontend, _)| frontend.target == target).map(|(_, rules)| rules.timeouts.closed())
+        };
+        let targets = config.targets.iter().zip(&engine.targets).enumerate().map(|(id, (spec, handler))| TargetPlan {
+            name: spec.name.clone(),
+            idle_timeout: spec.idle_timeout,
+            ready_deadline: spec.readiness.deadline,
+            trace: Duration::from_secs(timeouts(id).min().unwrap_or(1).into()),
+            external: handler.external(),
+        });
+        let frontends = config.frontends.iter().zip(&engine.keeps_warm).map(|(spec, keeps_warm)| FrontendPlan {
+            name: spec.name.clone(),
+            target: spec.target,
+            keeps_warm: *keeps_warm,
+        });
+        let core = Core::new(targets.collect(), frontends.collect());
+        let grace = engine.targets.iter().map(|target| target.stop_grace()).max().unwrap_or_default();
+        let specs = config.targets.iter().cloned().zip(engine.targets).enumerate();
+        let runners = specs.map(|(id, (spec, handler))| Runner::new(id, spec, handler, engine.inbox.clone())).collect();
+        Shell {
+            core,
+            runners,
+            has_handler: engine.has_handler,
+            table: engine.table,
+            wanted: State::default(),
+            applied: State::default(),
+            stale: Vec::new(),
+            flows: engine.flows,
+            orders: engine.orders,
+            inbox: engine.inbox,
+            receiver: engine.receiver,
+            own: VecDeque::from([Event::Start]),
+            ready: Some(engine.ready),
+            patience: None,
+            grace,
+            finished: false,
+            config,
+        }
+    }
+
+    fn run(mut self) {
+        while !self.finished {
+            self.settle();
+            if self.finished {
+                break;
+            }
+            let deadline = self.core.next_deadline().into_iter().chain(self.patience).min();
+            match self.receive(deadline) {
+                Ok(Some(message)) => self.take(message),
+                Ok(None) => self.tick(),
+                Err(()) => break,
+            }
+            while let Ok(message) = self.receiver.try_recv() {
+                self.inbox.taken(&message);
+                self.take(message);
+            }
+        }
+        self.runners.iter_mut().for_each(Runner::ended);
+        if let Err(error) = self.table.remove() {
+            log::error!("the rules could not be removed: {error}");
+        }
+        self.flows.send(FlowOrder::End);
+        self.orders.send(Order::End);
+    }
+
+    /// Waits for a message; `None` when the deadline has come.
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Message>, ()> {
+        let message = match deadline {
+            None => self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(at) => self.receiver.recv_deadline(at),
+        };
+        match message {
+            Ok(message) => {
+                self.inbox.taken(&message);
+                Ok(Some(message))
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(()),
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Event(event) => self.give(event),
+            Message::Request { handler, tag, request } => {
+                let reply = self.answer(request);
+                self.orders.send(Order::Reply { handler, tag, reply });
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.patience.is_some_and(|at| at <= Instant::now()) {
+            log::error!("something does not end; giving up on it");
+            self.finished = true;
+        }
+        self.give(Event::Tick);
+    }
+
+    /// Hands the core an event and performs what it wants done.
+    fn give(&mut self, event: Event) {
+        match &event {
+            Event::TargetEnded(id, _) => self.runners[*id].ended(),
+            Event::Shutdown if self.patience.is_none() => self.patience = Some(Instant::now() + self.grace + END_MARGIN),
+            _ => {}
+        }
+        let mut effects = Vec::new();
+        self.core.handle(Instant::now(), event, &mut effects);
+        effects.into_iter().for_each(|effect| self.perform(effect));
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::StartTarget(id) => self.runners[id].start(),
+            Effect::StopTarget(id) => self.runners[id].stop(),
+            Effect::StartFrontend(id) if self.has_handler[id] => self.orders.send(Order::Start(id)),
+            Effect::StartFrontend(id) => self.own.push_back(Event::FrontendStarted(id)),
+            Effect::StopFrontend(id) if self.has_handler[id] => self.orders.send(Order::Stop(id)),
+            Effect::StopFrontend(id) => self.own.push_back(Event::FrontendStopped(id)),
+            Effect::SetCold(id, true) => _ = self.wanted.cold.insert(id),
+            Effect::SetCold(id, false) => _ = self.wanted.cold.remove(&id),
+            Effect::SetActive(id, true) => _ = self.wanted.active.insert(id),
+            Effect::SetActive(id, false) => _ = self.wanted.active.remove(&id),
+            Effect::AskFlows => self.flows.send(FlowOrder::Ask),
+            Effect::ForgetFlows(id) => self.flows.send(FlowOrder::Forget(id)),
+            Effect::ForgetStale(id) if self.config.frontends[id].protocol == Protocol::Udp => self.stale.push(id),
+            Effect::ForgetStale(_) => {}
+            Effect::Finished => self.finished = true,
+        }
+    }
+
+    /// Brings everything that is under way in the shell itself to rest: its own events, and the rules.
+    fn settle(&mut self) {
+        loop {
+            while let Some(event) = self.own.pop_front() {
+                self.give(event);
+            }
+            if self.applied != self.wanted {
+                let began = Instant::now();
+                let result = self.table.apply(&self.wanted);
+                log::debug!("rules: {} active, {} cold, in {:.1?}", self.wanted.active.len(), self.wanted.cold.len(), began.elapsed());
+                match result {
+                    Ok(()) => {
+                        self.applied = self.wanted.clone();
+                        self.own.push_back(Event::Applied);
+                    }
+                    Err(error) => {
+                        log::error!("the rules could not be loaded: {error}");
+                        self.give(Event::ApplyFailed(error.to_string()));
+                        break;
+                    }
+                }
+            } else if self.core.awaits_rules() {
+                self.own.push_back(Event::Applied);
+            }
+            if self.own.is_empty() {
+                break;
+            }
+        }
+        if !self.stale.is_empty() {
+            self.flows.send(FlowOrder::ForgetStale(std::mem::take(&mut self.stale)));
+        }
+        self.tell_when_ready();
+    }
+
+    fn tell_when_ready(&mut self) {
+        let started = |id| self.core.frontend(id).0 != FrontendState::Starting;
+        if self.ready.is_some() && (0..self.config.frontends.len()).all(started) {
+            self.ready.take().into_iter().for_each(|ready| ready());
+        }
+    }
+
+    fn answer(&mut self, request: Request) -> Reply {
+        let targets = &self.config.targets;
+        let frontends = &self.config.frontends;
+        let target = |name: &str| targets.iter().position(|target| target.name == name);
+        let frontend = |name: &str| frontends.iter().position(|frontend| frontend.name == name);
+        let (kind, event, name) = match request {
+            Request::Status => return Reply::Status(Box::new(report::status(&self.config, &self.core))),
+            Request::WarmTarget(name) => ("target", target(&name).map(Event::WarmTarget), name),
+            Request::DrainTarget(name) => ("target", target(&name).map(Event::DrainTarget), name),
+            Request::StartFrontend(name) => ("frontend", frontend(&name).map(Event::StartFrontend), name),
+            Request::StopFrontend(name) => ("frontend", frontend(&name).map(Event::StopFrontend), name),
+            Request::WakeFrontend(name) => {
+                let wake = |frontend| Event::Wake { frontend, source: None };
+                ("frontend", frontend(&name).map(wake), name)
+            }
+        };
+        match event {
+            None => Reply::Refused(format!("there is no {kind} {name:?}")),
+            Some(_) if self.core.closing() => Reply::Refused("the daemon is ending".to_owned()),
+            Some(event) => {
+                self.own.push_back(event);
+                Reply::Done
+            }
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The built-in plugins. A folder here is a key that `plugins.yaml` may name.
+
+pub mod ctl;
+pub mod r#static;

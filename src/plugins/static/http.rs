@@ -1,0 +1,380 @@
+//! `static:http`: a frontend that answers cold clients with a page, and wakes the target with each request for it.
+//!
+//! It says `Connection: close`, so that the client's next request is a new flow, and finds the backend once that is warm.
+//! Everything is bounded: the size of a request's head, the time that a connection may take, and how many there are; a
+//! connection too many costs the oldest one its place.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mio::Interest;
+use mio::net::{TcpListener, TcpStream};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
+
+use crate::config::{FrontendSpec, Protocol, Section};
+use crate::plugin::{ColdPath, Error, Frontend, Handler, Io, Readiness};
+
+/// The longest head of a request.
+const LONGEST_HEAD: usize = 8 * 1024;
+
+/// The most headers of a request.
+const MOST_HEADERS: usize = 64;
+
+/// How long a connection may take, from its acceptance to its end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many connections a frontend serves at once.
+const MOST_CONNECTIONS: usize = 256;
+
+/// How many connections the kernel keeps until they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// How long to wait before accepting again when there is no descriptor left.
+const SHORTAGE: Duration = Duration::from_millis(100);
+
+/// The listener's key; connections count up from the next.
+const LISTENER: usize = 0;
+
+/// Reads the options `content` and `endpoint`.
+pub(super) fn frontend(spec: &FrontendSpec, options: &mut Section<'_>) -> Option<Frontend> {
+    let content: Option<String> = options.required("content");
+    let endpoint = options.optional("endpoint").unwrap_or_else(|| "/".to_owned());
+    if !endpoint.starts_with('/') {
+        options.problem("endpoint", format_args!("{endpoint:?} is not a path: it starts with a slash"));
+    }
+    if spec.protocol != Protocol::Tcp {
+        options.problem("", "static:http speaks HTTP, so the frontend's protocol is tcp");
+    }
+    let page = Page { content: content?, path: endpoint };
+    let handler = Http { listen: spec.listen, page, listener: None, connections: BTreeMap::new(), next: LISTENER + 1, retry: None };
+    (!options.failed()).then(|| Frontend {
+        cold: ColdPath::Local,
+        keeps_warm: false,
+        handler: Some(Box::new(handler)),
+    })
+}
+
+/// What is served, and where.
+struct Page {
+    content: String,
+    path: String,
+}
+
+struct Http {
+    listen: SocketAddr,
+    page: Page,
+    listener: Option<TcpListener>,
+    /// By key, and so by age.
+    connections: BTreeMap<usize, Connection>,
+    next: usize,
+    /// When to accept again after a shortage of descriptors.
+    retry: Option<Instant>,
+}
+
+struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    expires: Instant,
+    state: State,
+}
+
+enum State {
+    /// The head of the request, as far as it has come.
+    Reading(Vec<u8>),
+    /// What is still to be written.
+    Writing(Vec<u8>, usize),
+    /// The answer is out. Closing before the client has would reset the connection, and could cost it the answer.
+    Lingering,
+}
+
+/// What is to become of a connection.
+#[derive(PartialEq, Eq)]
+enum Next {
+    Keep,
+    Close,
+}
+
+impl Handler for Http {
+    fn start(&mut self, io: &mut Io<'_>) -> Result<(), Error> {
+        let mut listener = listen(self.listen).map_err(|error| format!("cannot listen on {}: {error}", self.listen))?;
+        io.register(&mut listener, LISTENER, Interest::READABLE)?;
+        self.listener = Some(listener);
+        Ok(())
+    }
+
+    fn stop(&mut self, io: &mut Io<'_>) {
+        while let Some(key) = self.connections.keys().next().copied() {
+            self.close(io, key);
+        }
+        if let Some(mut listener) = self.listener.take() {
+            io.deregister(&mut listener, LISTENER);
+        }
+        self.retry = None;
+    }
+
+    fn ready(&mut self, io: &mut Io<'_>, key: usize, _readiness: Readiness) {
+        if key == LISTENER {
+            return self.accept(io);
+        }
+        let Some(connection) = self.connections.get_mut(&key) else { return };
+        if connection.go_on(&self.page, io) == Next::Close {
+            self.close(io, key);
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let oldest = self.connections.values().next().map(|connection| connection.expires);
+        oldest.into_iter().chain(self.retry).min()
+    }
+
+    fn timeout(&mut self, io: &mut Io<'_>) {
+        let now = io.now();
+        while let Some((key, connection)) = self.connections.first_key_value()
+            && connection.expires <= now
+        {
+            let key = *key;
+            self.close(io, key);
+        }
+        if self.retry.take_if(|at| *at <= now).is_some() {
+            self.accept(io);
+        }
+    }
+}
+
+impl Http {
+    fn accept(&mut self, io: &mut Io<'_>) {
+        while let Some(listener) = &self.listener {
+            match listener.accept() {
+                Ok((stream, peer)) => self.admit(io, stream, peer),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if is_about_one_connection(&error) => {}
+                Err(error) => {
+                    log::warn!("cannot accept a connection on {}: {error}", self.listen);
+                    if let Some(oldest) = self.connections.keys().next().copied() {
+                        self.close(io, oldest);
+                    }
+                    self.retry = Some(io.now() + SHORTAGE);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, io: &mut Io<'_>, mut stream: TcpStream, peer: SocketAddr) {
+        if self.connections.len() >= MOST_CONNECTIONS
+            && let Some(oldest) = self.connections.keys().next().copied()
+        {
+            self.close(io, oldest);
+        }
+        let key = self.next;
+        self.next += 1;
+        if let Err(error) = io.register(&mut stream, key, Interest::READABLE | Interest::WRITABLE) {
+            return log::warn!("cannot watch a connection on {}: {error}", self.listen);
+        }
+        let expires = io.now() + PATIENCE;
+        let mut connection = Connection { stream, peer, expires, state: State::Reading(Vec::new()) };
+        // Its request is often there already.
+        let next = connection.go_on(&self.page, io);
+        self.connections.insert(key, connection);
+        if next == Next::Close {
+            self.close(io, key);
+        }
+    }
+
+    fn close(&mut self, io: &mut Io<'_>, key: usize) {
+        if let Some(mut connection) = self.connections.remove(&key) {
+            io.deregister(&mut connection.stream, key);
+        }
+    }
+}
+
+impl Connection {
+    /// Reads, answers and writes as far as that goes without waiting.
+    fn go_on(&mut self, page: &Page, io: &mut Io<'_>) -> Next {
+        loop {
+            let step = match &mut self.state {
+                State::Reading(head) => read_head(&mut self.stream, head).map(|complete| {
+                    complete.map(|()| {
+                        let (answer, wakes) = answer(page, head);
+                        if wakes {
+                            io.wake(Some(self.peer));
+                        }
+                        State::Writing(answer, 0)
+                    })
+                }),
+                State::Writing(answer, written) => write_rest(&mut self.stream, answer, written).and_then(|complete| {
+                    complete
+                        .map(|()| {
+                            self.stream.shutdown(std::net::Shutdown::Write)?;
+                            Ok(State::Lingering)
+                        })
+                        .transpose()
+                }),
+                State::Lingering => match read_away(&mut self.stream) {
+                    Ok(()) => return Next::Close,
+                    Err(error) => Err(error),
+                },
+            };
+            match step {
+                Ok(Some(state)) => self.state = state,
+                Ok(None) => return Next::Close,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Keep,
+                Err(_) => return Next::Close,
+            }
+        }
+    }
+}
+
+/// Reads a request's head; `None` if the client closes before it is complete.
+fn read_head(stream: &mut TcpStream, head: &mut Vec<u8>) -> io::Result<Option<()>> {
+    let mut buffer = [0; 2048];
+    loop {
+        let read = match stream.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        if read == 0 {
+            return Ok(None);
+        }
+        let searched = head.len().saturating_sub(3);
+        head.extend_from_slice(&buffer[..read]);
+        let complete = head[searched..].windows(4).any(|end| end == b"\r\n\r\n") || head[searched..].windows(2).any(|end| end == b"\n\n");
+        if complete || head.len() > LONGEST_HEAD {
+            return Ok(Some(()));
+        }
+    }
+}
+
+fn write_rest(stream: &mut TcpStream, answer: &[u8], written: &mut usize) -> io::Result<Option<()>> {
+    while *written < answer.len() {
+        match stream.write(&answer[*written..]) {
+            Ok(0) => return Ok(None),
+            Ok(more) => *written += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(()))
+}
+
+/// Reads and forgets until the client closes.
+fn read_away(stream: &mut TcpStream) -> io::Result<()> {
+    let mut buffer = [0; 2048];
+    // A client that never stops sending has had its answer; the connection's time bounds it.
+    for _ in 0..64 {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => _ = read?,
+        }
+    }
+    Ok(())
+}
+
+/// The answer to a request, and whether it wakes the target.
+fn answer(page: &Page, head: &[u8]) -> (Vec<u8>, bool) {
+    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let parsed = request.parse(head);
+    let (method, target) = match (parsed, request.method, request.path) {
+        (Ok(httparse::Status::Complete(_)), Some(method), Some(target)) => (method, target),
+        (Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders), ..) => {
+            return (response("431 Request Header Fields Too Large", "", "the request's head is too large\n", true), false);
+        }
+        _ => return (response("400 Bad Request", "", "this is not HTTP\n", true), false),
+    };
+    let body = method != "HEAD";
+    if path_of(target) != page.path {
+        return (response("404 Not Found", "", "there is nothing here\n", body), false);
+    }
+    match method {
+        "GET" | "HEAD" => (response("200 OK", "", &page.content, body), true),
+        _ => (response("405 Method Not Allowed", "Allow: GET, HEAD\r\n", "only GET and HEAD\n", true), true),
+    }
+}
+
+/// The path of a request's target, without its query; of `http://host/path` too (RFC 9112, section 3.2).
+fn path_of(target: &str) -> &str {
+    let path = match target.strip_prefix("http://").or_else(|| target.strip_prefix("https://")) {
+        Some(rest) => rest.find('/').map_or("/", |start| &rest[start..]),
+        None => target,
+    };
+    path.split(['?', '#']).next().unwrap_or(path)
+}
+
+fn response(status: &str, more: &str, content: &str, body: bool) -> Vec<u8> {
+    let kind = if content.trim_start().starts_with('<') { "text/html" } else { "text/plain" };
+    let length = content.len();
+    let content = if body { content } else { "" };
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}; charset=utf-8\r\nContent-Length: {length}\r\n\
+         Cache-Control: no-store\r\n{more}Connection: close\r\n\r\n{content}"
+    )
+    .into_bytes()
+}
+
+/// A listener that leaves the other address family's port alone.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(TcpListener::from_std(std::net::TcpListener::from(socket)))
+}
+
+/// Whether an error of accept(2) belongs to the one connection that could not be accepted.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as E;
+    matches!(
+        error.kind(),
+        E::ConnectionAborted | E::ConnectionReset | E::Interrupted | E::NetworkDown | E::NetworkUnreachable | E::HostUnreachable
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(head: &str) -> (String, bool) {
+        let page = Page { content: "wait\n".to_owned(), path: "/wake".to_owned() };
+        let (answer, wakes) = answer(&page, head.as_bytes());
+        (String::from_utf8(answer).expect("text"), wakes)
+    }
+
+    #[test]
+    fn answers_by_path_and_method() {
+        let cases = [
+            ("GET /wake HTTP/1.1\r\nHost: x\r\n\r\n", "200 OK", true),
+            ("GET /wake?x=1 HTTP/1.0\r\n\r\n", "200 OK", true),
+            ("GET http://example.org/wake HTTP/1.1\r\n\r\n", "200 OK", true),
+            ("HEAD /wake HTTP/1.1\r\n\r\n", "200 OK", true),
+            ("POST /wake HTTP/1.1\r\nContent-Length: 3\r\n\r\n", "405 Method Not Allowed", true),
+            ("GET / HTTP/1.1\r\n\r\n", "404 Not Found", false),
+            ("GET /wake/ HTTP/1.1\r\n\r\n", "404 Not Found", false),
+            ("DELETE / HTTP/1.1\r\n\r\n", "404 Not Found", false),
+            ("OPTIONS * HTTP/1.1\r\n\r\n", "404 Not Found", false),
+            ("\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n", "400 Bad Request", false),
+            ("GET /wake HTTP/1.1\r\nX: ", "431 Request Header Fields Too Large", false),
+        ];
+        for (head, status, wakes) in cases {
+            let (answer, woke) = ask(head);
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{head:?}: {answer:?}");
+            assert!(answer.contains("\r\nConnection: close\r\n"), "{head:?}");
+            assert_eq!(woke, wakes, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_to_head_has_the_length_and_not_the_content() {
+        let (answer, _) = ask("HEAD /wake HTTP/1.1\r\n\r\n");
+        assert!(answer.contains("\r\nContent-Length: 5\r\n") && answer.ends_with("\r\n\r\n"));
+        assert!(ask("GET /wake HTTP/1.1\r\n\r\n").0.ends_with("\r\n\r\nwait\n"));
+    }
+}

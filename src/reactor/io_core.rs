@@ -1,0 +1,121 @@
+//! What handlers reach through [`crate::plugin::Io`].
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use mio::event::Source;
+use mio::{Interest, Registry, Token};
+
+use crate::engine::{Inbox, Message, Request};
+
+/// The token of the engine's waker.
+pub(super) const WAKER: Token = Token(usize::MAX);
+
+/// The token of the signals.
+pub(super) const SIGNALS: Token = Token(usize::MAX - 1);
+
+/// The reactor's registrations, and the way to the engine.
+pub struct IoCore {
+    registry: Registry,
+    /// Which handler, and which of its keys, a token stands for.
+    tokens: Vec<Option<(usize, usize)>>,
+    free: Vec<usize>,
+    index: BTreeMap<(usize, usize), usize>,
+    now: Instant,
+    pub(super) inbox: Inbox,
+    refused: Vec<(usize, u64)>,
+}
+
+impl IoCore {
+    pub(super) fn new(registry: Registry, inbox: Inbox) -> IoCore {
+        let now = Instant::now();
+        IoCore {
+            registry,
+            tokens: Vec::new(),
+            free: Vec::new(),
+            index: BTreeMap::new(),
+            now,
+            inbox,
+            refused: Vec::new(),
+        }
+    }
+
+    pub(super) fn begin_round(&mut self) {
+        self.now = Instant::now();
+    }
+
+    pub(super) fn owner(&self, token: Token) -> Option<(usize, usize)> {
+        *self.tokens.get(token.0)?
+    }
+
+    pub(super) fn next_refused(&mut self) -> Option<(usize, u64)> {
+        self.refused.pop()
+    }
+
+    /// Forgets all keys of a handler that has been stopped.
+    pub(super) fn forget(&mut self, owner: usize) {
+        let keys: Vec<_> = self.index.range((owner, 0)..=(owner, usize::MAX)).map(|(key, _)| *key).collect();
+        keys.into_iter().for_each(|key| self.release(key));
+    }
+
+    fn release(&mut self, key: (usize, usize)) {
+        if let Some(token) = self.index.remove(&key) {
+            self.tokens[token] = None;
+            self.free.push(token);
+        }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.now
+    }
+
+    pub(crate) fn register(
+        &mut self,
+        owner: usize,
+        source: &mut impl Source,
+        key: usize,
+        interest: Interest,
+    ) -> io::Result<()> {
+        if self.index.contains_key(&(owner, key)) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let token = self.free.last().copied().unwrap_or(self.tokens.len());
+        self.registry.register(source, Token(token), interest)?;
+        if self.free.pop().is_none() {
+            self.tokens.push(None);
+        }
+        self.tokens[token] = Some((owner, key));
+        self.index.insert((owner, key), token);
+        Ok(())
+    }
+
+    pub(crate) fn reregister(
+        &mut self,
+        owner: usize,
+        source: &mut impl Source,
+        key: usize,
+        interest: Interest,
+    ) -> io::Result<()> {
+        let token = self.index.get(&(owner, key)).ok_or(io::ErrorKind::NotFound)?;
+        self.registry.reregister(source, Token(*token), interest)
+    }
+
+    pub(crate) fn deregister(&mut self, owner: usize, source: &mut impl Source, key: usize) {
+        if let Err(error) = self.registry.deregister(source) {
+            log::debug!("cannot deregister a source: {error}");
+        }
+        self.release((owner, key));
+    }
+
+    pub(crate) fn wake(&mut self, owner: usize, source: Option<SocketAddr>) {
+        self.inbox.wake(owner, source);
+    }
+
+    pub(crate) fn request(&mut self, owner: usize, tag: u64, request: Request) {
+        if !self.inbox.try_send(Message::Request { handler: owner, tag, request }) {
+            self.refused.push((owner, tag));
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! System signals, as events of the reactor.
+
+use std::fmt;
+use std::io::{self, Read};
+
+use mio::net::UnixStream;
+use mio::{Interest, Registry, Token};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::low_level::pipe;
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM: the daemon is to end.
+    Terminate,
+    /// SIGINT: the daemon is to end.
+    Interrupt,
+    /// SIGHUP: the log file has been moved away and is to be opened anew.
+    Reopen,
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Signal::Terminate => "SIGTERM",
+            Signal::Interrupt => "SIGINT",
+            Signal::Reopen => "SIGHUP",
+        })
+    }
+}
+
+/// The signals that have come and were not taken yet. Each comes as a byte through a socket pair of its own.
+pub struct Signals(Vec<(Signal, UnixStream)>);
+
+impl Signals {
+    /// Catches the signals from now on.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub(super) fn register(registry: &Registry, token: Token) -> io::Result<Signals> {
+        let mut all = Vec::new();
+        for (signal, number) in
+            [(Signal::Terminate, SIGTERM), (Signal::Interrupt, SIGINT), (Signal::Reopen, SIGHUP)]
+        {
+            let (read, write) = std::os::unix::net::UnixStream::pair()?;
+            write.set_nonblocking(true)?;
+            read.set_nonblocking(true)?;
+            pipe::register(number, write)?;
+            let mut read = UnixStream::from_std(read);
+            registry.register(&mut read, token, Interest::READABLE)?;
+            all.push((signal, read));
+        }
+        Ok(Signals(all))
+    }
+
+    /// Takes the next signal.
+    pub(super) fn next(&mut self) -> Option<Signal> {
+        let mut byte = [0];
+        self.0.iter_mut().find_map(|(signal, read)| matches!(read.read(&mut byte), Ok(1)).then_some(*signal))
+    }
+}

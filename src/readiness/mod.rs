@@ -1,0 +1,101 @@
+//! Does the backend answer? Asked often at first, then less and less, until it does; never again afterwards.
+//!
+//! Runs on the target's own thread. Nothing here is asked of a backend that is routed to: from then on the kernel and the
+//! handler say whether it lives.
+
+mod http;
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::config::{Endpoint, Probe, Protocol};
+use crate::netlink::{route, sock_diag};
+use crate::plugin::Error;
+
+/// How long one question to a backend may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Asks the endpoints of one target.
+pub(crate) struct Prober<'a> {
+    endpoints: Vec<(&'a Endpoint, Question<'a>)>,
+    diag: Option<sock_diag::Diag>,
+}
+
+/// What is asked of one endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Question<'a> {
+    /// Is a socket of this host bound to it?
+    Bound,
+    /// Does it accept a connection?
+    Connect,
+    /// Does it answer a request?
+    Http(&'a str),
+}
+
+impl<'a> Prober<'a> {
+    pub(crate) fn new(probe: &'a Probe, endpoints: &'a [Endpoint]) -> Prober<'a> {
+        let endpoints = endpoints.iter().filter_map(|endpoint| Some((endpoint, question(probe, endpoint)?))).collect();
+        Prober { endpoints, diag: None }
+    }
+
+    /// Asks each endpoint until one is not ready.
+    ///
+    /// # Errors
+    /// Which endpoint is not ready, and what it lacks.
+    pub(crate) fn probe(&mut self) -> Result<(), Error> {
+        for (endpoint, question) in &self.endpoints {
+            let missing = |what: &dyn std::fmt::Display| {
+                format!("endpoint {:?}: {} {}: {what}", endpoint.name, endpoint.protocol, endpoint.address)
+            };
+            match question {
+                Question::Bound => match bound(&mut self.diag, endpoint.protocol, endpoint.address) {
+                    Ok(true) => {}
+                    Ok(false) => return Err(missing(&"no socket is bound to it").into()),
+                    Err(error) => return Err(missing(&format_args!("cannot ask the kernel: {error}")).into()),
+                },
+                Question::Connect => {
+                    TcpStream::connect_timeout(&endpoint.address, PATIENCE).map_err(|error| missing(&error))?;
+                }
+                Question::Http(path) => http::get(endpoint.address, path, PATIENCE).map_err(|error| missing(&error))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// How long to wait before the next question, when the target has been starting for `elapsed`: a small part of that, so
+    /// that a slow backend is not asked a thousand times and a quick one is not waited for.
+    pub(crate) fn pause(&self, elapsed: Duration) -> Duration {
+        if self.endpoints.iter().all(|(_, question)| *question == Question::Bound) {
+            (elapsed / 50).clamp(Duration::from_millis(1), Duration::from_millis(100))
+        } else {
+            (elapsed / 20).clamp(Duration::from_millis(5), Duration::from_millis(500))
+        }
+    }
+}
+
+fn question<'a>(probe: &'a Probe, endpoint: &Endpoint) -> Option<Question<'a>> {
+    let tcp = endpoint.protocol == Protocol::Tcp;
+    match probe {
+        Probe::None => None,
+        Probe::Bound => Some(Question::Bound),
+        Probe::Connect => tcp.then_some(Question::Connect),
+        Probe::Http { path } => tcp.then_some(Question::Http(path)),
+        Probe::Auto => match route::is_local(endpoint.address.ip()) {
+            Ok(true) => Some(Question::Bound),
+            Ok(false) => tcp.then_some(Question::Connect),
+            Err(error) => {
+                log::warn!("endpoint {:?}: cannot tell whether it is on this host: {error}", endpoint.name);
+                tcp.then_some(Question::Connect)
+            }
+        },
+    }
+}
+
+fn bound(diag: &mut Option<sock_diag::Diag>, protocol: Protocol, address: SocketAddr) -> io::Result<bool> {
+    let diag = match diag {
+        Some(diag) => diag,
+        None => diag.insert(sock_diag::Diag::open()?),
+    };
+    sock_diag::bound(diag, protocol, address)
+}

@@ -1,0 +1,170 @@
+//! Finds and ends processes of a command, wherever they have gone.
+//!
+//! A command's processes are known by their process group, and by a variable in their environment that children inherit.
+//! The variable finds those that have left the group (daemons do), and, after a crash of ours, those that a dead daemon
+//! has left behind: nothing needs to be recorded anywhere, since the record is in the processes themselves.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::linux::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+/// The variable that marks a command's processes. Its value is [`Mark`]'s text.
+pub const VARIABLE: &str = "PROXYGW_RUN";
+
+/// What is read of a process's environment at the most; the variable comes early, since we set it ourselves.
+const MOST_ENVIRONMENT: u64 = 256 * 1024;
+
+/// How long to wait for killed processes to be gone.
+const KILLED: Duration = Duration::from_secs(2);
+
+/// Which processes are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// `NAMESPACE.` for all commands of a network namespace, or `NAMESPACE.DAEMON.RUN` for one run.
+    text: String,
+}
+
+impl Mark {
+    /// The commands of whichever daemon runs in this network namespace.
+    ///
+    /// # Errors
+    /// There is no `/proc`.
+    pub fn of_namespace() -> io::Result<Mark> {
+        Ok(Mark { text: format!("{}.", std::fs::metadata("/proc/self/ns/net")?.st_ino()) })
+    }
+
+    /// One run of one command of this daemon.
+    pub fn of_run(&self, run: u64) -> Mark {
+        Mark { text: format!("{}{}.{run}", self.text, std::process::id()) }
+    }
+
+    /// The variable's value.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether a process's environment has the mark.
+    fn is_in(&self, environment: &[u8]) -> bool {
+        environment.split(|byte| *byte == 0).any(|variable| {
+            let value = variable.strip_prefix(VARIABLE.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));
+            let rest = value.and_then(|value| value.strip_prefix(self.text.as_bytes()));
+            rest.is_some_and(|rest| self.text.ends_with('.') || rest.is_empty())
+        })
+    }
+}
+
+/// The living processes that have the mark, or are in the process group; never this process or one of its ancestors.
+///
+/// # Errors
+/// There is no `/proc`.
+pub fn find(mark: &Mark, group: Option<Pid>) -> io::Result<Vec<Pid>> {
+    let ours = ancestors();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| Pid::from_raw(name.parse().ok()?)) else { continue };
+        // A process that ends meanwhile cannot be read any more, which is as good.
+        let Some(stat) = Stat::of(pid) else { continue };
+        let member = group.is_some_and(|group| stat.group == group.as_raw_pid()) || has_mark(pid, mark);
+        if stat.alive && member && !ours.contains(&pid) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+/// Sends a signal to each of the marked processes that are there.
+///
+/// # Errors
+/// There is no `/proc`.
+pub fn signal(mark: &Mark, group: Option<Pid>, signal: Signal) -> io::Result<usize> {
+    let found = find(mark, group)?;
+    for pid in &found {
+        // The descriptor holds the process: what is checked now is what is signalled.
+        if let Ok(pidfd) = pidfd_open(*pid, PidfdFlags::empty())
+            && (has_mark(*pid, mark) || Stat::of(*pid).is_some_and(|stat| group.is_some_and(|g| stat.group == g.as_raw_pid())))
+        {
+            let _ = pidfd_send_signal(pidfd.as_fd(), signal);
+        }
+    }
+    Ok(found.len())
+}
+
+/// Kills all that have the mark until there is none; returns how many there were.
+///
+/// # Errors
+/// There is no `/proc`, or some do not die.
+pub fn kill_all(mark: &Mark, group: Option<Pid>) -> io::Result<usize> {
+    let deadline = Instant::now() + KILLED;
+    let first = signal(mark, group, Signal::KILL)?;
+    let mut left = first;
+    let mut pause = Duration::from_millis(1);
+    while left > 0 {
+        if Instant::now() >= deadline {
+            return Err(io::Error::other(format!("{left} processes do not die")));
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+        left = signal(mark, group, Signal::KILL)?;
+    }
+    Ok(first)
+}
+
+fn has_mark(pid: Pid, mark: &Mark) -> bool {
+    use std::io::Read as _;
+    let mut environment = Vec::new();
+    std::fs::File::open(format!("/proc/{}/environ", pid.as_raw_pid()))
+        .and_then(|file| file.take(MOST_ENVIRONMENT).read_to_end(&mut environment))
+        .is_ok_and(|_| mark.is_in(&environment))
+}
+
+/// What `/proc/PID/stat` says (proc_pid_stat(5)).
+struct Stat {
+    alive: bool,
+    parent: i32,
+    group: i32,
+}
+
+impl Stat {
+    fn of(pid: Pid) -> Option<Stat> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).ok()?;
+        // The name, in parentheses, can contain anything.
+        let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
+        let state = fields.next()?;
+        let alive = !matches!(state, "Z" | "X");
+        Some(Stat { alive, parent: fields.next()?.parse().ok()?, group: fields.next()?.parse().ok()? })
+    }
+}
+
+/// This process, its parent, and so on.
+fn ancestors() -> Vec<Pid> {
+    let mut all = Vec::new();
+    let mut next = Some(rustix::process::getpid());
+    while let Some(pid) = next
+        && !all.contains(&pid)
+    {
+        all.push(pid);
+        next = Stat::of(pid).and_then(|stat| Pid::from_raw(stat.parent));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_matches_its_own_run_and_a_namespace_all_of_its_runs() {
+        let namespace = Mark { text: "4026531840.".to_owned() };
+        let run = Mark { text: "4026531840.77.1".to_owned() };
+        let environment = b"HOME=/\0PROXYGW_RUN=4026531840.77.1\0X=";
+        assert!(namespace.is_in(environment) && run.is_in(environment));
+        for other in [&b"PROXYGW_RUN=4026531840.77.12"[..], b"PROXYGW_RUN=402653184.77.1", b"XPROXYGW_RUN=4026531840.77.1", b""] {
+            assert!(!run.is_in(other), "{:?}", String::from_utf8_lossy(other));
+        }
+        assert!(namespace.is_in(b"PROXYGW_RUN=4026531840.77.12"));
+        assert!(!namespace.is_in(b"PROXYGW_RUN=40265318401.77.12"));
+    }
+}

@@ -1,0 +1,489 @@
+//! What is wrong with a configuration is said in full: where, which element, what, and what would be right.
+
+mod config_kinds;
+
+use config_kinds::parse;
+
+/// A good configuration, to be spoilt. Targets begin on line 2, frontends on line 9.
+const GOOD: &str = "\
+version: v1
+targets:
+  - name: backend
+    kind: static:none
+    idle_timeout: 5m
+    endpoints:
+      - {name: http, protocol: tcp, address: 10.0.0.1:8080}
+      - {name: dns, protocol: udp, address: 10.0.0.1:53}
+frontends:
+  - name: public
+    kind: static:always
+    protocol: tcp
+    listen: 0.0.0.0:80
+    flow_timeout: 1m
+    target: backend:http
+";
+
+#[test]
+fn the_good_one_is_good() {
+    parse(GOOD).expect("a good configuration");
+}
+
+/// Each replaces one text of the good configuration and gives the errors, all of them.
+const SPOILT: &[(&str, &str, &[&str])] = &[
+    // The version.
+    ("version: v1", "version: v2", &[r#"f:1:10: version: "v2" is not known: write v1"#]),
+    ("version: v1", "version: 1", &["f:1:10: version: v1 is expected, found the number 1"]),
+    ("version: v1", "version:", &["f:1:9: version: v1 is expected, found nothing"]),
+    ("version: v1\n", "", &["f:1:1: version is missing: v1 is required"]),
+    (
+        "version: v1",
+        "verson: v1",
+        &["f:1:1: version is missing: v1 is required", r#"f:1:1: unknown key "verson": did you mean version?"#],
+    ),
+    // Unknown keys, at every level.
+    (
+        "version: v1",
+        "version: v1\nfoo: 1",
+        &[r#"f:2:1: unknown key "foo": there are version, log, plugins, targets and frontends"#],
+    ),
+    (
+        "kind: static:none",
+        "kind: static:none\n    idle: 5m",
+        &[
+            r#"f:5:5: targets[0] "backend": unknown key "idle": there are name, kind, idle_timeout, endpoints, readiness and options"#,
+        ],
+    ),
+    (
+        "flow_timeout: 1m",
+        "flow_timout: 1m",
+        &[
+            r#"f:10:5: frontends[0] "public": flow_timeout is missing: a duration such as 30s or 5m is required"#,
+            r#"f:14:5: frontends[0] "public": unknown key "flow_timout": did you mean flow_timeout?"#,
+        ],
+    ),
+    (
+        "protocol: udp",
+        "protocol: udp, port: 53",
+        &[
+            r#"f:8:36: targets[0] "backend": endpoints[1] "dns": unknown key "port": there are name, protocol and address"#,
+        ],
+    ),
+    (
+        "kind: static:always",
+        "kind: static:always\n    options: {a: 1}",
+        &[r#"f:12:15: frontends[0] "public": options: unknown key "a": there are none here"#],
+    ),
+    ("version: v1", "version: v1\nlog: {file: x}", &[r#"f:2:7: log: unknown key "file": there are output and level"#]),
+    (
+        "version: v1",
+        "version: v1\nplugins: {ctl: {sockets: x}}",
+        &[r#"f:2:17: plugins.ctl: unknown key "sockets": did you mean socket?"#],
+    ),
+    // The log and the plugins.
+    (
+        "version: v1",
+        "version: v1\nlog: {level: warning}",
+        &[r#"f:2:14: log.level: "warning" is not a level: write WARN"#],
+    ),
+    (
+        "version: v1",
+        "version: v1\nlog: {level: 3, output: ''}",
+        &[
+            r#"f:2:14: log.level: a text is expected, found the number 3: quote it, "3""#,
+            "f:2:25: log.output: a path cannot be empty",
+        ],
+    ),
+    ("version: v1", "version: v1\nlog: stderr", &[r#"f:2:6: log: a mapping is expected, found the text "stderr""#]),
+    (
+        "version: v1",
+        "version: v1\nplugins: {aws: {}}",
+        &[r#"f:2:11: plugins: there is no plugin "aws" in this program; there are ctl and static"#],
+    ),
+    (
+        "version: v1",
+        "version: v1\nplugins:\n  ctl: {codec: xml}",
+        &[r#"f:3:16: plugins.ctl.codec: "xml" is not a codec: write json or cbor"#],
+    ),
+    ("version: v1", "version: v1\nplugins: [ctl]", &["f:2:11: plugins: a mapping is expected, found a list"]),
+    // Names.
+    (
+        "name: backend",
+        "name: 8080",
+        &[
+            r#"f:3:11: targets[0]: name: a text is expected, found the number 8080: quote it, "8080""#,
+            r#"f:15:13: frontends[0] "public": target: there is no target "backend"; there are none"#,
+        ],
+    ),
+    (
+        "name: public",
+        "name: true",
+        &["f:10:11: frontends[0]: name: a text is expected, found the truth value true: quote it"],
+    ),
+    ("name: public", "name: null", &["f:10:11: frontends[0]: name: a name is expected, found nothing"]),
+    ("name: public", "name: ''", &[r#"f:10:11: frontends[0] "": name: a name cannot be empty"#]),
+    (
+        "name: public",
+        "name: a:b",
+        &[
+            r#"f:10:11: frontends[0] "a:b": name: "a:b" has a colon, which separates names in references: use another character"#,
+        ],
+    ),
+    (
+        "name: public",
+        "name: a b",
+        &[
+            r#"f:10:11: frontends[0] "a b": name: "a b" has the character ' ': a name has no spaces and no control characters"#,
+        ],
+    ),
+    (
+        "name: public",
+        r#"name: "a\e""#,
+        &[
+            r#"f:10:11: frontends[0] "a\u{1b}": name: "a\u{1b}" has the character '\u{1b}': a name has no spaces and no control characters"#,
+        ],
+    ),
+    (
+        "  - name: public\n",
+        "  - {}\n  - name: public\n",
+        &[
+            "f:10:5: frontends[0]: name is missing: a name is required",
+            "f:10:5: frontends[0]: kind is missing: a kind, namespace:name, such as static:cmd is required",
+            "f:10:5: frontends[0]: protocol is missing: tcp or udp is required",
+            "f:10:5: frontends[0]: listen is missing: an address such as 0.0.0.0:80 or [::]:80 is required",
+            "f:10:5: frontends[0]: flow_timeout is missing: a duration such as 30s or 5m is required",
+            "f:10:5: frontends[0]: target is missing: an endpoint, target:endpoint, such as backend:http is required",
+        ],
+    ),
+    (
+        "name: dns",
+        "name: http",
+        &[
+            r#"f:8:16: targets[0] "backend": endpoints[1] "http": name: "http" is the name of endpoints[0] already: names are unique (line 7)"#,
+        ],
+    ),
+    // Kinds.
+    (
+        "static:none",
+        "none",
+        &[r#"f:4:11: targets[0] "backend": kind: "none" is not a kind: write namespace:name, such as static:cmd"#],
+    ),
+    (
+        "static:none",
+        "static:nine",
+        &[
+            r#"f:4:11: targets[0] "backend": kind: there is no target kind "static:nine"; there are static:cmd and static:none"#,
+        ],
+    ),
+    (
+        "static:none",
+        "static:http",
+        &[
+            r#"f:4:11: targets[0] "backend": kind: "static:http" is a frontend kind; the target kinds are static:cmd and static:none"#,
+        ],
+    ),
+    (
+        "static:always",
+        "aws:ec2",
+        &[
+            r#"f:11:11: frontends[0] "public": kind: there is no frontend kind "aws:ec2"; there are static:always and static:http"#,
+        ],
+    ),
+    (
+        "static:always",
+        "static:cmd",
+        &[
+            r#"f:11:11: frontends[0] "public": kind: "static:cmd" is a target kind; the frontend kinds are static:always and static:http"#,
+        ],
+    ),
+    // Options.
+    ("static:none", "static:cmd", &[r#"f:3:5: targets[0] "backend": options: command is missing: a text is required"#]),
+    (
+        "static:none",
+        "static:cmd\n    options:",
+        &[r#"f:5:13: targets[0] "backend": options: command is missing: a text is required"#],
+    ),
+    (
+        "static:none",
+        "static:cmd\n    options:\n      command: 5\n      stop_grace: 5",
+        &[
+            r#"f:6:16: targets[0] "backend": options.command: a text is expected, found the number 5: quote it, "5""#,
+            r#"f:7:19: targets[0] "backend": options.stop_grace: 5 has no unit: write 5s, 5m or 5h"#,
+        ],
+    ),
+    (
+        "static:none",
+        "static:cmd\n    options: [a]",
+        &[r#"f:5:15: targets[0] "backend": options: a mapping is expected, found a list"#],
+    ),
+    // Durations.
+    ("5m", "30", &[r#"f:5:19: targets[0] "backend": idle_timeout: 30 has no unit: write 30s, 30m or 30h"#]),
+    ("5m", "1.5", &[r#"f:5:19: targets[0] "backend": idle_timeout: 1.5 has no unit: write a duration such as 1.5s"#]),
+    (
+        "5m",
+        "5M",
+        &[
+            r#"f:5:19: targets[0] "backend": idle_timeout: "5M" is not a duration: minutes are a small m, and months have no fixed length"#,
+        ],
+    ),
+    (
+        "5m",
+        "0",
+        &[r#"f:5:19: targets[0] "backend": idle_timeout: 0 is not a timeout: write a duration such as 30s or 5m"#],
+    ),
+    (
+        "5m",
+        "0s",
+        &[r#"f:5:19: targets[0] "backend": idle_timeout: 0 is not a timeout: write a duration such as 30s or 5m"#],
+    ),
+    ("5m", "-5m", &[r#"f:5:19: targets[0] "backend": idle_timeout: "-5m" is negative: a duration cannot be"#]),
+    (
+        "5m",
+        "-5",
+        &[
+            r#"f:5:19: targets[0] "backend": idle_timeout: -5 is negative and has no unit: write a duration such as 30s"#,
+        ],
+    ),
+    ("5m", "1us", &[r#"f:5:19: targets[0] "backend": idle_timeout: 1µs is too short: 1ms at the least"#]),
+    ("5m", "8761h", &[r#"f:5:19: targets[0] "backend": idle_timeout: too long: 365 days (8760h) at the most"#]),
+    (
+        "5m",
+        "[5m]",
+        &[r#"f:5:20: targets[0] "backend": idle_timeout: a duration such as 30s or 5m is expected, found a list"#],
+    ),
+    (
+        "1m",
+        "0",
+        &[r#"f:14:19: frontends[0] "public": flow_timeout: 0 is not a timeout: write a duration such as 30s or 5m"#],
+    ),
+    ("1m", "366d", &[r#"f:14:19: frontends[0] "public": flow_timeout: too long: 365 days (8760h) at the most"#]),
+    // Addresses and protocols.
+    (
+        "0.0.0.0:80",
+        "0.0.0.0:0",
+        &[r#"f:13:13: frontends[0] "public": listen: port 0 is not a port: write one from 1 to 65535"#],
+    ),
+    (
+        "0.0.0.0:80",
+        "80",
+        &[
+            r#"f:13:13: frontends[0] "public": listen: an address such as 0.0.0.0:80 or [::]:80 is expected, found the number 80"#,
+        ],
+    ),
+    (
+        "0.0.0.0:80",
+        "224.0.0.1:80",
+        &[r#"f:13:13: frontends[0] "public": listen: 224.0.0.1:80 is a multicast address: write a unicast one"#],
+    ),
+    (
+        "0.0.0.0:80",
+        "'[::]:80'",
+        &[
+            r#"f:13:13: frontends[0] "public": listen: [::]:80 is IPv6, but the endpoint backend:http at 10.0.0.1:8080 is IPv4: they must agree"#,
+        ],
+    ),
+    (
+        "10.0.0.1:8080",
+        "0.0.0.0:8080",
+        &[
+            r#"f:7:46: targets[0] "backend": endpoints[0] "http": address: 0.0.0.0:8080 is every address and none: write the one to route to, such as 127.0.0.1:8080"#,
+        ],
+    ),
+    (
+        "10.0.0.1:8080",
+        "255.255.255.255:8080",
+        &[
+            r#"f:7:46: targets[0] "backend": endpoints[0] "http": address: 255.255.255.255:8080 is the broadcast address: write a unicast one"#,
+        ],
+    ),
+    (
+        "protocol: tcp\n",
+        "protocol: TCP\n",
+        &[r#"f:12:15: frontends[0] "public": protocol: "TCP" is not a protocol: write tcp or udp"#],
+    ),
+    (
+        "protocol: tcp\n",
+        "protocol: udp\n",
+        &[
+            r#"f:12:15: frontends[0] "public": protocol: udp, but the endpoint backend:http speaks tcp: they must agree"#,
+        ],
+    ),
+    // References.
+    (
+        "backend:http",
+        "backend",
+        &[
+            r#"f:15:13: frontends[0] "public": target: "backend" is not an endpoint: write target:endpoint, such as backend:http"#,
+        ],
+    ),
+    (
+        "backend:http",
+        "front:http",
+        &[r#"f:15:13: frontends[0] "public": target: there is no target "front"; there are backend"#],
+    ),
+    (
+        "backend:http",
+        "backend:smtp",
+        &[
+            r#"f:15:13: frontends[0] "public": target: the target "backend" has no endpoint "smtp"; there are http and dns"#,
+        ],
+    ),
+    // Lists.
+    (
+        "    endpoints:\n",
+        "    endpoints: []\n    readiness:\n",
+        &[
+            r#"f:6:16: targets[0] "backend": endpoints: at least one is required, with name, protocol and address"#,
+            r#"f:8:10: targets[0] "backend": readiness: a mapping is expected, found a list"#,
+        ],
+    ),
+    (
+        "  - name: backend",
+        "  - x\n  - name: backend",
+        &[r#"f:3:5: targets[0]: a mapping is expected, found the text "x""#],
+    ),
+    ("  - name: backend", "  -\n  - name: backend", &["f:3:4: targets[0]: a mapping is expected, found nothing"]),
+    // Readiness.
+    (
+        "5m",
+        "5m\n    readiness: {probe: ping}",
+        &[
+            r#"f:6:24: targets[0] "backend": readiness.probe: "ping" is not a probe: write auto, bound, connect, http or none"#,
+        ],
+    ),
+    (
+        "5m",
+        "5m\n    readiness: {path: /}",
+        &[r#"f:6:23: targets[0] "backend": readiness.path: only for the probe http: remove it, or write probe: http"#],
+    ),
+    (
+        "5m",
+        "5m\n    readiness: {probe: http, path: healthz}",
+        &[
+            r#"f:6:36: targets[0] "backend": readiness.path: "healthz" does not begin with a slash: write a path such as /healthz"#,
+        ],
+    ),
+    (
+        "5m",
+        "5m\n    readiness: {probe: http, path: '/a b'}",
+        &[
+            r#"f:6:36: targets[0] "backend": readiness.path: "/a b" has a character that a request cannot have: write it as %XX"#,
+        ],
+    ),
+    (
+        "5m",
+        "5m\n    readiness: {deadline: 0, timeout: 1s}",
+        &[
+            r#"f:6:27: targets[0] "backend": readiness.deadline: 0 is not a timeout: write a duration such as 30s or 5m"#,
+            r#"f:6:30: targets[0] "backend": readiness: unknown key "timeout": there are probe, path and deadline"#,
+        ],
+    ),
+    // What is no YAML, or none of ours.
+    ("version: v1", "version: v1\nversion: v1", &[r#"f:2:1: duplicate key "version""#]),
+    (
+        "  - name: public",
+        "\t- name: public",
+        &[
+            "f:10:1: found character that cannot start any token, while scanning for the next token (this is a tab: indent with spaces)",
+        ],
+    ),
+];
+
+#[test]
+fn every_mistake_is_told_with_its_place_and_its_remedy() {
+    let mut wrong = Vec::new();
+    for (good, bad, expected) in SPOILT {
+        assert!(GOOD.contains(good), "{good}");
+        let text = GOOD.replacen(good, bad, 1);
+        let error = parse(&text).map(|_| ()).expect_err(bad);
+        if !error.lines().eq(expected.iter().copied()) {
+            wrong.push(format!("{bad}\nsays\n{error}\nnot\n{}", expected.join("\n")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn whole_files() {
+    for (text, expected) in [
+        ("", "f:1:1: version is missing: v1 is required"),
+        ("# nothing\n", "f:2:1: version is missing: v1 is required"),
+        ("just text\n", r#"f:1:1: a mapping is expected, found the text "just text""#),
+        ("- version: v1\n", "f:1:3: a mapping is expected, found a list"),
+        ("version: v1\ntargets: {a: 1}\n", "f:2:11: targets: a list is expected, found a mapping"),
+        (
+            "version: v1\n---\nversion: v1\n",
+            "f: more than one document: remove the --- between them, or all but the first",
+        ),
+    ] {
+        assert_eq!(parse(text).map(|_| ()), Err(expected.to_owned()), "{text:?}");
+    }
+}
+
+#[test]
+fn a_thousand_mistakes_are_told_up_to_a_hundred() {
+    let elements: String = (0..1000).map(|_| "  - {}\n").collect();
+    let error = parse(&format!("version: v1\ntargets:\n{elements}")).map(|_| ()).expect_err("bad");
+    let lines: Vec<&str> = error.lines().collect();
+    assert_eq!(lines.len(), 101);
+    assert!(lines[0].contains("targets[0]"), "{}", lines[0]);
+    assert!(lines[99].contains("targets[24]: "), "{}", lines[99]);
+    assert_eq!(lines[100], "f: and 3900 more");
+}
+
+/// A frontend on a free line of its own.
+fn frontend(name: &str, protocol: &str, listen: &str, target: &str) -> String {
+    format!(
+        "  - {{name: {name}, kind: static:always, protocol: {protocol}, listen: '{listen}', flow_timeout: 1m, target: {target}}}\n"
+    )
+}
+
+#[test]
+fn overlaps_name_both_frontends() {
+    for (protocol, listen, target, expected) in [
+        ("tcp", "0.0.0.0:80", "backend:http", Some("0.0.0.0:80/tcp")),
+        ("tcp", "10.0.0.9:80", "backend:http", Some("10.0.0.9:80/tcp")),
+        ("tcp", "10.0.0.9:81", "backend:http", None),
+        ("udp", "0.0.0.0:80", "backend:dns", None),
+    ] {
+        let text = GOOD.to_owned() + &frontend("second", protocol, listen, target);
+        let expected = expected.map(|own| {
+            format!(
+                r#"f:16:64: frontends[1] "second": listen: {own} overlaps with frontends[0] "public" on 0.0.0.0:80: a packet could go to either (line 13)"#
+            )
+        });
+        assert_eq!(parse(&text).map(|_| ()).err(), expected, "{listen}");
+    }
+}
+
+#[test]
+fn names_are_unique_and_both_positions_are_told() {
+    let text = GOOD.to_owned() + &frontend("public", "tcp", "10.0.0.9:81", "backend:http");
+    assert_eq!(
+        parse(&text).map(|_| ()),
+        Err(r#"f:16:12: frontends[1] "public": name: "public" is the name of frontends[0] already: names are unique (line 10)"#.to_owned())
+    );
+}
+
+#[test]
+fn lists_of_targets_are_cut() {
+    let targets: String = (0..20)
+        .map(|i| {
+            format!("  - {{name: t{i}, kind: static:none, idle_timeout: 1m, endpoints: [{{name: a, protocol: tcp, address: '10.0.0.1:1'}}]}}\n")
+        })
+        .collect();
+    let text = format!("version: v1\ntargets:\n{targets}frontends:\n{}", frontend("f", "tcp", "0.0.0.0:80", "x:a"));
+    let error = parse(&text).map(|_| ()).expect_err("an unknown target");
+    assert!(
+        error.ends_with(r#"there is no target "x"; there are t0, t1, t2, t3, t4, t5, t6, t7, t8, t9 and 10 more"#),
+        "{error}"
+    );
+}
+
+#[test]
+fn long_values_are_cut() {
+    let long = "x".repeat(100_000);
+    let text = GOOD.replacen("name: public", &format!("name: {long}"), 1);
+    let error = parse(&text).map(|_| ()).expect_err("a long name");
+    assert!(error.len() < 300, "{error}");
+    assert!(error.contains("has 100000 bytes: a name has 128 at the most"), "{error}");
+}

@@ -1,0 +1,66 @@
+//! Whose an address is.
+
+use std::net::IpAddr;
+
+use proxygw::netlink::route::is_local;
+
+use crate::namespace::{Namespace, command};
+
+#[test]
+fn local_is_what_the_kernel_delivers_here() {
+    let Some(namespace) = Namespace::new() else { return };
+    namespace.run(|| {
+        for arguments in [
+            "link add eth type veth peer name far",
+            "address add 10.9.0.1/24 dev eth",
+            "-6 address add fd09::1/64 dev eth nodad",
+            "link set eth up",
+            "link set far up",
+            "route add blackhole 10.10.0.0/16",
+            "route add unreachable 10.11.0.0/16",
+            "route add prohibit 10.12.0.0/16",
+            "-6 route add blackhole fd10::/64",
+            "-6 route add unreachable fd11::/64",
+            "-6 route add prohibit fd12::/64",
+            "route add local 10.13.0.0/16 dev lo",
+            "-6 route add local fd13::/64 dev lo",
+        ] {
+            command("ip", &arguments.split(' ').collect::<Vec<_>>());
+        }
+        for path in ["ipv4/ip_nonlocal_bind", "ipv6/ip_nonlocal_bind"] {
+            std::fs::write(format!("/proc/sys/net/{path}"), "1").expect("a sysctl");
+        }
+        for (address, local) in [
+            ("127.0.0.1", true),
+            ("127.8.9.10", true),
+            ("::1", true),
+            ("::ffff:127.0.0.1", true),
+            ("10.9.0.1", true),
+            ("::ffff:10.9.0.1", true),
+            ("fd09::1", true),
+            ("10.9.0.2", false),
+            ("10.9.0.255", false),
+            ("fd09::2", false),
+            ("192.0.2.1", false),
+            ("2001:db8::1", false),
+            ("10.10.0.1", false),
+            ("10.11.0.1", false),
+            ("10.12.0.1", false),
+            ("fd10::1", false),
+            ("fd11::1", false),
+            ("fd12::1", false),
+            ("10.13.1.2", true),
+            ("fd13::1234", true),
+            ("224.0.0.1", false),
+            ("ff02::1", false),
+        ] {
+            let ip: IpAddr = address.parse().expect("an address");
+            assert_eq!(is_local(ip).unwrap_or_else(|error| panic!("{address}: {error}")), local, "{address}");
+        }
+        let started = std::time::Instant::now();
+        for _ in 0..1000 {
+            is_local("10.9.0.1".parse().expect("an address")).expect("asked");
+        }
+        println!("is_local: {:?}", started.elapsed() / 1000);
+    });
+}
