@@ -412,7 +412,7 @@ fn whole_files() {
         ("version: v1\ntargets: {a: 1}\n", "f:2:11: targets: a list is expected, found a mapping"),
         (
             "version: v1\n---\nversion: v1\n",
-            "f: more than one document: remove the --- between them, or all but the first",
+            "f:3:1: more than one document: remove the --- between them, or all but the first",
         ),
     ] {
         assert_eq!(parse(text).map(|_| ()), Err(expected.to_owned()), "{text:?}");

@@ -1,9 +1,9 @@
 //! The configuration: from the file to checked and typed data, or to a list of everything that is wrong with it.
 //!
-//! [`load`] reads the file ([`file`]), makes a tree of [`Node`]s of it ([`yaml`]), and reads that through [`Section`]s,
-//! which note what was asked for and collect every problem ([`problem`]). Plugins read their own sections the same way.
-//! Positions in the text are looked up last, and only for problems that are shown. All of it runs on the main thread,
-//! before any other exists, and touches nothing but the file. Time and memory are bounded for any file.
+//! [`load`] reads the file (`file`), makes a tree of [`Node`]s of it (`yaml`), and reads that through [`Section`]s, which
+//! note what was asked for and collect every problem (`problem`). Plugins read their own sections the same way. Positions in
+//! the text are looked up last, and only for problems that are shown. All of it runs on the main thread, before any other
+//! exists, and touches nothing but the file. Time and memory are bounded for any file.
 
 mod address;
 mod duration;

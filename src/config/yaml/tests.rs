@@ -129,7 +129,11 @@ fn what_is_no_yaml_is_refused_with_its_place() {
         ("!x {}\n", Some((1, 1)), "a tag (!name): there are none here, remove it"),
         ("1: x\n", Some((1, 1)), "invalid type: integer `1`, expected a key that is a text: quote it"),
         ("a: *x\n", Some((1, 4)), "unknown anchor"),
-        ("a: 1\n---\nb: 2\n", None, "more than one document: remove the --- between them, or all but the first"),
+        (
+            "a: 1\n---\nb: 2\n",
+            Some((3, 1)),
+            "more than one document: remove the --- between them, or all but the first",
+        ),
         ("a: \0\n", Some((1, 4)), "the control character 0x00: remove it"),
         ("é: 1\nü: \u{7f}\n", Some((2, 4)), "the control character 0x7f: remove it"),
         ("%TAG ! x\n---\na: 1\n", Some((1, 1)), "a %TAG directive: there are no tags here, remove it"),

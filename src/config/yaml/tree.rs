@@ -33,7 +33,8 @@ fn invalid(text: &str, error: &serde_yaml::Error) -> Invalid {
     let Some(location) = error.location() else {
         // The only errors without a place that a file can cause.
         let what = if message.contains("more than one document") {
-            "more than one document: remove the --- between them, or all but the first".to_owned()
+            let what = "more than one document: remove the --- between them, or all but the first".to_owned();
+            return Invalid { at: second_document(text), what };
         } else if message.contains("repetition limit") {
             too_many()
         } else {
@@ -53,6 +54,14 @@ fn invalid(text: &str, error: &serde_yaml::Error) -> Invalid {
         what += " (this is a tab: indent with spaces)";
     }
     Invalid { at: Some(at), what }
+}
+
+/// Where the second document begins: where a visitor that may build nothing fails.
+fn second_document(text: &str) -> Option<Position> {
+    let document = serde_yaml::Deserializer::from_str(text).nth(1)?;
+    let mut budget = Budget { values: 0, text: 0 };
+    let location = Tree { budget: &mut budget }.deserialize(document).err()?.location()?;
+    Some(Position { line: location.line(), column: location.column() })
 }
 
 /// How much more may be built.
