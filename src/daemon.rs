@@ -97,7 +97,9 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, Failure> 
             Short('c') | Long("config") => config = parser.value().and_then(|value| value.parse()).map_err(wrong)?,
             Long("check") => check = true,
             Short('h') | Long("help") => return Ok(Command::Print(help())),
-            Short('V') | Long("version") => return Ok(Command::Print(format!("proxygw {}\n", env!("CARGO_PKG_VERSION")))),
+            Short('V') | Long("version") => {
+                return Ok(Command::Print(format!("proxygw {}\n", env!("CARGO_PKG_VERSION"))));
+            }
             other => return Err(wrong(other.unexpected())),
         }
     }
@@ -105,7 +107,9 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, Failure> 
 }
 
 fn help() -> String {
-    let mut text = "Warms backends on demand and routes traffic to them with nftables DNAT.\n\nUsage: proxygw [FLAGS]\n\n".to_owned();
+    let mut text =
+        "Warms backends on demand and routes traffic to them with nftables DNAT.\n\nUsage: proxygw [FLAGS]\n\n"
+            .to_owned();
     for (flag, what) in FLAGS {
         text.push_str(&format!("  {flag:<20}  {what}\n"));
     }
@@ -122,7 +126,12 @@ fn load(path: &std::path::Path, register: fn(&mut Registry)) -> Result<(Setup, R
 fn check(path: &std::path::Path, register: fn(&mut Registry)) -> Result<(), Failure> {
     let (setup, _) = load(path, register)?;
     let Setup { config, .. } = setup;
-    println!("{}: {} targets and {} frontends, no errors", path.display(), config.targets.len(), config.frontends.len());
+    println!(
+        "{}: {} targets and {} frontends, no errors",
+        path.display(),
+        config.targets.len(),
+        config.frontends.len()
+    );
     Ok(())
 }
 
@@ -167,10 +176,9 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
         log::info!("ready after {:.1?}: {} targets, {} frontends", began.elapsed(), counts.0, counts.1);
         notify("READY=1");
     });
-    let engine =
-        Engine { config, targets, keeps_warm, has_handler, table, flows, orders, inbox, receiver, ready }
-            .spawn()
-            .map_err(&no_thread)?;
+    let engine = Engine { config, targets, keeps_warm, has_handler, table, flows, orders, inbox, receiver, ready }
+        .spawn()
+        .map_err(&no_thread)?;
     reactor.run(|signal| exit_at_once(&mark, signal)).map_err(Failure::system("cannot wait for events"))?;
     for thread in [engine, conntrack] {
         thread.join().map_err(|_| Failure::System("a thread has panicked".to_owned()))?;

@@ -67,7 +67,9 @@ fn plugins(text: &str) -> Result<Vec<(String, String)>, String> {
     let pair = |(key, namespace): (&Value, &Value)| Some((text(key)?, text(namespace)?));
     plugins
         .iter()
-        .map(|entry| pair(entry).ok_or_else(|| format!("plugins.yaml: {entry:?} is not a plugin's key and its namespace")))
+        .map(|entry| {
+            pair(entry).ok_or_else(|| format!("plugins.yaml: {entry:?} is not a plugin's key and its namespace"))
+        })
         .collect()
 }
 

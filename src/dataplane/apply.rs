@@ -55,7 +55,8 @@ impl Nft {
     pub fn find() -> Nft {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let usual = USUAL_PLACES.iter().map(PathBuf::from);
-        let program = std::env::split_paths(&path).chain(usual).map(|folder| folder.join("nft")).find(|nft| nft.is_file());
+        let program =
+            std::env::split_paths(&path).chain(usual).map(|folder| folder.join("nft")).find(|nft| nft.is_file());
         Nft { program: program.unwrap_or_else(|| Path::new("nft").to_owned()) }
     }
 

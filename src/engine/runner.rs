@@ -97,7 +97,9 @@ impl Runner {
         if let Some(run) = self.run.take() {
             match run.thread.join() {
                 Ok(handler) => self.handler = Some(handler),
-                Err(_) => log::error!("target {}: its thread has panicked, and cannot be started again", self.spec.name),
+                Err(_) => {
+                    log::error!("target {}: its thread has panicked, and cannot be started again", self.spec.name)
+                }
             }
         }
     }
@@ -133,11 +135,7 @@ fn run(
 ///
 /// # Errors
 /// The backend has ended by itself.
-fn make_ready(
-    handler: &mut dyn Target,
-    context: &TargetContext,
-    spec: &TargetSpec,
-) -> Result<Option<Error>, Error> {
+fn make_ready(handler: &mut dyn Target, context: &TargetContext, spec: &TargetSpec) -> Result<Option<Error>, Error> {
     let mut prober = Prober::new(&spec.readiness.probe, &spec.endpoints);
     let began = Instant::now();
     loop {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::core::{Core, Effect, Event, FrontendPlan, FrontendId, TargetPlan};
+use super::core::{Core, Effect, Event, FrontendId, FrontendPlan, TargetPlan};
 use super::inbox::{Inbox, Message};
 use super::report;
 use super::runner::Runner;
@@ -196,7 +196,9 @@ impl Shell {
     fn give(&mut self, event: Event) {
         match &event {
             Event::TargetEnded(id, _) => self.runners[*id].ended(),
-            Event::Shutdown if self.patience.is_none() => self.patience = Some(Instant::now() + self.grace + END_MARGIN),
+            Event::Shutdown if self.patience.is_none() => {
+                self.patience = Some(Instant::now() + self.grace + END_MARGIN)
+            }
             _ => {}
         }
         let mut effects = Vec::new();
@@ -233,7 +235,12 @@ impl Shell {
             if self.applied != self.wanted {
                 let began = Instant::now();
                 let result = self.table.apply(&self.wanted);
-                log::debug!("rules: {} active, {} cold, in {:.1?}", self.wanted.active.len(), self.wanted.cold.len(), began.elapsed());
+                log::debug!(
+                    "rules: {} active, {} cold, in {:.1?}",
+                    self.wanted.active.len(),
+                    self.wanted.cold.len(),
+                    began.elapsed()
+                );
                 match result {
                     Ok(()) => {
                         self.applied = self.wanted.clone();

@@ -39,9 +39,7 @@ impl Signals {
     /// What the operating system said.
     pub(super) fn register(registry: &Registry, token: Token) -> io::Result<Signals> {
         let mut all = Vec::new();
-        for (signal, number) in
-            [(Signal::Terminate, SIGTERM), (Signal::Interrupt, SIGINT), (Signal::Reopen, SIGHUP)]
-        {
+        for (signal, number) in [(Signal::Terminate, SIGTERM), (Signal::Interrupt, SIGINT), (Signal::Reopen, SIGHUP)] {
             let (read, write) = std::os::unix::net::UnixStream::pair()?;
             write.set_nonblocking(true)?;
             read.set_nonblocking(true)?;

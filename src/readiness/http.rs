@@ -31,7 +31,9 @@ pub(super) fn get(address: SocketAddr, path: &str, patience: Duration) -> io::Re
         let parsed = response.parse(&head).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         match response.code {
             Some(code) if parsed.is_complete() && code < 400 => return Ok(()),
-            Some(code) if parsed.is_complete() => return Err(io::Error::other(format!("GET {path} gave status {code}"))),
+            Some(code) if parsed.is_complete() => {
+                return Err(io::Error::other(format!("GET {path} gave status {code}")));
+            }
             _ if read == 0 || head.len() > MOST => return Err(io::Error::other("the answer is not HTTP")),
             _ => {}
         }

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, getpid, set_parent_process_death_signal, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getpid, getppid, set_parent_process_death_signal, setrlimit};
 
 /// Makes the command's process die with the thread that starts it, and gives it `files` as its limit of open files where
 /// ours was raised.

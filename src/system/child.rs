@@ -125,7 +125,9 @@ mod tests {
     #[test]
     fn a_program_that_does_not_read_or_closes_its_error_is_waited_for() {
         let input = vec![b'x'; 1 << 20];
-        assert!(run("exec 2>&- <&-; exit 3", &input, Duration::from_secs(30)).is_ok_and(|e| e.status.code() == Some(3)));
+        assert!(
+            run("exec 2>&- <&-; exit 3", &input, Duration::from_secs(30)).is_ok_and(|e| e.status.code() == Some(3))
+        );
     }
 
     #[test]

@@ -64,7 +64,9 @@ pub fn find(mark: &Mark, group: Option<Pid>) -> io::Result<Vec<Pid>> {
     let ours = ancestors();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| Pid::from_raw(name.parse().ok()?)) else { continue };
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| Pid::from_raw(name.parse().ok()?)) else {
+            continue;
+        };
         // A process that ends meanwhile cannot be read any more, which is as good.
         let Some(stat) = Stat::of(pid) else { continue };
         let member = group.is_some_and(|group| stat.group == group.as_raw_pid()) || has_mark(pid, mark);
@@ -84,7 +86,8 @@ pub fn signal(mark: &Mark, group: Option<Pid>, signal: Signal) -> io::Result<usi
     for pid in &found {
         // The descriptor holds the process: what is checked now is what is signalled.
         if let Ok(pidfd) = pidfd_open(*pid, PidfdFlags::empty())
-            && (has_mark(*pid, mark) || Stat::of(*pid).is_some_and(|stat| group.is_some_and(|g| stat.group == g.as_raw_pid())))
+            && (has_mark(*pid, mark)
+                || Stat::of(*pid).is_some_and(|stat| group.is_some_and(|g| stat.group == g.as_raw_pid())))
         {
             let _ = pidfd_send_signal(pidfd.as_fd(), signal);
         }
@@ -161,7 +164,9 @@ mod tests {
         let run = Mark { text: "4026531840.77.1".to_owned() };
         let environment = b"HOME=/\0PROXYGW_RUN=4026531840.77.1\0X=";
         assert!(namespace.is_in(environment) && run.is_in(environment));
-        for other in [&b"PROXYGW_RUN=4026531840.77.12"[..], b"PROXYGW_RUN=402653184.77.1", b"XPROXYGW_RUN=4026531840.77.1", b""] {
+        for other in
+            [&b"PROXYGW_RUN=4026531840.77.12"[..], b"PROXYGW_RUN=402653184.77.1", b"XPROXYGW_RUN=4026531840.77.1", b""]
+        {
             assert!(!run.is_in(other), "{:?}", String::from_utf8_lossy(other));
         }
         assert!(namespace.is_in(b"PROXYGW_RUN=4026531840.77.12"));

@@ -29,11 +29,11 @@ use serde_json::{Value, json};
 
 use super::plan::{Plan, Rules, State};
 use crate::plugin::ColdPath;
-pub use timeouts::timeouts;
 use timeouts::timeout_chain;
+pub use timeouts::timeouts;
 use words::{
-    Transaction, and, ct, destination_type, dnat, drop, field, go_back, goto, is, is_not, jump, look_up, meta,
-    prefix, reset, text,
+    Transaction, and, ct, destination_type, dnat, drop, field, go_back, goto, is, is_not, jump, look_up, meta, prefix,
+    reset, text,
 };
 
 /// The name of our table, of family `inet`.
@@ -194,10 +194,8 @@ fn change_maps(
     for (map, _) in MAPS {
         let here = |id: &&usize| map_of(&plan.frontends[**id]) == map;
         let removed = before.difference(after).filter(here).filter(|id| chain(**id).is_some());
-        transaction.delete_elements(
-            &format!("{temperature}_{map}"),
-            removed.map(|id| key_of(&plan.frontends[*id])).collect(),
-        );
+        transaction
+            .delete_elements(&format!("{temperature}_{map}"), removed.map(|id| key_of(&plan.frontends[*id])).collect());
     }
 }
 

@@ -272,8 +272,7 @@ impl Core {
             Cause::NotReady => " since it was not ready in time",
         };
         log::info!("target {}: draining{why}", target.plan.name);
-        target.phase =
-            Phase::Draining(Drain { since: now, cause, step: DrainStep::Unrouting, ended: false });
+        target.phase = Phase::Draining(Drain { since: now, cause, step: DrainStep::Unrouting, ended: false });
         self.arm_target(id, None);
         if was_routed {
             self.route(id, effects);

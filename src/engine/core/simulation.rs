@@ -144,7 +144,8 @@ impl World {
                 let routed: Vec<_> = self.fronts(id).filter(|f| self.kernel_active.contains(f)).collect();
                 assert!(routed.is_empty() || self.nft_given_up, "t{id} is stopped while {routed:?} are routed to it");
                 let backend = &self.backends[id];
-                let idle = backend.ready && !backend.dead && !backend.drain_asked && !self.shut && backend.used.is_some();
+                let idle =
+                    backend.ready && !backend.dead && !backend.drain_asked && !self.shut && backend.used.is_some();
                 assert!(!idle || backend.flows == 0, "t{id} is stopped with {} flows", backend.flows);
                 self.backends[id].stop_asked = true;
             }
@@ -157,7 +158,10 @@ impl World {
             Effect::SetCold(id, on) => set(&mut self.wanted_cold, id, on),
             Effect::SetActive(id, on) => {
                 let backend = &self.backends[self.target_of[id]];
-                assert!(!on || backend.alive && backend.ready && !backend.dead, "f{id} is to be routed to a backend that is not ready");
+                assert!(
+                    !on || backend.alive && backend.ready && !backend.dead,
+                    "f{id} is to be routed to a backend that is not ready"
+                );
                 set(&mut self.wanted_active, id, on);
             }
             Effect::AskFlows => self.asks += 1,
@@ -282,7 +286,10 @@ impl World {
             4 if self.random.chance(20) => self.give(Event::StopFrontend(front)),
             5 => self.give(Event::StartFrontend(front)),
             6 | 7
-                if self.backends[target].alive && !self.backends[target].ready && !self.backends[target].stop_asked && !self.backends[target].dead =>
+                if self.backends[target].alive
+                    && !self.backends[target].ready
+                    && !self.backends[target].stop_asked
+                    && !self.backends[target].dead =>
             {
                 self.backends[target].ready = true;
                 self.give(Event::TargetReady(target));
@@ -319,7 +326,9 @@ impl World {
                 let id = self.forgets.swap_remove(0);
                 self.give(Event::FlowsForgotten(id));
             }
-            15 if self.kernel_active.contains(&front) && !self.backends[self.target_of[front]].dead => self.backends[self.target_of[front]].flows += 1,
+            15 if self.kernel_active.contains(&front) && !self.backends[self.target_of[front]].dead => {
+                self.backends[self.target_of[front]].flows += 1
+            }
             16 | 17 if self.backends[target].flows > 0 => {
                 self.backends[target].flows -= 1;
                 self.backends[target].used = Some(self.now);
@@ -352,8 +361,8 @@ impl World {
             (0..self.backends.len()).find(|id| self.backends[*id].alive && self.backends[*id].stop_asked)
         {
             self.end(id, false);
-        } else if let Some(id) =
-            (0..self.backends.len()).find(|id| starts_work && self.backends[*id].alive && !self.backends[*id].ready && !self.backends[*id].dead)
+        } else if let Some(id) = (0..self.backends.len())
+            .find(|id| starts_work && self.backends[*id].alive && !self.backends[*id].ready && !self.backends[*id].dead)
         {
             self.backends[id].ready = true;
             self.give(Event::TargetReady(id));

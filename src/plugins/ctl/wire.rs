@@ -196,7 +196,16 @@ mod tests {
     #[test]
     fn what_cannot_become_a_packet_is_malformed() {
         let deep = format!("{{\"id\":1,\"method\":2,\"body\":{}", "[".repeat(10_000));
-        for bad in ["GET / HTTP/1.1\r\n\r\n", "[]", "{\"id\":-1,", "{\"id\":1,\"method\":65536}", "{\"id\":1}", "}", "nul!", &deep] {
+        for bad in [
+            "GET / HTTP/1.1\r\n\r\n",
+            "[]",
+            "{\"id\":-1,",
+            "{\"id\":1,\"method\":65536}",
+            "{\"id\":1}",
+            "}",
+            "nul!",
+            &deep,
+        ] {
             assert!(matches!(request(Codec::Json, bad.as_bytes()), Decoded::Malformed(_)), "{bad:.40}");
         }
         let deep = [&b"\xa3\x62id\x01\x66method\x02\x64body"[..], &[0x81; 10_000]].concat();
@@ -204,6 +213,9 @@ mod tests {
             assert!(matches!(request(Codec::Cbor, bad), Decoded::Malformed(_)), "{bad:.20x?}");
         }
         // A length of 2^60 is only a claim: nothing is reserved for it.
-        assert_eq!(request(Codec::Cbor, b"\xa3\x62id\x01\x66method\x02\x64body\x7b\x10\0\0\0\0\0\0\0x"), Decoded::Incomplete);
+        assert_eq!(
+            request(Codec::Cbor, b"\xa3\x62id\x01\x66method\x02\x64body\x7b\x10\0\0\0\0\0\0\0x"),
+            Decoded::Incomplete
+        );
     }
 }

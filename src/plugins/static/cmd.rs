@@ -77,7 +77,10 @@ impl Target for Cmd {
         bind_to_us(&mut command, original_limit());
         let mut child = command.spawn().map_err(|error| format!("cannot run /bin/sh: {error}"))?;
         let pid = Pid::from_child(&child);
-        match pidfd_open(pid, PidfdFlags::empty()).map_err(io::Error::from).and_then(|pidfd| Ok((pidfd, Output::new(read)?))) {
+        match pidfd_open(pid, PidfdFlags::empty())
+            .map_err(io::Error::from)
+            .and_then(|pidfd| Ok((pidfd, Output::new(read)?)))
+        {
             Ok((pidfd, output)) => {
                 log::debug!("target {}: started as process {}", context.name, child.id());
                 self.run = Some(Run { child, pid, pidfd, mark, output });
@@ -147,14 +150,19 @@ impl Run {
         }
         let killed = processes::kill_all(&self.mark, Some(self.pid))?;
         if killed > 0 {
-            log::warn!("target {}: killed {killed} processes that had not ended after {:.1?}", context.name, began.elapsed());
+            log::warn!(
+                "target {}: killed {killed} processes that had not ended after {:.1?}",
+                context.name,
+                began.elapsed()
+            );
         }
         Ok(())
     }
 
     /// Whether the command's first process still lives.
     fn leads(&self) -> io::Result<bool> {
-        Ok(waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)?.is_none())
+        Ok(waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)?
+            .is_none())
     }
 
     /// How the command's first process has ended, for people.

@@ -48,12 +48,15 @@ pub(super) fn frontend(spec: &FrontendSpec, options: &mut Section<'_>) -> Option
         options.problem("", "static:http speaks HTTP, so the frontend's protocol is tcp");
     }
     let page = Page { content: content?, path: endpoint };
-    let handler = Http { listen: spec.listen, page, listener: None, connections: BTreeMap::new(), next: LISTENER + 1, retry: None };
-    (!options.failed()).then(|| Frontend {
-        cold: ColdPath::Local,
-        keeps_warm: false,
-        handler: Some(Box::new(handler)),
-    })
+    let handler = Http {
+        listen: spec.listen,
+        page,
+        listener: None,
+        connections: BTreeMap::new(),
+        next: LISTENER + 1,
+        retry: None,
+    };
+    (!options.failed()).then(|| Frontend { cold: ColdPath::Local, keeps_warm: false, handler: Some(Box::new(handler)) })
 }
 
 /// What is served, and where.
@@ -240,7 +243,8 @@ fn read_head(stream: &mut TcpStream, head: &mut Vec<u8>) -> io::Result<Option<()
         }
         let searched = head.len().saturating_sub(3);
         head.extend_from_slice(&buffer[..read]);
-        let complete = head[searched..].windows(4).any(|end| end == b"\r\n\r\n") || head[searched..].windows(2).any(|end| end == b"\n\n");
+        let complete = head[searched..].windows(4).any(|end| end == b"\r\n\r\n")
+            || head[searched..].windows(2).any(|end| end == b"\n\n");
         if complete || head.len() > LONGEST_HEAD {
             return Ok(Some(()));
         }
@@ -281,7 +285,10 @@ fn answer(page: &Page, head: &[u8]) -> (Vec<u8>, bool) {
     let (method, target) = match (parsed, request.method, request.path) {
         (Ok(httparse::Status::Complete(_)), Some(method), Some(target)) => (method, target),
         (Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders), ..) => {
-            return (response("431 Request Header Fields Too Large", "", "the request's head is too large\n", true), false);
+            return (
+                response("431 Request Header Fields Too Large", "", "the request's head is too large\n", true),
+                false,
+            );
         }
         _ => return (response("400 Bad Request", "", "this is not HTTP\n", true), false),
     };
@@ -334,7 +341,12 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind as E;
     matches!(
         error.kind(),
-        E::ConnectionAborted | E::ConnectionReset | E::Interrupted | E::NetworkDown | E::NetworkUnreachable | E::HostUnreachable
+        E::ConnectionAborted
+            | E::ConnectionReset
+            | E::Interrupted
+            | E::NetworkDown
+            | E::NetworkUnreachable
+            | E::HostUnreachable
     )
 }
 

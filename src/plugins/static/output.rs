@@ -133,7 +133,8 @@ impl Output {
 fn readable(line: &[u8]) -> String {
     let cut = line.len() > LONGEST_LINE;
     let text = String::from_utf8_lossy(&line[..line.len().min(LONGEST_LINE)]);
-    let mut clean: String = text.trim_end().chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
+    let mut clean: String =
+        text.trim_end().chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
     if cut {
         clean.push('…');
     }
