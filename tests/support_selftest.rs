@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use support::{
     BACKEND_V4, BACKEND_V6, GATEWAY_V4, GATEWAY_V6, Lab, Namespace, Process, Temporary, backend_command,
-    conntrack_entries, eventually, http_get, http_get_within, nft, nft_ruleset, require_namespaces, serve_http,
-    serve_udp_echo, udp_ask,
+    conntrack_entries, eventually, http_get, http_get_within, nft, nft_ruleset, require_namespaces, second_nft,
+    serve_http, serve_udp_echo, udp_ask,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -173,6 +173,20 @@ fn the_test_backend_misbehaves_on_request() {
     process.await_line("flood line 50000", 10 * SECOND);
     assert_eq!(process.lines(), 50_001);
     assert_eq!(process.log().lines().count(), 10_000);
+}
+
+#[test]
+fn a_lab_can_use_another_nft() {
+    if !require_namespaces() {
+        return;
+    }
+    let Some(second) = second_nft() else { return };
+    let lab = Lab::with_nft(&second);
+    nft(&lab.gateway, RULES);
+    assert!(nft_ruleset(&lab.gateway).is_some_and(|rules| rules.contains("2001:db8:2::2")));
+    let _http = serve_http(&lab.backend, (BACKEND_V6, 8080).into(), "hello");
+    let (status, _) = lab.client().run(|| http_get((GATEWAY_V6, 80).into(), "/")).expect("an answer");
+    assert_eq!(status, 200);
 }
 
 #[test]

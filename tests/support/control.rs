@@ -21,7 +21,8 @@ pub(super) fn request(socket: &Path, method: u16, body: Value) -> io::Result<Val
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    writeln!(stream, "{}", json!({"id": 1, "method": method, "body": body}))?;
+    let packet = format!("{}\n", json!({"id": 1, "method": method, "body": body}));
+    stream.write_all(packet.as_bytes())?;
     // The first JSON value is all of it, whether a newline follows or not.
     let mut values = serde_json::Deserializer::from_reader(stream).into_iter::<Value>();
     let response = values.next().ok_or(io::ErrorKind::UnexpectedEof)??;
