@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod flows;
+pub mod hold;
 pub mod plan;
 pub mod render;
 pub mod rules;

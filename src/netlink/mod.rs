@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`conntrack`] | which flows there are, to delete one, to be told of each that comes and goes |
 //! | [`sock_diag`] | whether something is bound to an address, without connecting to it |
+//! | [`nflog`] | for packets that a rule has logged |
 //! | [`nftables`] | whether a table has been deleted |
 //! | [`route`] | whether an address is this host's own |
 //! | [`socket`] | the requests, dumps and replies under all of them |
@@ -18,6 +19,7 @@
 
 pub mod conntrack;
 pub mod message;
+pub mod nflog;
 pub mod nftables;
 pub mod route;
 pub mod sock_diag;

@@ -8,6 +8,7 @@ use mio::Interest;
 use mio::event::Source;
 
 use super::Error;
+use crate::engine::core::{Change, FrontendId};
 use crate::engine::{Reply, Request};
 use crate::reactor::IoCore;
 
@@ -35,6 +36,9 @@ pub trait Handler: Send {
 
     /// [`Handler::deadline`] has passed.
     fn timeout(&mut self, _io: &mut Io<'_>) {}
+
+    /// The target of a frontend has changed. A frontend's handler is told of its own frontend, a service of all.
+    fn target_changed(&mut self, _io: &mut Io<'_>, _frontend: FrontendId, _change: Change) {}
 
     /// The engine's answer to the [`Io::request`] that carried `tag`.
     fn reply(&mut self, _io: &mut Io<'_>, _tag: u64, _reply: Reply) {}

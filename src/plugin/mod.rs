@@ -13,7 +13,8 @@ mod handler;
 mod registry;
 mod target;
 
-pub use frontend::{ColdPath, Frontend};
+pub use crate::engine::core::Change;
+pub use frontend::{ColdPath, Frontend, HoldOptions, OnFailure};
 pub use handler::{Handler, Io, Readiness};
 pub use registry::{Namespace, Plugin, Registry};
 pub use target::{Target, TargetContext};

@@ -59,6 +59,17 @@ pub enum Event {
     Shutdown,
 }
 
+/// What has become of a frontend's target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It is active, and the frontend's flows are DNATed to it.
+    Active,
+    /// It is no longer active; a wake can come for it at any time.
+    Inactive,
+    /// It has been started and has not become active.
+    Failed,
+}
+
 /// Something that is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
@@ -75,6 +86,11 @@ pub enum Effect {
     SetCold(FrontendId, bool),
     /// Whether new flows to the frontend are DNATed to its endpoint. Answered like `SetCold`.
     SetActive(FrontendId, bool),
+    /// Whether new flows to the frontend are refused, since its target backs off. Answered like `SetCold`.
+    SetRefusing(FrontendId, bool),
+    /// Tell the frontend's handler, and those who hold its packets, what has become of its target. `Active` comes after the
+    /// DNAT is in, `Inactive` before it is taken out.
+    Tell(FrontendId, Change),
     /// Report all DNATed flows; answered by `Flows` or `FlowsFailed`.
     AskFlows,
     /// Delete the conntrack entries of the target's flows; answered by `FlowsForgotten`.

@@ -15,6 +15,8 @@ pub struct FrontendPlan {
     pub target: TargetId,
     /// Whether it keeps its target warm for as long as it runs.
     pub keeps_warm: bool,
+    /// Whether its clients are refused while the target backs off.
+    pub refuses: bool,
 }
 
 /// Where a frontend is in its life.
@@ -42,6 +44,8 @@ pub(super) struct Frontend {
     pub wanted: bool,
     /// Whether a DNAT of its flows is wanted of the kernel.
     pub active: bool,
+    /// Whether its clients are wanted to be refused.
+    pub refusing: bool,
     pub backoff: Backoff,
     pub last_error: Option<String>,
     /// What its entry in the core's timers says.
@@ -55,6 +59,7 @@ impl Frontend {
             phase: Phase::Stopped,
             wanted: false,
             active: false,
+            refusing: false,
             backoff: Backoff::default(),
             last_error: None,
             timer: None,

@@ -128,13 +128,26 @@ impl Conntrack {
     /// # Errors
     /// `PermissionDenied` without `CAP_NET_ADMIN`; else as for [`Socket::request`].
     pub fn delete(&mut self, entry: &Entry) -> io::Result<bool> {
-        let family = match entry.original.source {
-            std::net::SocketAddr::V4(_) => AddressFamily::INET,
-            std::net::SocketAddr::V6(_) => AddressFamily::INET6,
-        };
-        let mut request = Request::new(DELETE, &header(family));
-        request = entry.original.put(request, cta::TUPLE_ORIG, entry.protocol);
-        request = request.attribute(cta::ZONE, &entry.zone.to_be_bytes()).attribute(cta::ID, &entry.id.to_be_bytes());
+        let request = deletion(entry.protocol, &entry.original);
+        self.perform_deletion(
+            request.attribute(cta::ZONE, &entry.zone.to_be_bytes()).attribute(cta::ID, &entry.id.to_be_bytes()),
+        )
+    }
+
+    /// Deletes whatever entry there is of the flow from `source` to `destination`; `false` if there is none.
+    ///
+    /// # Errors
+    /// As for [`delete`](Conntrack::delete).
+    pub fn delete_flow(
+        &mut self,
+        protocol: Protocol,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> io::Result<bool> {
+        self.perform_deletion(deletion(protocol, &Tuple { source, destination }))
+    }
+
+    fn perform_deletion(&mut self, mut request: Request) -> io::Result<bool> {
         match self.socket.request(&mut request, &mut |_| {}) {
             Ok(()) => Ok(true),
             Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Ok(false),
@@ -147,6 +160,12 @@ impl AsFd for Conntrack {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// A request to delete the entry with this original tuple.
+fn deletion(protocol: Protocol, original: &Tuple) -> Request {
+    let family = if original.source.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    original.put(Request::new(DELETE, &header(family)), cta::TUPLE_ORIG, protocol)
 }
 
 /// `struct nfgenmsg`.

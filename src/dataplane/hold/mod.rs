@@ -1,0 +1,256 @@
+//! First packets that wait in the gateway until their target is active.
+//!
+//! The rules of a cold frontend log a flow's first packet to an NFLOG group, whole, and drop it. The [`Holder`], on the
+//! reactor thread, keeps it and wakes the target. When the target is active and its DNAT is in, the packet is sent again
+//! from a raw socket, source address still the client's, in order of arrival.
+//!
+//! There is no moment in which a packet is lost: what the kernel captures before the DNAT is in is read after the engine
+//! has said that it is, and then sent on at once.
+
+mod counters;
+mod packet;
+mod sender;
+mod store;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use mio::Interest;
+use mio::unix::SourceFd;
+
+use super::plan::{Plan, Rules};
+use crate::config::Protocol;
+use crate::engine::core::{Change, FrontendId};
+use crate::netlink::conntrack::Conntrack;
+use crate::netlink::nflog::{Logged, Nflog, Received};
+use crate::plugin::{ColdPath, Error, Handler, HoldOptions, Io, OnFailure, Readiness};
+pub use counters::{Counters, HoldStatus};
+use packet::{Packet, Unfit};
+use sender::Sender;
+use store::{Kept, Store};
+
+/// The NFLOG socket's key.
+const SOCKET: usize = 0;
+
+/// How many packets are read before other sockets have their turn.
+const PER_TURN: usize = 1024;
+
+/// Holds the first packets of all frontends that want it.
+pub struct Holder {
+    group: u16,
+    fronts: BTreeMap<FrontendId, Front>,
+    by_address: HashMap<(Protocol, SocketAddr), FrontendId>,
+    open: Option<Open>,
+    /// There is more to read than one turn allowed for.
+    more: bool,
+    unfit: u64,
+}
+
+/// What is open while the holder runs.
+struct Open {
+    log: Nflog,
+    sender: Sender,
+    conntrack: Conntrack,
+}
+
+/// One frontend's waiting packets.
+struct Front {
+    options: HoldOptions,
+    store: Store,
+    /// The target is active: nothing waits any more.
+    active: bool,
+    counters: Arc<Counters>,
+}
+
+impl Holder {
+    /// A holder for the frontends of the plan that hold packets, and their counters; `None` if there is none.
+    pub fn new(plan: &Plan) -> Option<(Holder, BTreeMap<FrontendId, Arc<Counters>>)> {
+        let mut fronts = BTreeMap::new();
+        let mut by_address = HashMap::new();
+        let mut group = None;
+        for (id, rules) in plan.frontends.iter().enumerate() {
+            if let ColdPath::Hold(options) = rules.cold {
+                let front = Front { options, store: Store::default(), active: false, counters: Arc::default() };
+                fronts.insert(id, front);
+                by_address.insert(address_of(rules), id);
+                group = Some(options.group);
+            }
+        }
+        let counters = fronts.iter().map(|(id, front)| (*id, front.counters.clone())).collect();
+        let holder = Holder { group: group?, fronts, by_address, open: None, more: false, unfit: 0 };
+        Some((holder, counters))
+    }
+
+    /// The frontend that a packet came to.
+    fn front_of(&self, packet: &Packet) -> Option<FrontendId> {
+        let (protocol, to) = (packet.flow.protocol, packet.flow.destination);
+        let any = SocketAddr::new(if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, to.port());
+        self.by_address.get(&(protocol, to)).or_else(|| self.by_address.get(&(protocol, any))).copied()
+    }
+
+    /// Reads what the kernel has captured, for one turn.
+    fn capture(&mut self, io: &mut Io<'_>) {
+        self.more = false;
+        for _ in 0..PER_TURN {
+            let Some(open) = &mut self.open else { return };
+            let mut captured = Vec::new();
+            let received = open.log.receive(&mut |logged| captured.push(parse(logged)));
+            for (packet, from_here) in captured {
+                match packet {
+                    Ok(packet) => self.hold(io, packet, from_here),
+                    Err(unfit) => {
+                        self.unfit += 1;
+                        log::debug!("a first packet is dropped: {unfit:?}; {} so far", self.unfit);
+                    }
+                }
+            }
+            match received {
+                Ok(Received::Some) => {}
+                Ok(Received::Overrun) => log::debug!("first packets come too fast: some were lost"),
+                Ok(Received::Nothing) => return,
+                Err(error) => return log::warn!("cannot read first packets: {error}"),
+            }
+        }
+        self.more = true;
+    }
+
+    fn hold(&mut self, io: &mut Io<'_>, packet: Packet, from_here: bool) {
+        let Some(id) = self.front_of(&packet) else { return };
+        let (Some(front), Some(open)) = (self.fronts.get_mut(&id), &mut self.open) else { return };
+        Counters::count(&front.counters.captured);
+        let source = packet.flow.source;
+        if from_here {
+            // It has left an entry without NAT behind, which would keep the flow from the backend.
+            forget(&mut open.conntrack, &packet);
+        }
+        if front.active {
+            return front.pass(&open.sender, packet);
+        }
+        let (kept, made_room) = front.store.keep(packet, io.now(), &front.options);
+        if kept == Kept::Again {
+            Counters::count(&front.counters.repeated);
+        }
+        front.counters.made_room.fetch_add(made_room, Ordering::Relaxed);
+        front.count_waiting();
+        io.core.wake(id, Some(source));
+    }
+}
+
+impl Front {
+    /// Sends a packet on to the backend.
+    fn pass(&self, sender: &Sender, packet: Packet) {
+        if !self.options.replay {
+            return;
+        }
+        let to = packet.flow.destination;
+        match sender.send(&packet.into_sendable(), to.ip()) {
+            Ok(()) => Counters::count(&self.counters.sent),
+            Err(error) => {
+                log::debug!("a held packet to {to} could not be sent on: {error}");
+                Counters::count(&self.counters.unsent);
+            }
+        }
+    }
+
+    /// Tells a packet's client that it waits in vain, if it is to be told.
+    fn give_up(&self, sender: &Sender, packet: &Packet) {
+        Counters::count(&self.counters.given_up);
+        if self.options.on_failure == OnFailure::Reject
+            && let Err(error) = sender.send(&packet.refusal(), packet.flow.source.ip())
+        {
+            log::debug!("{} could not be refused: {error}", packet.flow.source);
+        }
+    }
+
+    fn count_waiting(&self) {
+        self.counters.waiting.store(self.store.len() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Handler for Holder {
+    fn start(&mut self, io: &mut Io<'_>) -> Result<(), Error> {
+        let group = self.group;
+        let log = Nflog::open(group).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("the NFLOG group {group} belongs to another program: set plugins.packet.group to a free one")
+            }
+            _ => format!("cannot receive first packets from NFLOG group {group}: {error}"),
+        })?;
+        let sender = Sender::open().map_err(|error| format!("cannot open a raw socket: {error}"))?;
+        let conntrack = Conntrack::open()?;
+        io.register(&mut SourceFd(&log.as_fd().as_raw_fd()), SOCKET, Interest::READABLE)?;
+        self.open = Some(Open { log, sender, conntrack });
+        Ok(())
+    }
+
+    fn stop(&mut self, io: &mut Io<'_>) {
+        if let Some(open) = self.open.take() {
+            io.deregister(&mut SourceFd(&open.log.as_fd().as_raw_fd()), SOCKET);
+        }
+    }
+
+    fn ready(&mut self, io: &mut Io<'_>, _key: usize, _readiness: Readiness) {
+        self.capture(io);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        if self.more {
+            // Now, but after the others.
+            return Some(Instant::now());
+        }
+        self.fronts.values().filter_map(|front| front.store.expires(front.options.timeout)).min()
+    }
+
+    fn timeout(&mut self, io: &mut Io<'_>) {
+        if self.more {
+            self.capture(io);
+        }
+        let Some(open) = &self.open else { return };
+        for front in self.fronts.values_mut() {
+            while let Some(packet) = front.store.pop_expired(io.now(), front.options.timeout) {
+                front.give_up(&open.sender, &packet);
+            }
+            front.count_waiting();
+        }
+    }
+
+    fn target_changed(&mut self, _io: &mut Io<'_>, frontend: FrontendId, change: Change) {
+        let (Some(front), Some(open)) = (self.fronts.get_mut(&frontend), &self.open) else { return };
+        front.active = change == Change::Active;
+        match change {
+            Change::Active => {
+                while let Some(packet) = front.store.pop() {
+                    front.pass(&open.sender, packet);
+                }
+            }
+            Change::Failed => {
+                while let Some(packet) = front.store.pop() {
+                    front.give_up(&open.sender, &packet);
+                }
+            }
+            Change::Inactive => {}
+        }
+        front.count_waiting();
+    }
+}
+
+fn parse(logged: Logged<'_>) -> (Result<Packet, Unfit>, bool) {
+    (Packet::parse(logged.payload), logged.from_here)
+}
+
+/// Deletes the conntrack entry of a packet's flow, if there is one.
+fn forget(conntrack: &mut Conntrack, packet: &Packet) {
+    let flow = packet.flow;
+    if let Err(error) = conntrack.delete_flow(flow.protocol, flow.source, flow.destination) {
+        log::debug!("cannot delete the entry of {} to {}: {error}", flow.source, flow.destination);
+    }
+}
+
+fn address_of(rules: &Rules) -> (Protocol, SocketAddr) {
+    (rules.protocol, rules.listen)
+}

@@ -1,0 +1,121 @@
+//! The packets that wait for one frontend's target. Pure: no clock, no socket.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::packet::{Flow, Packet};
+use crate::plugin::HoldOptions;
+
+/// The waiting packets, one per flow, in order of arrival. Invariants: `by_flow` and `by_source` count exactly what `queue`
+/// has, and neither of the limits is passed.
+#[derive(Debug, Default)]
+pub struct Store {
+    queue: BTreeMap<u64, Waiting>,
+    by_flow: HashMap<Flow, u64>,
+    by_source: HashMap<IpAddr, u32>,
+    bytes: usize,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    packet: Packet,
+    since: Instant,
+}
+
+/// What has become of a packet.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It waits.
+    New,
+    /// It is its flow's again, and has taken the place of the one before.
+    Again,
+}
+
+impl Store {
+    /// Keeps a packet; returns how many older ones have made room for it.
+    pub fn keep(&mut self, packet: Packet, now: Instant, limits: &HoldOptions) -> (Kept, u64) {
+        if let Some(position) = self.by_flow.get(&packet.flow)
+            && let Some(waiting) = self.queue.get_mut(position)
+        {
+            self.bytes = self.bytes - waiting.packet.len() + packet.len();
+            waiting.packet = packet;
+            let made_room = self.make_room(limits);
+            return (Kept::Again, made_room);
+        }
+        let mut made_room = 0;
+        let source = source_of(&packet.flow);
+        if self.by_source.get(&source).is_some_and(|count| *count >= limits.per_source) {
+            let oldest = self.queue.iter().find(|(_, waiting)| source_of(&waiting.packet.flow) == source);
+            if let Some(position) = oldest.map(|(position, _)| *position) {
+                self.take(position);
+                made_room += 1;
+            }
+        }
+        let position = self.next;
+        self.next += 1;
+        self.bytes += packet.len();
+        self.by_flow.insert(packet.flow, position);
+        *self.by_source.entry(source).or_default() += 1;
+        self.queue.insert(position, Waiting { packet, since: now });
+        made_room += self.make_room(limits);
+        (Kept::New, made_room)
+    }
+
+    /// Lets the oldest go until the limits hold; returns how many.
+    fn make_room(&mut self, limits: &HoldOptions) -> u64 {
+        let mut gone = 0;
+        while self.queue.len() > limits.packets as usize || self.bytes > limits.bytes as usize {
+            let Some(oldest) = self.queue.keys().next().copied() else { break };
+            self.take(oldest);
+            gone += 1;
+        }
+        gone
+    }
+
+    /// Takes the oldest packet out.
+    pub fn pop(&mut self) -> Option<Packet> {
+        let oldest = *self.queue.keys().next()?;
+        self.take(oldest)
+    }
+
+    /// Takes the oldest packet out, if it has waited for too long.
+    pub fn pop_expired(&mut self, now: Instant, timeout: Duration) -> Option<Packet> {
+        let (oldest, waiting) = self.queue.first_key_value()?;
+        let oldest = *oldest;
+        (waiting.since + timeout <= now).then(|| self.take(oldest))?
+    }
+
+    /// When the oldest packet will have waited for too long.
+    pub fn expires(&self, timeout: Duration) -> Option<Instant> {
+        Some(self.queue.first_key_value()?.1.since + timeout)
+    }
+
+    /// How many packets wait.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    fn take(&mut self, position: u64) -> Option<Packet> {
+        let packet = self.queue.remove(&position)?.packet;
+        self.bytes -= packet.len();
+        self.by_flow.remove(&packet.flow);
+        let source = source_of(&packet.flow);
+        if let Some(count) = self.by_source.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_source.remove(&source);
+            }
+        }
+        Some(packet)
+    }
+}
+
+/// Whom a packet counts against: an IPv4 address, or an IPv6 network of 64 bits, which is what one host has.
+fn source_of(flow: &Flow) -> IpAddr {
+    match flow.source.ip() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
+    }
+}

@@ -1,0 +1,155 @@
+//! Packets that a rule has logged to a group (`log group N`), whole.
+//!
+//! Numbers are those of linux/netfilter/nfnetlink_log.h.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use neli::consts::nl::NlmF;
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, netlink};
+
+use super::message::{Attributes, Messages, Request};
+use super::socket::{self, TIMEOUT};
+use crate::system::wait_readable;
+
+/// `NFNL_SUBSYS_ULOG`, and in it `NFULNL_MSG_PACKET` and `NFULNL_MSG_CONFIG`.
+const PACKET: u16 = 4 << 8;
+const CONFIG: u16 = 4 << 8 | 1;
+
+/// `NFULA_CFG_CMD`, `_MODE`, `_QTHRESH`; `NFULNL_CFG_CMD_BIND`; `NFULNL_COPY_PACKET`.
+const COMMAND: u16 = 1;
+const MODE: u16 = 2;
+const THRESHOLD: u16 = 5;
+const BIND: u8 = 1;
+const COPY_PACKET: u8 = 2;
+
+/// `NFULA_PACKET_HDR` (a protocol, a hook, padding) and `NFULA_PAYLOAD`.
+const HEADER: u16 = 1;
+const PAYLOAD: u16 = 9;
+
+/// `struct nfgenmsg`.
+const GENERIC_HEADER: usize = 4;
+
+/// The longest packet, with room for netlink around it.
+const BUFFER: usize = 72 * 1024;
+
+/// How many bytes of packets the kernel is asked to keep until they are read.
+const KEPT: usize = 4 * 1024 * 1024;
+
+/// `NF_INET_LOCAL_OUT`.
+const LOCAL_OUT: u8 = 3;
+
+/// A socket that receives the packets of one group of one network namespace. It becomes readable when there is one.
+pub struct Nflog {
+    fd: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+/// A packet that has been logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Logged<'a> {
+    /// From its network header on.
+    pub payload: &'a [u8],
+    /// Whether it comes from this host itself.
+    pub from_here: bool,
+}
+
+/// What there was to receive.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received {
+    /// Something, and `each` has seen it.
+    Some,
+    /// Nothing more.
+    Nothing,
+    /// Packets were lost, since too many were unread (`ENOBUFS`).
+    Overrun,
+}
+
+impl Nflog {
+    /// Binds to the group in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// `AddrInUse` if another program has the group, `PermissionDenied` without `CAP_NET_ADMIN`, else what the operating
+    /// system said.
+    pub fn open(group: u16) -> io::Result<Nflog> {
+        let fd = socket::open(Some(netlink::NETFILTER), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        if set_socket_recv_buffer_size_force(&fd, KEPT).is_err() {
+            set_socket_recv_buffer_size(&fd, KEPT)?;
+        }
+        rustix::net::connect(&fd, &SocketAddrNetlink::new(0, 0))?;
+        let mut log = Nflog { fd, buffer: vec![0; BUFFER] };
+        let [high, low] = group.to_be_bytes();
+        let request = || Request::new(CONFIG, &[0, 0, high, low]);
+        log.configure(&mut request().attribute(COMMAND, &[BIND])).map_err(|error| match error.raw_os_error() {
+            Some(number) if number == Errno::BUSY.raw_os_error() => io::ErrorKind::AddrInUse.into(),
+            _ => error,
+        })?;
+        // Whole packets, and each at once: the default waits for a hundred of them, or a second.
+        let mode = [&0xffff_u32.to_be_bytes()[..], &[COPY_PACKET, 0]].concat();
+        log.configure(&mut request().attribute(MODE, &mode).attribute(THRESHOLD, &1u32.to_be_bytes()))?;
+        Ok(log)
+    }
+
+    /// Sends a request and waits for its acknowledgement; packets that come before it are lost.
+    fn configure(&mut self, request: &mut Request) -> io::Result<()> {
+        const ERROR: u16 = 2;
+        rustix::net::send(&self.fd, request.finish(NlmF::REQUEST | NlmF::ACK, 1), SendFlags::empty())?;
+        let deadline = Instant::now() + TIMEOUT;
+        while Instant::now() < deadline {
+            wait_readable(&[self.fd.as_fd()], Some(deadline))?;
+            let length = match socket::receive(&self.fd, &mut self.buffer, RecvFlags::DONTWAIT) {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => continue,
+                length => length?,
+            };
+            for message in Messages::new(&self.buffer[..length]) {
+                let message = message?;
+                if message.kind == ERROR {
+                    let number = message.payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+                    return if number == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-number)) };
+                }
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Takes what the kernel hands on at once, and gives `each` packet of it; does not block.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn receive(&mut self, each: &mut dyn FnMut(Logged<'_>)) -> io::Result<Received> {
+        let length = match socket::receive(&self.fd, &mut self.buffer, RecvFlags::DONTWAIT) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(Received::Nothing),
+            Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => return Ok(Received::Overrun),
+            Err(error) => return Err(error),
+        };
+        for message in Messages::new(&self.buffer[..length]) {
+            let Ok(message) = message else { break };
+            let attributes = || Attributes::after(message.payload, GENERIC_HEADER);
+            if message.kind == PACKET
+                && let Some(payload) = attributes().find(PAYLOAD)
+            {
+                let from_here = attributes().find(HEADER).and_then(|header| header.get(2)) == Some(&LOCAL_OUT);
+                each(Logged { payload, from_here });
+            }
+        }
+        Ok(Received::Some)
+    }
+}
+
+impl AsFd for Nflog {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl fmt::Debug for Nflog {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Nflog").field("fd", &self.fd).finish_non_exhaustive()
+    }
+}
