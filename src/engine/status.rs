@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::config::Protocol;
 
@@ -70,6 +70,7 @@ pub struct EndpointStatus {
     /// What it speaks.
     pub protocol: Protocol,
     /// Where it listens.
+    #[serde(serialize_with = "text")]
     pub address: SocketAddr,
 }
 
@@ -88,13 +89,14 @@ pub struct FrontendStatus {
     /// What its clients speak.
     pub protocol: Protocol,
     /// Where they connect to.
+    #[serde(serialize_with = "text")]
     pub listen: SocketAddr,
     /// The target behind it.
     pub target_name: String,
     /// The endpoint of that target.
     pub endpoint_name: String,
     /// The endpoint's address.
-    #[serde(rename = "proxyaddress")]
+    #[serde(rename = "proxyaddress", serialize_with = "text")]
     pub proxy_address: SocketAddr,
 }
 
@@ -128,4 +130,9 @@ pub enum FrontendState {
     Stopping,
     /// The engine has ended.
     Closed,
+}
+
+/// Writes an address as text in every format: serde's own way is numbers where the format is binary.
+fn text<S: Serializer>(address: &SocketAddr, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&address.to_string())
 }
