@@ -154,8 +154,12 @@ fn requests_in_any_pieces_are_answered_and_idleness_costs_nothing() {
     }
     assert_eq!(drain(&mut client), ("{\"id\":1,\"method\":3,\"body\":{}}\n".into(), false));
     client.write_all(&STATUS.repeat(500)).unwrap();
-    daemon.settle();
-    assert_eq!(drain(&mut client), ("{\"id\":1,\"method\":3,\"body\":{}}\n".repeat(500), false));
+    let mut answers = 0;
+    for _ in 0..10 {
+        daemon.settle();
+        answers += drain(&mut client).0.lines().filter(|line| *line == "{\"id\":1,\"method\":3,\"body\":{}}").count();
+    }
+    assert_eq!(answers, 500);
     // That the client has taken its answers is news once.
     daemon.settle();
     assert_eq!(daemon.server.deadline(), None);
