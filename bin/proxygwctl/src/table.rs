@@ -119,7 +119,7 @@ mod tests {
 
     /// The manual page without its markup.
     fn manual() -> String {
-        let page = include_str!("../../../docs/proxygwctl.8");
+        let page = include_str!("../../../docs/proxygwctl.1");
         let words = page.lines().map(|line| match line.split_once(' ') {
             Some((request, rest)) if request.starts_with('.') => rest,
             _ => line,
