@@ -1,74 +1,88 @@
-//! The control client of proxygw.
+//! The proxygw control client: one question to the daemon per run.
 //!
-//! Exit status: 0 if all is well, 1 if the daemon answered with an error or does not answer, 2 for a wrong command line or
-//! configuration.
+//! `table` lists the flags and commands, `args` reads the command line; the conversation is the library's
+//! ([`proxygw::plugins::ctl::client`]). Of the configuration only `plugins.ctl` is looked at, so that the client works with a file
+//! that names plugins it was not built with.
 
-mod cli;
-mod client;
+mod args;
+mod table;
 
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use cli::{Action, Invocation};
 use proxygw::config;
+use proxygw::plugins::ctl::client::exchange;
+use proxygw::plugins::ctl::methods;
 use proxygw::plugins::ctl::settings::Settings;
+use proxygw::plugins::ctl::wire::Codec;
 
-/// Why there is nothing to print.
-pub(crate) enum Failure {
-    /// The command line or the configuration is wrong: exit status 2.
-    Usage(String),
-    /// The daemon answered with an error, or does not answer: exit status 1.
+use args::{Args, Ask};
+
+/// How long the daemon may take for its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why the run has failed, which is also its exit status.
+enum Failure {
+    /// The daemon refuses, or is not there, or the output cannot be written.
     Daemon(String),
+    /// The command line or the configuration is wrong.
+    Usage(String),
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(text) => match io::stdout().write_all(text.as_bytes()) {
-            // Whoever reads it has had enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("proxygwctl: cannot write the answer: {error}");
-                ExitCode::FAILURE
-            }
-            Ok(()) => ExitCode::SUCCESS,
-        },
-        Err(Failure::Usage(message)) => {
-            eprintln!("proxygwctl: {message}");
-            ExitCode::from(2)
-        }
-        Err(Failure::Daemon(message)) => {
-            eprintln!("proxygwctl: {message}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// What to print.
-fn run() -> Result<String, Failure> {
-    let invocation = match cli::parse(std::env::args_os().skip(1))? {
-        Action::Print(text) => return Ok(text),
-        Action::Ask(invocation) => invocation,
+    let result = match args::parse(std::env::args_os().skip(1)) {
+        Ok(Args::Help) => print(&table::help()),
+        Ok(Args::Version) => print(&format!("proxygwctl {}\n", env!("CARGO_PKG_VERSION"))),
+        Ok(Args::Ask(ask)) => run(&ask),
+        Err(message) => Err(Failure::Usage(format!("{message}; see proxygwctl --help"))),
     };
-    let (socket, codec) = place(&invocation)?;
-    let answer = client::ask(&socket, codec, invocation.method, invocation.name.as_deref())
-        .map_err(|error| Failure::Daemon(format!("{}: {error}", socket.display())))?;
-    if invocation.prints {
-        let text = serde_json::to_string_pretty(&answer).map_err(|error| Failure::Daemon(error.to_string()))?;
-        Ok(text + "\n")
-    } else {
-        Ok(String::new())
+    let (message, status) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Daemon(message)) => (message, 1),
+        Err(Failure::Usage(message)) => (message, 2),
+    };
+    for line in message.lines() {
+        // Names and messages come from elsewhere, and must not be able to command a terminal.
+        let line: String = line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        // There is nowhere left to say that standard error cannot be written to.
+        let _ = writeln!(io::stderr(), "proxygwctl: {line}");
     }
+    ExitCode::from(status)
 }
 
-/// Where the daemon listens, and what it speaks. The configuration is read only if the command line does not say it.
-fn place(invocation: &Invocation) -> Result<(std::path::PathBuf, proxygw::plugins::ctl::wire::Codec), Failure> {
-    use proxygw::plugins::ctl::wire::Codec;
-    if let Some(socket) = &invocation.socket {
-        return Ok((socket.clone(), invocation.codec.unwrap_or(Codec::Json)));
+fn run(ask: &Ask) -> Result<(), Failure> {
+    let (socket, codec) = place(ask)?;
+    let body = exchange(&socket, codec, ask.command.method, ask.name.as_deref(), PATIENCE)
+        .map_err(|error| Failure::Daemon(error.to_string()))?;
+    if ask.command.method != methods::STATUS {
+        return Ok(());
     }
-    let settings = config::with_plugin_section(&invocation.config, "ctl", Settings::read)
-        .map_err(|error| Failure::Usage(error.to_string()))?;
-    let settings =
-        settings.ok_or_else(|| Failure::Usage("the configuration of the control socket is wrong".to_owned()))?;
-    Ok((settings.socket, invocation.codec.unwrap_or(settings.codec)))
+    let mut text = serde_json::to_string_pretty(&body)
+        .map_err(|error| Failure::Daemon(format!("cannot show the answer as JSON: {error}")))?;
+    text.push('\n');
+    print(&text)
+}
+
+/// Where the daemon is, and what it speaks.
+fn place(ask: &Ask) -> Result<(PathBuf, Codec), Failure> {
+    if let Some(socket) = &ask.socket {
+        return Ok((socket.clone(), ask.codec.unwrap_or(Codec::Json)));
+    }
+    let settings = config::with_plugin_section(&ask.config, "ctl", Settings::read)
+        .map_err(|error| Failure::Usage(error.to_string()))?
+        .ok_or_else(|| Failure::Usage(format!("{}: plugins.ctl is wrong", ask.config.display())))?;
+    Ok((settings.socket, ask.codec.unwrap_or(settings.codec)))
+}
+
+/// Writes to standard output. A reader that has seen enough, such as `head`, is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::Daemon(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }

@@ -1,17 +1,36 @@
-//! The built-in plugin `ctl`: a Unix socket over which the daemon can be asked, and told.
+//! The built-in control plugin: a Unix socket where `proxygwctl` and others ask for the status and give orders.
 //!
-//! [`wire`] is the format, `connection` one client's side of the conversation without any socket, `server` the sockets.
+//! - [`settings`] reads `plugins.ctl`, for the daemon and for the client.
+//! - [`wire`] is the packets and their bytes, [`methods`] what they mean.
+//! - `session` is one client's conversation without a socket; `peer` adds the socket, `server` the others, `service` the
+//!   reactor. All of it runs on the reactor thread, and decides nothing: the engine answers.
+//! - [`client`] is the other side, on a thread that may block.
 
-mod connection;
+pub mod client;
+mod group;
+pub mod methods;
+mod peer;
 mod server;
+#[cfg(test)]
+mod server_tests;
+mod service;
+mod session;
+#[cfg(test)]
+mod session_tests;
 pub mod settings;
+mod socket;
+#[cfg(test)]
+mod socket_tests;
 pub mod wire;
+
+pub use group::Group;
 
 use crate::config::Section;
 use crate::plugin::{Namespace, Plugin};
+use service::Service;
 use settings::Settings;
 
-/// The plugin, for the daemon's build script.
+/// The plugin, for the daemon's registry.
 pub fn plugin() -> Box<dyn Plugin> {
     Box::new(Ctl)
 }
@@ -21,7 +40,7 @@ struct Ctl;
 impl Plugin for Ctl {
     fn load(&mut self, config: &mut Section<'_>, namespace: &mut Namespace) {
         if let Some(settings) = Settings::read(config) {
-            namespace.service(Box::new(server::Server::new(settings)));
+            namespace.service(Box::new(Service::new(settings)));
         }
     }
 }

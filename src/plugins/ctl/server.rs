@@ -1,276 +1,178 @@
-//! The control socket and its connections, on the reactor thread.
+//! The listening socket and its clients, on the reactor thread.
 //!
-//! A hostile client costs itself its connection and nobody else anything: packets, answers, connections and the time that
-//! an answer may take are bounded, and when there are too many connections the one that has been silent for longest goes.
+//! Invariants: nothing blocks; there are never more than [`MAX_PEERS`] clients; no client can keep another waiting for
+//! longer than its turn; while nobody is owed anything there is no deadline, so that an idle daemon makes no wake-ups.
 
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::io;
 use std::time::{Duration, Instant};
 
-use mio::Interest;
-use mio::net::{UnixListener, UnixStream};
-use rustix::fs::Mode;
+use mio::event::Source;
+use mio::net::UnixListener;
 
-use super::connection::{Connection, Next};
-use super::settings::Settings;
-use crate::engine::Reply;
-use crate::plugin::{Error, Handler, Io, Readiness};
+use super::peer::{Outcome, Peer};
+use super::wire::Codec;
+use crate::engine::{Reply, Request};
 
-/// How many clients there can be at once.
-const MOST_CLIENTS: usize = 64;
+/// How many clients there can be. One more, and the one that has been idle for longest is closed.
+pub(super) const MAX_PEERS: usize = 64;
 
-/// How long a client may take no byte of its answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long to wait before accepting again when there is no descriptor left.
-const SHORTAGE: Duration = Duration::from_millis(100);
-
-/// The listener's key; clients count up from the next.
+/// The key of the listening socket; clients have those after it.
 const LISTENER: usize = 0;
 
-/// The control socket.
+/// How many clients are accepted before others have their turn.
+const ACCEPT_TURN: usize = 64;
+
+/// How long to wait before accepting again when the system had no file descriptor left.
+const SHORTAGE: Duration = Duration::from_secs(1);
+
+/// What is read of a client at once.
+const CHUNK: usize = 16 << 10;
+
+/// What the server needs of the reactor.
+pub(super) trait Reactor {
+    /// Watches a source for both directions.
+    fn register(&mut self, source: &mut impl Source, key: usize) -> io::Result<()>;
+    /// Ends the watch.
+    fn deregister(&mut self, source: &mut impl Source, key: usize);
+    /// The time at which this round began.
+    fn now(&self) -> Instant;
+    /// Asks the engine.
+    fn request(&mut self, tag: u64, request: Request);
+}
+
+/// The server while it runs.
 pub(super) struct Server {
-    settings: Settings,
-    listener: Option<Listener>,
-    clients: BTreeMap<usize, Client>,
-    /// Never used twice, so that a reply cannot reach a client that did not ask.
-    next: usize,
-    retry: Option<Instant>,
-}
-
-struct Listener {
-    socket: UnixListener,
-    /// The device and inode of its file.
-    file: (u64, u64),
-}
-
-struct Client {
-    stream: UnixStream,
-    talk: Connection,
-    active: Instant,
-    /// Since when it has taken no byte of what is to be written.
-    stuck: Option<Instant>,
-    /// It will send nothing more.
-    ended: bool,
+    listener: UnixListener,
+    codec: Codec,
+    /// By key.
+    peers: BTreeMap<usize, Peer>,
+    next_serial: u64,
+    /// When to accept again without being told that somebody is there.
+    accept_at: Option<Instant>,
+    /// Set when a turn has ended with more to do, to when.
+    resume_at: Option<Instant>,
+    /// Whether the log already says that there is a shortage.
+    short: bool,
+    scratch: Box<[u8]>,
 }
 
 impl Server {
-    pub(super) fn new(settings: Settings) -> Server {
-        Server { settings, listener: None, clients: BTreeMap::new(), next: LISTENER + 1, retry: None }
-    }
-}
-
-impl Handler for Server {
-    fn start(&mut self, io: &mut Io<'_>) -> Result<(), Error> {
-        let path = &self.settings.socket;
-        let mut listener =
-            listen(&self.settings).map_err(|error| format!("control socket {}: {error}", path.display()))?;
-        io.register(&mut listener.socket, LISTENER, Interest::READABLE)?;
-        self.listener = Some(listener);
-        Ok(())
+    pub(super) fn start(mut listener: UnixListener, codec: Codec, reactor: &mut impl Reactor) -> io::Result<Server> {
+        reactor.register(&mut listener, LISTENER)?;
+        let scratch = vec![0; CHUNK].into_boxed_slice();
+        let peers = BTreeMap::new();
+        Ok(Server { listener, codec, peers, next_serial: 1, accept_at: None, resume_at: None, short: false, scratch })
     }
 
-    fn stop(&mut self, io: &mut Io<'_>) {
-        while let Some(key) = self.clients.keys().next().copied() {
-            self.close(io, key);
-        }
-        if let Some(mut listener) = self.listener.take() {
-            io.deregister(&mut listener.socket, LISTENER);
-            let path = &self.settings.socket;
-            if file_of(path).is_ok_and(|file| file == listener.file)
-                && let Err(error) = std::fs::remove_file(path)
-            {
-                log::warn!("cannot remove the control socket {}: {error}", path.display());
-            }
-        }
-        self.retry = None;
-    }
-
-    fn ready(&mut self, io: &mut Io<'_>, key: usize, _readiness: Readiness) {
-        if key == LISTENER { self.accept(io) } else { self.go_on(io, key) }
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        let stuck = self.clients.values().filter_map(|client| client.stuck).min();
-        stuck.map(|since| since + PATIENCE).into_iter().chain(self.retry).min()
-    }
-
-    fn timeout(&mut self, io: &mut Io<'_>) {
-        let now = io.now();
-        let stuck = |client: &Client| client.stuck.is_some_and(|since| since + PATIENCE <= now);
-        let keys: Vec<usize> = self.clients.iter().filter(|(_, client)| stuck(client)).map(|(key, _)| *key).collect();
-        keys.into_iter().for_each(|key| self.close(io, key));
-        if self.retry.take_if(|at| *at <= now).is_some() {
-            self.accept(io);
+    pub(super) fn stop(mut self, reactor: &mut impl Reactor) {
+        reactor.deregister(&mut self.listener, LISTENER);
+        for (key, mut peer) in std::mem::take(&mut self.peers) {
+            reactor.deregister(&mut peer.stream, key);
         }
     }
 
-    fn reply(&mut self, io: &mut Io<'_>, tag: u64, reply: Reply) {
-        let key = tag as usize;
-        if let Some(client) = self.clients.get_mut(&key) {
-            client.talk.reply(reply);
-            self.go_on(io, key);
+    pub(super) fn ready(&mut self, reactor: &mut impl Reactor, key: usize) {
+        match key {
+            LISTENER => self.accept(reactor),
+            _ => self.advance(reactor, key),
         }
     }
-}
 
-impl Server {
-    fn accept(&mut self, io: &mut Io<'_>) {
-        while let Some(listener) = &self.listener {
-            match listener.socket.accept() {
-                Ok((stream, _)) => self.admit(io, stream),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let stalled = self.peers.values().filter_map(Peer::deadline);
+        stalled.chain(self.accept_at).chain(self.resume_at).min()
+    }
+
+    pub(super) fn timeout(&mut self, reactor: &mut impl Reactor) {
+        let now = reactor.now();
+        self.resume_at = None;
+        let stalled = |peer: &Peer| peer.deadline().is_some_and(|deadline| deadline <= now);
+        let keys = |these: &dyn Fn(&Peer) -> bool| -> Vec<usize> {
+            self.peers.iter().filter(|(_, peer)| these(peer)).map(|(&key, _)| key).collect()
+        };
+        let (give_up, go_on) = (keys(&stalled), keys(&|peer| peer.more && !stalled(peer)));
+        for key in give_up {
+            log::debug!("ctl: a client takes no bytes; closing its connection");
+            self.close(reactor, key);
+        }
+        for key in go_on {
+            self.advance(reactor, key);
+        }
+        if self.accept_at.is_some_and(|at| at <= now) {
+            self.accept(reactor);
+        }
+    }
+
+    /// Takes the engine's reply; nothing happens if the client has gone.
+    pub(super) fn reply(&mut self, reactor: &mut impl Reactor, tag: u64, reply: &Reply) {
+        let found = self.peers.iter_mut().find(|(_, peer)| peer.serial == tag);
+        if let Some((&key, peer)) = found {
+            peer.answer(reply);
+            self.advance(reactor, key);
+        }
+    }
+
+    fn accept(&mut self, reactor: &mut impl Reactor) {
+        self.accept_at = None;
+        for _ in 0..ACCEPT_TURN {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    self.short = false;
+                    self.admit(reactor, stream);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {
+                }
                 Err(error) => {
-                    log::warn!("control socket: cannot accept a client: {error}");
-                    self.close_most_silent(io);
-                    self.retry = Some(io.now() + SHORTAGE);
+                    if !self.short {
+                        log::warn!("ctl: cannot accept clients: {error}; trying again every second");
+                    }
+                    self.short = true;
+                    self.accept_at = Some(reactor.now() + SHORTAGE);
                     return;
                 }
             }
         }
+        self.accept_at = Some(reactor.now());
     }
 
-    fn admit(&mut self, io: &mut Io<'_>, mut stream: UnixStream) {
-        if self.clients.len() >= MOST_CLIENTS {
-            self.close_most_silent(io);
-        }
-        let key = self.next;
-        self.next += 1;
-        if let Err(error) = io.register(&mut stream, key, Interest::READABLE | Interest::WRITABLE) {
-            return log::warn!("control socket: cannot watch a client: {error}");
-        }
-        let talk = Connection::new(self.settings.codec);
-        self.clients.insert(key, Client { stream, talk, active: io.now(), stuck: None, ended: false });
-        self.go_on(io, key);
-    }
-
-    /// Lets a conversation go on as far as it goes without waiting.
-    fn go_on(&mut self, io: &mut Io<'_>, key: usize) {
-        let Some(client) = self.clients.get_mut(&key) else { return };
-        loop {
-            match client.talk.next() {
-                Next::Ask(request) => io.request(key as u64, request),
-                Next::Wait => return,
-                Next::Write => match client.write(io.now()) {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                    Err(_) => break,
-                },
-                Next::Read if client.ended => break,
-                Next::Read => match client.read(io.now()) {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                    Err(_) => break,
-                },
-                Next::Close => break,
+    fn admit(&mut self, reactor: &mut impl Reactor, stream: mio::net::UnixStream) {
+        if self.peers.len() == MAX_PEERS {
+            let idle = self.peers.iter().min_by_key(|(_, peer)| (peer.busy(), peer.active, peer.serial));
+            if let Some(key) = idle.map(|(&key, _)| key) {
+                log::debug!(
+                    "ctl: there are {MAX_PEERS} clients; closing the connection that has been idle for longest"
+                );
+                self.close(reactor, key);
             }
         }
-        self.close(io, key);
+        let Some(key) = (LISTENER + 1..).find(|key| !self.peers.contains_key(key)) else { return };
+        let mut peer = Peer::new(stream, self.next_serial, self.codec, reactor.now());
+        self.next_serial += 1;
+        if let Err(error) = reactor.register(&mut peer.stream, key) {
+            log::warn!("ctl: cannot watch a client: {error}");
+            return;
+        }
+        self.peers.insert(key, peer);
+        self.advance(reactor, key);
     }
 
-    fn close(&mut self, io: &mut Io<'_>, key: usize) {
-        if let Some(mut client) = self.clients.remove(&key) {
-            io.deregister(&mut client.stream, key);
+    fn advance(&mut self, reactor: &mut impl Reactor, key: usize) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let outcome = peer.advance(reactor.now(), &mut self.scratch);
+        peer.more = matches!(outcome, Outcome::More);
+        match outcome {
+            Outcome::Blocked => {}
+            Outcome::More => self.resume_at = Some(reactor.now()),
+            Outcome::Ask(request) => reactor.request(peer.serial, request),
+            Outcome::Closed => self.close(reactor, key),
         }
     }
 
-    fn close_most_silent(&mut self, io: &mut Io<'_>) {
-        let silent = self.clients.iter().min_by_key(|(_, client)| client.active).map(|(key, _)| *key);
-        silent.into_iter().for_each(|key| self.close(io, key));
-    }
-}
-
-impl Client {
-    fn read(&mut self, now: Instant) -> io::Result<()> {
-        let mut buffer = [0; 4096];
-        match self.stream.read(&mut buffer) {
-            Ok(0) => self.ended = true,
-            Ok(read) => {
-                self.active = now;
-                self.talk.read(&buffer[..read]);
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+    fn close(&mut self, reactor: &mut impl Reactor, key: usize) {
+        if let Some(mut peer) = self.peers.remove(&key) {
+            reactor.deregister(&mut peer.stream, key);
         }
-        Ok(())
     }
-
-    fn write(&mut self, now: Instant) -> io::Result<()> {
-        match self.stream.write(self.talk.output()) {
-            Ok(written) => {
-                self.active = now;
-                self.talk.written(written);
-                self.stuck = None;
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => {
-                self.stuck.get_or_insert(now);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Makes the socket, in the place of one that nobody listens on any more.
-fn listen(settings: &Settings) -> Result<Listener, Error> {
-    let path = &settings.socket;
-    clear(path)?;
-    let group = settings.group.as_deref().map(group_number).transpose()?;
-    // Nobody else can connect before the mode and the group are what they should be.
-    let umask = rustix::process::umask(Mode::from_raw_mode(0o177));
-    let socket = UnixListener::bind(path);
-    rustix::process::umask(umask);
-    let socket = socket.map_err(|error| match error.kind() {
-        ErrorKind::NotFound => "its folder does not exist".to_owned(),
-        _ => error.to_string(),
-    })?;
-    let file = file_of(path)?;
-    let listener = Listener { socket, file };
-    let finish = || {
-        std::os::unix::fs::chown(path, None, group)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(settings.mode))
-    };
-    finish().inspect_err(|_| {
-        // It is ours, and of no use.
-        let _ = std::fs::remove_file(path);
-    })?;
-    Ok(listener)
-}
-
-/// Removes the socket of a daemon that is gone.
-fn clear(path: &Path) -> Result<(), Error> {
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error.into()),
-        Ok(found) if !found.file_type().is_socket() => return Err("there is a file that is not a socket".into()),
-        Ok(_) => {}
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => Err("another daemon listens there".into()),
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(std::fs::remove_file(path)?),
-        // A socket of another type, or one that we may not use.
-        Err(error) => Err(format!("there is a socket that cannot be replaced: {error}").into()),
-    }
-}
-
-fn file_of(path: &Path) -> io::Result<(u64, u64)> {
-    std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
-}
-
-/// The number of a group, by its name in `/etc/group` (group(5)) or as a number.
-fn group_number(name: &str) -> Result<u32, Error> {
-    if let Ok(number) = name.parse() {
-        return Ok(number);
-    }
-    const GROUPS: &str = "/etc/group";
-    let groups = std::fs::read_to_string(GROUPS).map_err(|error| format!("{GROUPS}: {error}"))?;
-    let number = groups.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
-    });
-    number.ok_or_else(|| format!("there is no group {name:?} in {GROUPS}").into())
 }

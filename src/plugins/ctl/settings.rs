@@ -1,68 +1,113 @@
-//! `plugins.ctl`, for the daemon and for its clients alike.
+//! `plugins.ctl`: the settings that the daemon and the client share. Reading them touches nothing.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::group::Group;
 use super::wire::Codec;
 use crate::config::Section;
 
-/// Where the control socket is, if nothing else is said.
+/// Where the control socket is if the configuration does not say.
 pub const DEFAULT_SOCKET: &str = "/run/proxygw.sock";
 
-/// Who may use the control socket, if nothing else is said: its owner.
+/// Who may use it if the configuration does not say: the daemon's own user.
 const DEFAULT_MODE: u32 = 0o600;
 
-/// The longest path of a Unix socket (`sun_path` of unix(7), less its terminating NUL).
-const LONGEST_PATH: usize = 107;
+/// The size of `sun_path`, of which the last byte is a zero: unix(7).
+const PATH_SIZE: usize = 108;
 
-/// The control socket's settings.
+/// The `plugins.ctl` section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The socket's path.
+    /// The path of the control socket, absolute.
     pub socket: PathBuf,
-    /// What is spoken on it.
+    /// How packets are written.
     pub codec: Codec,
-    /// Its permissions.
+    /// The socket's permission bits.
     pub mode: u32,
-    /// The name or number of its group, if it is not the daemon's own.
-    pub group: Option<String>,
+    /// The group that the socket is given to.
+    pub group: Option<Group>,
 }
 
 impl Settings {
     /// Reads the section. `None` means that a problem was reported on it.
     pub fn read(section: &mut Section<'_>) -> Option<Settings> {
-        let socket = section.optional("socket").unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET));
-        if let Some(problem) = problem_of_path(&socket) {
-            section.problem("socket", problem);
+        let socket = section.optional::<PathBuf>("socket");
+        let codec = section.optional::<String>("codec");
+        let mode = section.optional::<String>("mode");
+        let group = section.optional::<Group>("group");
+        let socket = socket.unwrap_or_else(|| DEFAULT_SOCKET.into());
+        if !socket.is_absolute() {
+            section.problem("socket", format_args!("{socket:?} must be absolute, such as {DEFAULT_SOCKET}"));
+        } else if let Err(message) = check_path(&socket) {
+            section.problem("socket", message);
         }
-        let codec = section.optional::<String>("codec").unwrap_or_else(|| "json".to_owned());
-        let codec = Codec::from_name(&codec);
-        if codec.is_none() {
-            section.problem("codec", "this is not a codec: write json or cbor");
-        }
-        let mode = section.optional::<String>("mode").map(|text| parse_mode(&text));
-        if mode == Some(None) {
-            section.problem("mode", "this is not a mode: write octal digits in quotes, such as \"0660\"");
-        }
-        let group = section.optional::<String>("group");
-        if group.as_deref() == Some("") {
-            section.problem("group", "it is empty: write a group's name or number");
-        }
-        let mode = mode.flatten().unwrap_or(DEFAULT_MODE);
-        (!section.failed()).then_some(Settings { socket, codec: codec?, mode, group })
+        let codec = codec.map_or(Some(Codec::Json), |name| {
+            let codec = Codec::named(&name);
+            if codec.is_none() {
+                section.problem("codec", format_args!("there is no codec {name:?}: write json or cbor"));
+            }
+            codec
+        });
+        let mode = mode.map_or(Some(DEFAULT_MODE), |text| {
+            let mode = octal(&text);
+            if mode.is_none() {
+                section.problem(
+                    "mode",
+                    format_args!("{text:?} is no octal mode from \"0000\" to \"0777\", such as \"0660\""),
+                );
+            }
+            mode
+        });
+        if section.failed() { None } else { Some(Settings { socket, codec: codec?, mode: mode?, group }) }
     }
 }
 
-/// What is wrong with the path of a control socket, if anything is.
-pub fn problem_of_path(path: &Path) -> Option<String> {
-    let length = path.as_os_str().len();
-    if !path.is_absolute() {
-        return Some(format!("{:?} is not an absolute path", path.display().to_string()));
+/// Whether a path can be that of a socket.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_path(path: &Path) -> Result<(), String> {
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.is_empty() {
+        return Err("the socket's path is empty".to_owned());
     }
-    (length > LONGEST_PATH)
-        .then(|| format!("the path has {length} bytes, and a Unix socket's may have {LONGEST_PATH} at most"))
+    if bytes.contains(&0) {
+        return Err(format!("{path:?} has a NUL byte, which no path can have"));
+    }
+    if bytes.len() >= PATH_SIZE {
+        return Err(format!("{path:?} is longer than {} bytes, which no socket's path can be", PATH_SIZE - 1));
+    }
+    Ok(())
 }
 
-fn parse_mode(text: &str) -> Option<u32> {
-    let octal = !text.is_empty() && text.len() <= 4 && text.bytes().all(|byte| byte.is_ascii_digit());
-    u32::from_str_radix(text, 8).ok().filter(|mode| octal && *mode <= 0o777)
+/// Permission bits, as chmod(1) takes them.
+fn octal(text: &str) -> Option<u32> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    u32::from_str_radix(digits, 8).ok().filter(|&mode| plain && mode <= 0o777)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_octal() {
+        assert_eq!(octal("0660"), Some(0o660));
+        assert_eq!(octal("600"), Some(0o600));
+        assert_eq!(octal("0o666"), Some(0o666));
+        for wrong in ["", "0o", "0680", "1777", "+660", "-660", "rw", " 660", "0x1ff", "77777777777777"] {
+            assert_eq!(octal(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn paths_fit_into_a_socket_address() {
+        let path = |length: usize| PathBuf::from(format!("/{}", "x".repeat(length - 1)));
+        assert_eq!(check_path(&path(107)), Ok(()));
+        assert!(check_path(&path(108)).is_err());
+        assert!(check_path(Path::new("")).is_err());
+        assert!(check_path(Path::new("/a\0b")).is_err());
+    }
 }

@@ -1,0 +1,401 @@
+#![allow(clippy::unwrap_used)]
+//! The server with real sockets, a reactor of the test's own, and a clock that the test moves.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use mio::event::Source;
+use mio::{Events, Interest, Poll, Token};
+
+use super::client;
+use super::methods;
+use super::peer::PATIENCE;
+use super::server::{MAX_PEERS, Reactor, Server};
+use super::socket;
+use super::socket_tests::Directory;
+use super::wire::{Codec, Value};
+use crate::engine::{Reply, Request, Status, TargetState, TargetStatus};
+
+/// The reactor, as far as the server knows it.
+struct Ports {
+    poll: Poll,
+    now: Instant,
+    requests: Vec<(u64, Request)>,
+}
+
+impl Reactor for Ports {
+    fn register(&mut self, source: &mut impl Source, key: usize) -> io::Result<()> {
+        self.poll.registry().register(source, Token(key), Interest::READABLE | Interest::WRITABLE)
+    }
+
+    fn deregister(&mut self, source: &mut impl Source, _key: usize) {
+        self.poll.registry().deregister(source).unwrap();
+    }
+
+    fn now(&self) -> Instant {
+        self.now
+    }
+
+    fn request(&mut self, tag: u64, request: Request) {
+        self.requests.push((tag, request));
+    }
+}
+
+struct Daemon {
+    server: Server,
+    ports: Ports,
+    events: Events,
+    path: PathBuf,
+    /// What the engine says; without it, nothing.
+    reply: Option<Reply>,
+    _directory: Directory,
+}
+
+impl Daemon {
+    fn new(codec: Codec) -> Daemon {
+        let directory = Directory::new();
+        let settings = directory.settings();
+        let (listener, _file) = socket::open(&settings).unwrap();
+        let mut ports = Ports { poll: Poll::new().unwrap(), now: Instant::now(), requests: Vec::new() };
+        let server = Server::start(listener, codec, &mut ports).unwrap();
+        let reply = Some(Reply::Done);
+        Daemon {
+            server,
+            ports,
+            events: Events::with_capacity(256),
+            path: settings.socket,
+            reply,
+            _directory: directory,
+        }
+    }
+
+    fn connect(&self) -> UnixStream {
+        let client = UnixStream::connect(&self.path).unwrap();
+        client.set_nonblocking(true).unwrap();
+        client
+    }
+
+    /// One round of the loop; whether anything happened.
+    fn round(&mut self) -> bool {
+        self.ports.poll.poll(&mut self.events, Some(Duration::ZERO)).unwrap();
+        let keys: Vec<usize> = self.events.iter().map(|event| event.token().0).collect();
+        for &key in &keys {
+            self.server.ready(&mut self.ports, key);
+        }
+        let due = self.server.deadline().is_some_and(|deadline| deadline <= self.ports.now);
+        if due {
+            self.server.timeout(&mut self.ports);
+        }
+        let replied = match self.reply.clone() {
+            Some(reply) => self.reply_to_all(&reply),
+            None => false,
+        };
+        !keys.is_empty() || due || replied
+    }
+
+    fn reply_to_all(&mut self, reply: &Reply) -> bool {
+        let requests = std::mem::take(&mut self.ports.requests);
+        for (tag, _) in &requests {
+            self.server.reply(&mut self.ports, *tag, reply);
+        }
+        !requests.is_empty()
+    }
+
+    /// Until nothing happens any more; fails if that never comes.
+    fn settle(&mut self) {
+        assert!((0..10_000).any(|_| !self.round()), "the loop spins");
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.ports.now += time;
+        self.settle();
+    }
+}
+
+/// What has come, and whether the connection has ended.
+fn drain(client: &mut UnixStream) -> (String, bool) {
+    let mut bytes = Vec::new();
+    let ended = match client.read_to_end(&mut bytes) {
+        Ok(_) => true,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => true,
+        Err(error) => panic!("{error}"),
+    };
+    (String::from_utf8_lossy(&bytes).into_owned(), ended)
+}
+
+const STATUS: &[u8] = b"{\"id\":1,\"method\":2,\"body\":{}}\n";
+
+fn large_status(targets: usize) -> Reply {
+    let target = |index| TargetStatus {
+        name: format!("target-{index:06}"),
+        kind: "static:cmd".into(),
+        state: TargetState::Active,
+        last_error: Some("x".repeat(200)),
+        endpoints: Vec::new(),
+    };
+    let targets = (0..targets).map(target).collect();
+    Reply::Status(Box::new(Status { closed: false, targets, frontends: Vec::new() }))
+}
+
+#[test]
+fn requests_in_any_pieces_are_answered_and_idleness_costs_nothing() {
+    let mut daemon = Daemon::new(Codec::Json);
+    daemon.settle();
+    assert_eq!(daemon.server.deadline(), None);
+    let mut client = daemon.connect();
+    for byte in STATUS.trim_ascii_end() {
+        assert_eq!(drain(&mut client), (String::new(), false));
+        client.write_all(&[*byte]).unwrap();
+        daemon.settle();
+    }
+    assert_eq!(drain(&mut client), ("{\"id\":1,\"method\":3,\"body\":{}}\n".into(), false));
+    client.write_all(&STATUS.repeat(500)).unwrap();
+    let mut answers = 0;
+    for _ in 0..10 {
+        daemon.settle();
+        answers += drain(&mut client).0.lines().filter(|line| *line == "{\"id\":1,\"method\":3,\"body\":{}}").count();
+    }
+    assert_eq!(answers, 500);
+    // That the client has taken its answers is news once.
+    daemon.settle();
+    assert_eq!(daemon.server.deadline(), None);
+    assert!(!daemon.round());
+    drop(client);
+    daemon.settle();
+    assert_eq!(daemon.server.deadline(), None);
+}
+
+#[test]
+fn a_half_closed_client_gets_its_answers_before_the_end() {
+    let mut daemon = Daemon::new(Codec::Json);
+    daemon.reply = None;
+    let mut client = daemon.connect();
+    client.write_all(&STATUS.repeat(2)).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    daemon.settle();
+    assert_eq!(drain(&mut client), (String::new(), false));
+    daemon.reply = Some(large_status(5000));
+    let mut all = String::new();
+    let ended = (0..1000).any(|_| {
+        daemon.settle();
+        let (text, ended) = drain(&mut client);
+        all += &text;
+        ended
+    });
+    assert!(ended);
+    assert_eq!(all.lines().count(), 2);
+    assert!(all.len() > 2_000_000);
+}
+
+#[test]
+fn a_reply_reaches_nobody_but_its_asker() {
+    let mut daemon = Daemon::new(Codec::Json);
+    daemon.reply = None;
+    let mut gone = daemon.connect();
+    gone.write_all(STATUS).unwrap();
+    daemon.settle();
+    let late = std::mem::take(&mut daemon.ports.requests);
+    assert_eq!(late.len(), 1);
+    // It breaks the rules so that the server notices that it has gone.
+    daemon.ports.now += Duration::from_secs(1);
+    let mut others: Vec<UnixStream> = Vec::new();
+    for _ in 0..MAX_PEERS {
+        let mut other = daemon.connect();
+        other.write_all(STATUS).unwrap();
+        daemon.settle();
+        others.push(other);
+    }
+    assert_eq!(drain(&mut gone), (String::new(), true));
+    assert_eq!(daemon.ports.requests.len(), MAX_PEERS);
+    daemon.server.reply(&mut daemon.ports, late[0].0, &Reply::Done);
+    for other in &mut others {
+        assert_eq!(drain(other), (String::new(), false));
+    }
+    daemon.reply = Some(Reply::Done);
+    daemon.settle();
+    for other in &mut others {
+        assert_eq!(drain(other).0, "{\"id\":1,\"method\":3,\"body\":{}}\n");
+    }
+}
+
+#[test]
+fn the_one_that_has_been_idle_for_longest_makes_room() {
+    let mut daemon = Daemon::new(Codec::Json);
+    let mut clients = Vec::new();
+    for _ in 0..MAX_PEERS {
+        clients.push(daemon.connect());
+        daemon.pass(Duration::from_millis(1));
+    }
+    clients[0].write_all(STATUS).unwrap();
+    daemon.pass(Duration::from_millis(1));
+    let mut newcomer = daemon.connect();
+    newcomer.write_all(STATUS).unwrap();
+    daemon.settle();
+    assert!(drain(&mut newcomer).0.starts_with("{\"id\":1,"));
+    let ended: Vec<bool> = clients.iter_mut().map(|client| drain(client).1).collect();
+    assert_eq!(ended.iter().position(|&ended| ended), Some(1));
+    assert_eq!(ended.iter().filter(|&&ended| ended).count(), 1);
+}
+
+#[test]
+fn a_thousand_connections_hurt_nobody_else() {
+    let mut daemon = Daemon::new(Codec::Json);
+    let mut crowd = Vec::new();
+    for index in 0..1000 {
+        crowd.push(daemon.connect());
+        if index % 100 == 99 {
+            daemon.settle();
+        }
+    }
+    let mut client = daemon.connect();
+    client.write_all(STATUS).unwrap();
+    daemon.settle();
+    assert_eq!(drain(&mut client), ("{\"id\":1,\"method\":3,\"body\":{}}\n".into(), false));
+    let alive = crowd.iter_mut().filter_map(|client| (!drain(client).1).then_some(())).count();
+    assert_eq!(alive, MAX_PEERS - 1);
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_given_up() {
+    let mut daemon = Daemon::new(Codec::Json);
+    daemon.reply = Some(large_status(10_000));
+    let mut silent = daemon.connect();
+    let mut slow = daemon.connect();
+    silent.write_all(STATUS).unwrap();
+    slow.write_all(STATUS).unwrap();
+    daemon.settle();
+    assert_eq!(daemon.server.deadline(), Some(daemon.ports.now + PATIENCE));
+    let mut chunk = vec![0; 300_000];
+    for _ in 0..3 {
+        daemon.pass(PATIENCE - Duration::from_millis(2));
+        let mut taken = 0;
+        while taken < chunk.len() {
+            taken += slow.read(&mut chunk[taken..]).unwrap_or(chunk.len());
+        }
+        daemon.settle();
+        daemon.pass(Duration::from_millis(1));
+    }
+    // The silent one has been closed meanwhile, the slow one has not.
+    let text = drain(&mut silent);
+    assert!(text.1 && !text.0.ends_with('\n'));
+    let whole = (0..1000).any(|_| {
+        daemon.settle();
+        drain(&mut slow).0.ends_with('\n')
+    });
+    assert!(whole);
+    daemon.settle();
+    assert_eq!(daemon.server.deadline(), None);
+    slow.write_all(b"{\"id\":2,\"method\":9}").unwrap();
+    daemon.settle();
+    assert!(drain(&mut slow).0.starts_with("{\"id\":2,\"method\":1,"));
+}
+
+#[test]
+fn hostile_bytes_cost_their_sender_its_connection() {
+    let mut daemon = Daemon::new(Codec::Json);
+    let mut good = daemon.connect();
+    let garbage: [&[u8]; 4] = [b"\xff\x00garbage", b"GET / HTTP/1.1\r\n\r\n", b"{\"id\":}", b"]"];
+    for bytes in garbage {
+        let mut bad = daemon.connect();
+        bad.write_all(bytes).unwrap();
+        daemon.settle();
+        assert_eq!(drain(&mut bad), (String::new(), true));
+    }
+    let mut long = daemon.connect();
+    let mut sent = 0;
+    let chunk = [b'x'; 8192];
+    long.write_all(b"{\"id\":1,\"method\":2,\"body\":\"").unwrap();
+    while long.write_all(&chunk).is_ok() {
+        sent += chunk.len();
+        daemon.settle();
+        assert!(sent < 100_000_000);
+    }
+    assert!(sent < 1_000_000);
+    let (text, ended) = drain(&mut long);
+    assert!(ended);
+    assert_eq!(text, "{\"id\":1,\"method\":1,\"body\":{\"msg\":\"the packet is longer than 65536 bytes\"}}\n");
+    good.write_all(STATUS).unwrap();
+    daemon.settle();
+    assert!(drain(&mut good).0.starts_with("{\"id\":1,\"method\":3,"));
+}
+
+#[test]
+fn a_talkative_client_leaves_others_their_turn() {
+    let mut daemon = Daemon::new(Codec::Json);
+    let mut talker = daemon.connect();
+    // Each is refused without the engine, so that nothing but the turn's end ever stops it.
+    let _ = talker.write(&b"{\"id\":1,\"method\":99}".repeat(5000)).unwrap();
+    let mut client = daemon.connect();
+    client.write_all(STATUS).unwrap();
+    let rounds = (1..100).find(|_| {
+        daemon.round();
+        drain(&mut client).0.starts_with("{\"id\":1,\"method\":3,")
+    });
+    assert!(rounds.unwrap() <= 3, "{rounds:?}");
+    assert!(daemon.server.deadline().is_some());
+    let mut answers = 0;
+    for _ in 0..1000 {
+        daemon.settle();
+        answers += drain(&mut talker).0.lines().count();
+    }
+    assert_eq!(answers, 5000);
+}
+
+#[test]
+fn the_client_and_the_server_understand_each_other() {
+    for codec in Codec::ALL {
+        let mut daemon = Daemon::new(codec);
+        daemon.reply = Some(large_status(1000));
+        let path = daemon.path.clone();
+        let ask = move |codec, method, name: Option<&'static str>| {
+            let path = path.clone();
+            std::thread::spawn(move || client::exchange(&path, codec, method, name, Duration::from_secs(10)))
+        };
+        let finish = |daemon: &mut Daemon, thread: std::thread::JoinHandle<Result<Value, _>>| {
+            while !thread.is_finished() {
+                daemon.settle();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            thread.join().unwrap()
+        };
+        let body = finish(&mut daemon, ask(codec, methods::STATUS, None)).unwrap();
+        let keys: Vec<&str> = body.as_map().unwrap().iter().filter_map(|(key, _)| key.as_text()).collect();
+        assert_eq!(keys, ["closed", "targets", "frontends"]);
+
+        daemon.reply = Some(Reply::Refused("there is no target \"x\"".into()));
+        let refused = finish(&mut daemon, ask(codec, methods::WARM_TARGET, Some("x"))).unwrap_err();
+        assert_eq!(refused.to_string(), "there is no target \"x\"");
+
+        let other = if codec == Codec::Json { Codec::Cbor } else { Codec::Json };
+        let wrong = finish(&mut daemon, ask(other, methods::STATUS, None)).unwrap_err().to_string();
+        assert!(wrong.contains(&format!("does it use another codec than {}?", other.name())), "{wrong}");
+    }
+}
+
+#[test]
+fn the_client_does_not_wait_forever() {
+    let directory = Directory::new();
+    let path = directory.settings().socket;
+    let ask = |patience| {
+        let began = Instant::now();
+        let error = client::exchange(&path, Codec::Json, methods::STATUS, None, patience).unwrap_err().to_string();
+        assert!(began.elapsed() < Duration::from_secs(5));
+        error
+    };
+    let short = Duration::from_millis(50);
+    assert!(ask(short).ends_with("no daemon answers there (no such file); is proxygw running?"));
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    assert!(ask(short).ends_with("the daemon does not answer"));
+    // Its queue is full now.
+    let mut clients = Vec::new();
+    while let Ok(client) = mio::net::UnixStream::connect(&path) {
+        clients.push(client);
+    }
+    assert!(ask(short).ends_with("the daemon does not answer"));
+    drop((listener, clients));
+    assert!(ask(short).ends_with("no daemon answers there (connection refused); is proxygw running?"));
+}

@@ -1,0 +1,217 @@
+#![allow(clippy::unwrap_used)]
+
+use super::session::{MAX_REQUEST, Session, Step};
+use super::wire::{Codec, Packet, Reader, Value, encode};
+use crate::engine::{Reply, Request, Status};
+
+/// splitmix64: small, seeded, and good enough to cut streams with.
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `bound`, or 0.
+    pub(super) fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound.max(1) as u64) as usize
+    }
+}
+
+fn empty_status() -> Reply {
+    Reply::Status(Box::new(Status { closed: false, targets: Vec::new(), frontends: Vec::new() }))
+}
+
+fn send(session: &mut Session) -> String {
+    let output = String::from_utf8_lossy(session.output()).into_owned();
+    session.sent(output.len());
+    output
+}
+
+/// What a session does with `input` if the engine answers each request with `reply`, and then the input ends.
+fn converse(input: &str, reply: &Reply) -> (String, Vec<Request>) {
+    let mut session = Session::new(Codec::Json);
+    let (mut output, mut requests, mut given) = (String::new(), Vec::new(), false);
+    loop {
+        match session.step() {
+            Step::Send => output += &send(&mut session),
+            Step::Ask(request) => {
+                requests.push(request);
+                assert_eq!(session.step(), Step::Wait);
+                session.answer(reply);
+            }
+            Step::Read if given => session.ended(),
+            Step::Read => {
+                session.received(input.as_bytes());
+                given = true;
+            }
+            Step::Close => return (output, requests),
+            Step::Wait => unreachable!(),
+        }
+    }
+}
+
+#[test]
+fn each_offered_method_asks_the_engine_and_is_answered() {
+    type Make = fn(String) -> Request;
+    let methods: [(u16, Make); 4] = [
+        (8, Request::WarmTarget),
+        (10, Request::DrainTarget),
+        (16, Request::StartFrontend),
+        (18, Request::StopFrontend),
+    ];
+    for (method, make) in methods {
+        let input = format!("{{\"id\":5,\"method\":{method},\"body\":{{\"name\":\"x\",\"more\":1}}}}");
+        let (output, requests) = converse(&input, &Reply::Done);
+        assert_eq!(output, format!("{{\"id\":5,\"method\":{},\"body\":{{}}}}\n", method + 1));
+        assert_eq!(requests, [make("x".into())]);
+        let (output, _) = converse(&input, &Reply::Refused("no such thing".into()));
+        assert_eq!(output, "{\"id\":5,\"method\":1,\"body\":{\"msg\":\"no such thing\"}}\n");
+    }
+    for body in ["", ",\"body\":null", ",\"body\":{}", ",\"body\":[1]"] {
+        let (output, requests) = converse(&format!("{{\"id\":1,\"method\":2{body}}}"), &empty_status());
+        assert_eq!(output, "{\"id\":1,\"method\":3,\"body\":{\"closed\":false,\"targets\":[],\"frontends\":[]}}\n");
+        assert_eq!(requests, [Request::Status]);
+    }
+}
+
+#[test]
+fn what_is_not_offered_is_refused_and_the_connection_goes_on() {
+    let mut input = String::new();
+    let others = [0u16, 1, 3, 4, 6, 9, 12, 14, 20, 22, 32768, 32770, 65535];
+    for method in others {
+        input += &format!("{{\"id\":{},\"method\":{method},\"body\":{{\"name\":\"x\"}}}}", u32::from(method) + 1);
+    }
+    for body in ["", ",\"body\":{}", ",\"body\":{\"name\":1}", ",\"body\":\"x\"", ",\"body\":[\"name\"]"] {
+        input += &format!("{{\"id\":9,\"method\":8{body}}}");
+    }
+    input += "{\"id\":10,\"method\":2}";
+    let (output, requests) = converse(&input, &empty_status());
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!(lines.len(), others.len() + 5 + 1);
+    for (line, method) in lines.iter().zip(others) {
+        assert!(
+            line.starts_with(&format!("{{\"id\":{},\"method\":1,\"body\":{{\"msg\":\"", u32::from(method) + 1)),
+            "{line}"
+        );
+    }
+    for line in &lines[others.len()..others.len() + 5] {
+        assert!(line.starts_with("{\"id\":9,\"method\":1,"), "{line}");
+    }
+    assert!(output.ends_with("{\"closed\":false,\"targets\":[],\"frontends\":[]}}\n"));
+    assert_eq!(requests, [Request::Status]);
+}
+
+#[test]
+fn notifications_get_no_answer() {
+    let input = concat!(
+        "{\"id\":0,\"method\":32768,\"body\":{\"name\":\"web\"}}",
+        "{\"id\":0,\"method\":2}{\"id\":0,\"method\":8,\"body\":{\"name\":\"x\"}}{\"id\":0,\"method\":1}",
+        "{\"id\":0,\"method\":32768}"
+    );
+    for reply in [Reply::Done, Reply::Refused("no".into())] {
+        assert_eq!(converse(input, &reply), (String::new(), vec![Request::WakeFrontend("web".into())]));
+    }
+}
+
+#[test]
+fn garbage_is_answered_if_it_has_an_id_and_ends_the_session() {
+    assert_eq!(converse("garbage", &Reply::Done).0, "");
+    assert_eq!(converse("{\"id\":0,\"method\":\"x\"}", &Reply::Done).0, "");
+    let (output, requests) =
+        converse("{\"id\":4,\"method\":8,\"body\":{\"name\":\"a\"}}{\"id\":5,?}{\"id\":6,\"method\":2}", &Reply::Done);
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0], "{\"id\":4,\"method\":9,\"body\":{}}");
+    assert!(lines[1].starts_with("{\"id\":5,\"method\":1,\"body\":{\"msg\":\"this is not a json packet: "));
+    assert_eq!(requests.len(), 1);
+    let long = format!("{{\"id\":6,\"method\":2,\"body\":\"{}", "x".repeat(MAX_REQUEST));
+    let expected = "{\"id\":6,\"method\":1,\"body\":{\"msg\":\"the packet is longer than 65536 bytes\"}}\n";
+    assert_eq!(converse(&long, &Reply::Done).0, expected);
+}
+
+#[test]
+fn a_half_packet_at_the_end_is_nothing() {
+    assert_eq!(converse("", &Reply::Done), (String::new(), Vec::new()));
+    assert_eq!(converse("\n\n  \n", &Reply::Done), (String::new(), Vec::new()));
+    assert_eq!(converse("{\"id\":1,\"method\":2", &Reply::Done), (String::new(), Vec::new()));
+}
+
+#[test]
+fn nothing_is_read_while_something_is_owed() {
+    let mut session = Session::new(Codec::Json);
+    assert_eq!(session.step(), Step::Read);
+    session.received(b"{\"id\":1,\"method\":2}{\"id\":2,\"method\":2}");
+    assert!(!session.busy());
+    assert_eq!(session.step(), Step::Ask(Request::Status));
+    assert_eq!(session.step(), Step::Wait);
+    assert!(session.busy());
+    session.answer(&Reply::Done);
+    assert_eq!(session.step(), Step::Send);
+    session.sent(3);
+    assert_eq!(session.step(), Step::Send);
+    assert!(session.output().starts_with(b"d\":1,"));
+    session.sent(session.output().len());
+    assert_eq!(session.step(), Step::Ask(Request::Status));
+    session.answer(&Reply::Done);
+    // A reply that nobody waits for changes nothing.
+    session.answer(&Reply::Done);
+    assert_eq!(send(&mut session), "{\"id\":2,\"method\":3,\"body\":{}}\n");
+    assert_eq!(session.step(), Step::Read);
+}
+
+/// Whatever the cuts, the delays of the engine and the appetite of the client: every request is answered once, in order.
+#[test]
+fn random_conversations_are_answered_in_order() {
+    for seed in 0..300 {
+        let mut random = Random(seed);
+        let codec = Codec::ALL[random.below(2)];
+        let mut input = Vec::new();
+        let mut expected = Vec::new();
+        for id in 1..=random.below(30) as u32 {
+            let name = format!("n{}", random.below(5));
+            let body = Value::Map(vec![("name".into(), name.as_str().into())]);
+            let (method, answer) = [(2, 3), (8, 9), (10, 11), (16, 17), (18, 19), (4, 1), (21, 1)][random.below(7)];
+            let id = if random.below(5) == 0 { 0 } else { id };
+            encode(codec, id, method, &body, &mut input).unwrap();
+            if id != 0 {
+                expected.push((id, answer));
+            }
+        }
+        let mut session = Session::new(codec);
+        let (mut rest, mut output, mut asked) = (&input[..], Vec::new(), false);
+        loop {
+            match session.step() {
+                Step::Send => {
+                    let count = 1 + random.below(session.output().len());
+                    output.extend_from_slice(&session.output()[..count]);
+                    session.sent(count);
+                }
+                Step::Ask(_) => asked = true,
+                Step::Wait => {
+                    assert!(std::mem::take(&mut asked), "seed {seed}: waits without having asked");
+                    session.answer(&Reply::Done);
+                }
+                Step::Read if rest.is_empty() => session.ended(),
+                Step::Read => {
+                    let (now, later) = rest.split_at(1 + random.below(rest.len().min(50)));
+                    session.received(now);
+                    rest = later;
+                }
+                Step::Close => break,
+            }
+        }
+        let mut reader = Reader::new(codec, usize::MAX);
+        reader.push(&output);
+        let mut answers = Vec::new();
+        while let Some(Packet { id, method, .. }) = reader.packet().unwrap() {
+            answers.push((id, method));
+        }
+        assert!(reader.is_empty(), "seed {seed}");
+        assert_eq!(answers, expected, "seed {seed}");
+    }
+}
