@@ -3,6 +3,7 @@
 //! The main thread runs the reactor. Everything that can fail does so before the first thread is started, or stops one
 //! target or frontend alone.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -16,6 +17,7 @@ use lexopt::prelude::{Long, Short, ValueExt as _};
 use crate::config::{self, Setup};
 use crate::dataplane::apply::Nft;
 use crate::dataplane::flows;
+use crate::dataplane::hold::Holder;
 use crate::dataplane::plan::Plan;
 use crate::dataplane::render::TABLE;
 use crate::dataplane::rules::Table;
@@ -153,8 +155,13 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     let handlers: Vec<_> = frontends.into_iter().map(|frontend| frontend.handler).collect();
     let has_handler = handlers.iter().map(Option::is_some).collect();
     let (inbox, receiver) = Inbox::new(config.targets.len(), config.frontends.len());
-    let own: Box<dyn Handler> = Box::new(Watch::default());
-    let services = services.into_iter().map(|(_, service)| service).chain([own]).collect();
+    let mut own: Vec<Box<dyn Handler>> = vec![Box::new(Watch::default())];
+    let mut holds = BTreeMap::new();
+    if let Some((holder, counters)) = Holder::new(&plan) {
+        own.push(Box::new(holder));
+        holds = counters;
+    }
+    let services = services.into_iter().map(|(_, service)| service).chain(own).collect();
     let (mut reactor, orders) =
         Reactor::new(handlers, services, inbox.clone()).map_err(Failure::system("cannot set up the event loop"))?;
     reactor.start_services().map_err(|error| Failure::System(error.to_string()))?;
@@ -178,9 +185,10 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
         log::info!("ready after {:.1?}: {} targets, {} frontends", began.elapsed(), counts.0, counts.1);
         notify("READY=1");
     });
-    let engine = Engine { config, targets, keeps_warm, has_handler, table, flows, orders, inbox, receiver, ready }
-        .spawn()
-        .map_err(&no_thread)?;
+    let engine =
+        Engine { config, targets, keeps_warm, has_handler, table, flows, orders, inbox, receiver, holds, ready }
+            .spawn()
+            .map_err(&no_thread)?;
     reactor.run(|signal| exit_at_once(&mark, signal)).map_err(Failure::system("cannot wait for events"))?;
     for thread in [engine, conntrack] {
         thread.join().map_err(|_| Failure::System("a thread has panicked".to_owned()))?;

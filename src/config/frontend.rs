@@ -8,7 +8,7 @@ use super::load;
 use super::suggest::{listed, quoted};
 use super::target::{NO_ADDRESS, ReadTarget};
 use super::values::{KernelTimeout, ListenAddress, Name, Reference};
-use super::{FrontendSpec, Kind, Protocol, Section, address};
+use super::{Access, FrontendSpec, Kind, Protocol, Section, address};
 use crate::plugin::{Frontend, Registry};
 
 /// A frontend as far as it could be read.
@@ -47,6 +47,7 @@ pub(super) fn read(section: &mut Section<'_>, targets: &Targets<'_>, registry: &
         flow_timeout: flow_timeout.unwrap_or(Duration::from_secs(60)),
         target,
         endpoint,
+        access: Access::read(section),
     };
     let mut options = section.child("options");
     let mut frontend = None;

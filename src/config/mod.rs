@@ -5,6 +5,7 @@
 //! the text are looked up last, and only for problems that are shown. All of it runs on the main thread, before any other
 //! exists, and touches nothing but the file. Time and memory are bounded for any file.
 
+mod access;
 mod address;
 mod duration;
 mod file;
@@ -24,6 +25,7 @@ mod yaml;
 use std::fmt;
 use std::path::Path;
 
+pub use access::{Access, Prefix};
 pub use duration::parse_duration;
 pub use from_node::FromNode;
 pub use model::{Config, Endpoint, FrontendSpec, Kind, Log, LogOutput, Probe, Protocol, Readiness, TargetSpec};

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::Access;
+
 /// A whole, valid configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -161,6 +163,8 @@ pub struct FrontendSpec {
     pub target: usize,
     /// The endpoint, as a position in the target's endpoints.
     pub endpoint: usize,
+    /// Who may reach it.
+    pub access: Access,
 }
 
 impl Config {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::config::{Config, Protocol};
+use crate::config::{Access, Config, Protocol};
 use crate::plugin::ColdPath;
 
 /// The longest time that conntrack shows a closed TCP connection for; the kernel's default for TIME_WAIT.
@@ -32,12 +32,20 @@ pub struct Rules {
     pub timeouts: Timeouts,
     /// What happens to new flows while the target is not active.
     pub cold: ColdPath,
+    /// Who may reach it.
+    pub access: Access,
 }
 
 impl Rules {
     /// Whether the frontend listens on every address of this host.
     pub fn is_wildcard(&self) -> bool {
         self.listen.ip().is_unspecified()
+    }
+
+    /// Whether the endpoint itself is among the addresses that a wildcard stands for, at the same port: what is addressed to
+    /// it needs no DNAT, and a readiness probe of ours must not be held.
+    pub fn shadows_endpoint(&self) -> bool {
+        self.is_wildcard() && self.listen.port() == self.endpoint.port()
     }
 
     /// Whether a flow to `destination` is one of this frontend's.
@@ -87,6 +95,8 @@ pub struct State {
     pub cold: BTreeSet<usize>,
     /// The frontends whose DNAT is in.
     pub active: BTreeSet<usize>,
+    /// The frontends whose cold path refuses clients.
+    pub refusing: BTreeSet<usize>,
 }
 
 impl Plan {
@@ -99,6 +109,7 @@ impl Plan {
             endpoint: config.endpoint_of(frontend).address,
             timeouts: Timeouts::new(frontend.flow_timeout),
             cold,
+            access: frontend.access.clone(),
         });
         Plan { frontends: frontends.collect() }
     }
@@ -106,6 +117,14 @@ impl Plan {
     /// Whether any frontend sends clients from outside to 127.0.0.0/8.
     pub fn needs_route_localnet(&self) -> bool {
         self.frontends.iter().any(Rules::needs_route_localnet)
+    }
+
+    /// The NFLOG group that first packets are held by, if any frontend holds them.
+    pub fn group(&self) -> Option<u16> {
+        self.frontends.iter().find_map(|rules| match rules.cold {
+            ColdPath::Hold(options) => Some(options.group),
+            ColdPath::Local | ColdPath::Drop => None,
+        })
     }
 
     /// Every distinct set of timeouts.

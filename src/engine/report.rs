@@ -1,11 +1,15 @@
 //! Puts the status together.
 
-use super::core::Core;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::core::{Core, FrontendId};
 use super::status::{EndpointStatus, FrontendStatus, Status, TargetStatus};
 use crate::config::Config;
+use crate::dataplane::hold::Counters;
 
 /// The state of everything, sorted by name.
-pub(super) fn status(config: &Config, core: &Core) -> Status {
+pub(super) fn status(config: &Config, core: &Core, holds: &BTreeMap<FrontendId, Arc<Counters>>) -> Status {
     let targets = config.targets.iter().enumerate().map(|(id, spec)| {
         let (state, last_error) = core.target(id);
         let endpoints = spec.endpoints.iter().map(|endpoint| EndpointStatus {
@@ -34,6 +38,7 @@ pub(super) fn status(config: &Config, core: &Core) -> Status {
             target_name: config.targets[spec.target].name.clone(),
             endpoint_name: endpoint.name.clone(),
             proxy_address: endpoint.address,
+            hold: holds.get(&id).map(|counters| counters.read()),
         }
     });
     let mut status = Status { closed: core.closing(), targets: targets.collect(), frontends: frontends.collect() };

@@ -3,7 +3,7 @@
 //! It drains its inbox before it runs nft, so that a thousand wakes at once become a few transactions. It blocks on its
 //! inbox until the core's nearest deadline, on nft, and for a moment on the reactor's bounded orders; on nothing else.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -18,10 +18,11 @@ use super::runner::Runner;
 use super::status::{FrontendState, Reply, Request};
 use crate::config::{Config, Protocol};
 use crate::dataplane::flows::{FlowOrder, FlowOrders};
+use crate::dataplane::hold::Counters;
 use crate::dataplane::plan::State;
 use crate::dataplane::render::TABLE;
 use crate::dataplane::rules::Table;
-use crate::plugin::Target;
+use crate::plugin::{ColdPath, HoldOptions, OnFailure, Target};
 use crate::reactor::{Order, Orders};
 
 /// What the end may take beyond the longest grace time of a target.
@@ -50,6 +51,8 @@ pub struct Engine {
     pub inbox: Inbox,
     /// What comes in.
     pub receiver: Receiver<Message>,
+    /// What is counted of the frontends that hold packets.
+    pub holds: BTreeMap<FrontendId, Arc<Counters>>,
     /// Called once, when every frontend runs or has failed for the first time.
     pub ready: Ready,
 }
@@ -83,6 +86,7 @@ struct Shell {
     receiver: Receiver<Message>,
     /// Events that the shell itself has for the core.
     own: VecDeque<Event>,
+    holds: BTreeMap<FrontendId, Arc<Counters>>,
     ready: Option<Ready>,
     /// When the end is given up on, once it has begun.
     patience: Option<Instant>,
@@ -104,10 +108,13 @@ impl Shell {
             trace: Duration::from_secs(timeouts(id).min().unwrap_or(1).into()),
             external: handler.external(),
         });
-        let frontends = config.frontends.iter().zip(&engine.keeps_warm).map(|(spec, keeps_warm)| FrontendPlan {
+        let rules = &engine.table.plan().frontends;
+        let frontends = config.frontends.iter().zip(&engine.keeps_warm).zip(rules);
+        let frontends = frontends.map(|((spec, keeps_warm), rules)| FrontendPlan {
             name: spec.name.clone(),
             target: spec.target,
             keeps_warm: *keeps_warm,
+            refuses: matches!(rules.cold, ColdPath::Hold(HoldOptions { on_failure: OnFailure::Reject, .. })),
         });
         let core = Core::new(targets.collect(), frontends.collect());
         let grace = engine.targets.iter().map(|target| target.stop_grace()).max().unwrap_or_default();
@@ -126,6 +133,7 @@ impl Shell {
             inbox: engine.inbox,
             receiver: engine.receiver,
             own: VecDeque::from([Event::Start]),
+            holds: engine.holds,
             ready: Some(engine.ready),
             patience: None,
             grace,
@@ -225,6 +233,9 @@ impl Shell {
             Effect::SetCold(id, false) => _ = self.wanted.cold.remove(&id),
             Effect::SetActive(id, true) => _ = self.wanted.active.insert(id),
             Effect::SetActive(id, false) => _ = self.wanted.active.remove(&id),
+            Effect::SetRefusing(id, true) => _ = self.wanted.refusing.insert(id),
+            Effect::SetRefusing(id, false) => _ = self.wanted.refusing.remove(&id),
+            Effect::Tell(frontend, change) => self.orders.send(Order::Tell { frontend, change }),
             Effect::AskFlows => self.flows.send(FlowOrder::Ask),
             Effect::ForgetFlows(id) => self.flows.send(FlowOrder::Forget(id)),
             Effect::ForgetStale(id) if self.config.frontends[id].protocol == Protocol::Udp => self.stale.push(id),
@@ -286,7 +297,7 @@ impl Shell {
         let target = |name: &str| targets.iter().position(|target| target.name == name);
         let frontend = |name: &str| frontends.iter().position(|frontend| frontend.name == name);
         let (kind, event, name) = match request {
-            Request::Status => return Reply::Status(Box::new(report::status(&self.config, &self.core))),
+            Request::Status => return Reply::Status(Box::new(report::status(&self.config, &self.core, &self.holds))),
             Request::WarmTarget(name) => ("target", target(&name).map(Event::WarmTarget), name),
             Request::DrainTarget(name) => ("target", target(&name).map(Event::DrainTarget), name),
             Request::StartFrontend(name) => ("frontend", frontend(&name).map(Event::StartFrontend), name),

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use serde::{Serialize, Serializer};
 
 use crate::config::Protocol;
+use crate::dataplane::hold::HoldStatus;
 
 /// A question or an order to the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +99,9 @@ pub struct FrontendStatus {
     /// The endpoint's address.
     #[serde(rename = "proxyaddress", serialize_with = "as_text")]
     pub proxy_address: SocketAddr,
+    /// What has been done with first packets, where they are held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<HoldStatus>,
 }
 
 /// Where a target is in its life.

@@ -16,7 +16,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
 use mio::{Events, Poll, Token, Waker};
 
-use crate::engine::core::{Event, FrontendId};
+use crate::engine::core::{Change, Event, FrontendId};
 use crate::engine::{Inbox, Message, Reply};
 use crate::plugin::{Error, Handler, Io, Readiness};
 use crate::system::children;
@@ -37,6 +37,13 @@ pub enum Order {
     Start(FrontendId),
     /// Stop a frontend's handler; answered with `FrontendStopped`.
     Stop(FrontendId),
+    /// Tell a frontend's handler and all services what has become of the frontend's target.
+    Tell {
+        /// Whose target.
+        frontend: FrontendId,
+        /// What has become of it.
+        change: Change,
+    },
     /// The answer to a request.
     Reply {
         /// Who asked.
@@ -201,6 +208,11 @@ impl Reactor {
                     self.core.inbox.send(Message::Event(Event::FrontendStopped(id)));
                 }
                 Order::Reply { handler, tag, reply } => self.call(handler, |handler, io| handler.reply(io, tag, reply)),
+                Order::Tell { frontend, change } => {
+                    for id in std::iter::once(frontend).chain(self.frontends..self.slots.len()) {
+                        self.call(id, |handler, io| handler.target_changed(io, frontend, change));
+                    }
+                }
                 Order::End => return true,
             }
         }

@@ -92,10 +92,11 @@ impl Packet {
     /// The packet with its checksum computed anew: the captured one can be unfinished, where a peer leaves it to its
     /// network card. The IPv4 header's own is the kernel's business (raw(7)).
     pub fn into_sendable(mut self) -> Vec<u8> {
-        let at = self.transport + match self.flow.protocol {
-            Protocol::Tcp => 16,
-            Protocol::Udp => 6,
-        };
+        let at = self.transport
+            + match self.flow.protocol {
+                Protocol::Tcp => 16,
+                Protocol::Udp => 6,
+            };
         self.bytes[at..at + 2].fill(0);
         let segment = &self.bytes[self.transport..];
         let (from, to) = (self.flow.source.ip(), self.flow.destination.ip());
@@ -221,7 +222,8 @@ fn word(bytes: &[u8], at: usize) -> Result<u16, Unfit> {
 
 /// The part of the checksum that covers the addresses (RFC 9293, section 3.1; RFC 8200, section 8.1), not folded.
 fn pseudo_header(from: IpAddr, to: IpAddr, protocol: u8, length: usize) -> u32 {
-    let words = |octets: &[u8]| octets.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>();
+    let words =
+        |octets: &[u8]| octets.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>();
     let address = |address: IpAddr| match address {
         IpAddr::V4(address) => words(&address.octets()),
         IpAddr::V6(address) => words(&address.octets()),

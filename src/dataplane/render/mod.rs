@@ -10,17 +10,22 @@
 //!     map active_ip4 { type inet_proto . ipv4_addr . inet_service : verdict }   # listen on one address
 //!     map active_any4 { type inet_proto . inet_service : verdict }              # listen on every address of this host
 //!     …the same for IPv6, and all four again as cold_…
+//!     set held_any4 { type inet_service }                                         # UDP that is held
 //!     chain prerouting { type nat hook prerouting priority -101; … vmap @active_ip4 … vmap @cold_ip4 … }
+//!     chain output { …the same, for clients on this host }
 //!     chain frontend-0 { jump timeout-60s; meta l4proto tcp dnat ip to 127.0.0.1:8080 comment "public-http" }
 //!     chain cold-drop { … drop }
+//!     chain cold-hold { … log group 28775 … drop }
 //!     chain timeout-60s { meta l4proto tcp ct timeout set "tcp4-60s" … }
 //! }
 //! ```
 
+mod access;
+mod cold;
 mod timeouts;
 mod words;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use nftables::expr::MetaKey;
@@ -28,12 +33,11 @@ use nftables::types::{NfChainType, NfHook};
 use serde_json::{Value, json};
 
 use super::plan::{Plan, Rules, State};
-use crate::plugin::ColdPath;
+use cold::cold_chain;
 use timeouts::timeout_chain;
 pub use timeouts::timeouts;
 use words::{
-    Transaction, and, ct, destination_type, dnat, drop, field, go_back, goto, is, is_not, jump, look_up, meta, prefix,
-    reset, text,
+    Transaction, and, ct, destination_type, dnat, drop, field, go_back, is, is_not, jump, look_up, meta, prefix, text,
 };
 
 /// The name of our table, of family `inet`.
@@ -70,11 +74,16 @@ pub fn table(plan: &Plan, state: &State) -> String {
     for timeouts in plan.timeouts() {
         transaction.add_chain(&timeout_chain(timeouts));
     }
-    cold_chains(&mut transaction);
+    cold::shared_chains(&mut transaction, plan);
     for (id, rules) in plan.frontends.iter().enumerate() {
-        frontend_chain(&mut transaction, id, rules);
+        access::gate(&mut transaction, id, rules);
+        active_chain(&mut transaction, id, rules);
+        cold::own_chains(&mut transaction, id, rules);
     }
-    prerouting(&mut transaction);
+    // type nat hook prerouting priority -101; policy accept;
+    entrance(&mut transaction, "prerouting", NfHook::Prerouting);
+    // type nat hook output priority -101; policy accept;
+    entrance(&mut transaction, "output", NfHook::Output);
     if plan.needs_route_localnet() {
         guard(&mut transaction);
     }
@@ -97,33 +106,29 @@ pub fn removal() -> String {
     transaction.into_text()
 }
 
-/// The chain where a new flow's first packet is looked up.
-fn prerouting(transaction: &mut Transaction) {
-    const CHAIN: &str = "prerouting";
-    // type nat hook prerouting priority -101; policy accept;
-    transaction.add_base_chain(CHAIN, NfChainType::NAT, NfHook::Prerouting, PRIORITY);
+/// A chain where a new flow's first packet is looked up.
+fn entrance(transaction: &mut Transaction, chain: &str, hook: NfHook) {
+    transaction.add_base_chain(chain, NfChainType::NAT, hook, PRIORITY);
     let protocol = || meta(MetaKey::L4proto);
     let port = || field("th", "dport");
     for temperature in ["active", "cold"] {
         for (ip, version) in [("ip", 4), ("ip6", 6)] {
             // meta l4proto . ip daddr . th dport vmap @active_ip4
             let key = vec![protocol(), field(ip, "daddr"), port()];
-            transaction.add_rule(CHAIN, vec![look_up(key, &format!("{temperature}_ip{version}"))], None);
+            transaction.add_rule(chain, vec![look_up(key, &format!("{temperature}_ip{version}"))], None);
             // meta nfproto ipv4 meta l4proto . th dport vmap @active_any4
             let family = is(meta(MetaKey::Nfproto), text(format!("ipv{version}")));
             let any = look_up(vec![protocol(), port()], &format!("{temperature}_any{version}"));
-            transaction.add_rule(CHAIN, vec![family, any], None);
+            transaction.add_rule(chain, vec![family, any], None);
         }
     }
 }
 
 /// Where an active frontend's flows go.
-fn frontend_chain(transaction: &mut Transaction, id: usize, rules: &Rules) {
-    let name = active_chain(id);
+fn active_chain(transaction: &mut Transaction, id: usize, rules: &Rules) {
+    let name = active_name(id);
     transaction.add_chain(&name);
-    if rules.is_wildcard() {
-        only_this_host(transaction, &name);
-    }
+    only_what_is_meant(transaction, &name, id, rules);
     // jump timeout-60s
     transaction.add_rule(&name, vec![jump(&timeout_chain(rules.timeouts))], None);
     // meta l4proto tcp dnat ip to 127.0.0.1:8080 comment "public-http"
@@ -132,23 +137,21 @@ fn frontend_chain(transaction: &mut Transaction, id: usize, rules: &Rules) {
     transaction.add_rule(&name, vec![protocol, dnat(rules.endpoint)], Some(shortened(&rules.name)));
 }
 
-/// Where a cold frontend's flows go, if they may not go on to this host's own sockets.
-fn cold_chains(transaction: &mut Transaction) {
-    const DROP: &str = "cold-drop";
-    transaction.add_chain(DROP);
-    // tcp flags & (fin | syn | rst | ack) != syn reject with tcp reset
-    // The middle of a connection whose entry is gone: its client should know at once.
-    let flags = ["fin", "syn", "rst", "ack"].map(text).to_vec();
-    let flags = and(field("tcp", "flags"), nftables::expr::Expression::List(flags));
-    transaction.add_rule(DROP, vec![is_not(flags, text("syn")), reset()], None);
-    // drop
-    transaction.add_rule(DROP, vec![drop()], None);
-
-    let any = format!("{DROP}-any");
-    transaction.add_chain(&any);
-    only_this_host(transaction, &any);
-    // goto cold-drop
-    transaction.add_rule(&any, vec![goto(DROP)], None);
+/// Sends back from a frontend's chain what its map's key alone cannot tell from its flows, and those who may not come in.
+fn only_what_is_meant(transaction: &mut Transaction, chain: &str, id: usize, rules: &Rules) {
+    if rules.is_wildcard() {
+        only_this_host(transaction, chain);
+    }
+    if rules.shadows_endpoint() {
+        // ip daddr 127.0.0.1 return
+        let ip = if rules.endpoint.is_ipv4() { "ip" } else { "ip6" };
+        let endpoint = is(field(ip, "daddr"), text(rules.endpoint.ip().to_string()));
+        transaction.add_rule(chain, vec![endpoint, go_back()], None);
+    }
+    if !rules.access.is_open() {
+        // jump gate-0
+        transaction.add_rule(chain, vec![jump(&access::gate_name(id))], None);
+    }
 }
 
 /// Leaves alone what is merely forwarded.
@@ -169,33 +172,33 @@ fn guard(transaction: &mut Transaction) {
     transaction.add_rule(CHAIN, vec![outside, loopback, not_sent, drop()], None);
 }
 
+/// What is in force of one temperature: each frontend's chain.
+type Elements = BTreeMap<usize, String>;
+
 fn change(transaction: &mut Transaction, plan: &Plan, before: &State, after: &State) {
-    let cold = |id: usize| cold_chain(&plan.frontends[id]);
-    change_maps(transaction, plan, "active", &before.active, &after.active, |id| Some(active_chain(id)));
-    change_maps(transaction, plan, "cold", &before.cold, &after.cold, cold);
+    let active = |state: &State| -> Elements { state.active.iter().map(|id| (*id, active_name(*id))).collect() };
+    let cold = |state: &State| -> Elements {
+        let chain = |id: &usize| Some((*id, cold_chain(*id, &plan.frontends[*id], state.refusing.contains(id))?));
+        state.cold.iter().filter_map(chain).collect()
+    };
+    change_maps(transaction, plan, "active", &active(before), &active(after));
+    change_maps(transaction, plan, "cold", &cold(before), &cold(after));
+    cold::change_held(transaction, plan, &before.cold, &after.cold);
 }
 
-/// Brings the four maps of one temperature from one set of frontends to another; additions come first, so that no packet
-/// meets neither path.
-fn change_maps(
-    transaction: &mut Transaction,
-    plan: &Plan,
-    temperature: &str,
-    before: &BTreeSet<usize>,
-    after: &BTreeSet<usize>,
-    chain: impl Fn(usize) -> Option<String>,
-) {
+/// Brings the four maps of one temperature from one set of elements to another. A transaction is seen as a whole or not at
+/// all, so that no packet meets neither path.
+fn change_maps(transaction: &mut Transaction, plan: &Plan, temperature: &str, before: &Elements, after: &Elements) {
     for (map, _) in MAPS {
-        let here = |id: &&usize| map_of(&plan.frontends[**id]) == map;
-        let added = after.difference(before).filter(here);
-        let added = added.filter_map(|id| Some((key_of(&plan.frontends[*id]), chain(*id)?)));
-        transaction.add_elements(&format!("{temperature}_{map}"), added.collect());
-    }
-    for (map, _) in MAPS {
-        let here = |id: &&usize| map_of(&plan.frontends[**id]) == map;
-        let removed = before.difference(after).filter(here).filter(|id| chain(**id).is_some());
-        transaction
-            .delete_elements(&format!("{temperature}_{map}"), removed.map(|id| key_of(&plan.frontends[*id])).collect());
+        let not_in = |id: &usize, chain: &String, others: &Elements| {
+            map_of(&plan.frontends[*id]) == map && others.get(id) != Some(chain)
+        };
+        let name = format!("{temperature}_{map}");
+        let removed = before.iter().filter(|(id, chain)| not_in(id, chain, after));
+        transaction.delete_elements(&name, removed.map(|(id, _)| key_of(&plan.frontends[*id])).collect());
+        let added = after.iter().filter(|(id, chain)| not_in(id, chain, before));
+        let added = added.map(|(id, chain)| (key_of(&plan.frontends[*id]), chain.clone()));
+        transaction.add_elements(&name, added.collect());
     }
 }
 
@@ -217,17 +220,8 @@ fn key_of(rules: &Rules) -> Value {
     }
 }
 
-fn active_chain(id: usize) -> String {
+fn active_name(id: usize) -> String {
     format!("frontend-{id}")
-}
-
-/// The chain of a frontend's cold path; `None` where its flows go on to this host's own sockets.
-fn cold_chain(rules: &Rules) -> Option<String> {
-    match (rules.cold, rules.is_wildcard()) {
-        (ColdPath::Local, _) => None,
-        (ColdPath::Drop, false) => Some("cold-drop".to_owned()),
-        (ColdPath::Drop, true) => Some("cold-drop-any".to_owned()),
-    }
 }
 
 /// A name, cut where nft would refuse it as a comment.

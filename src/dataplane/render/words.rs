@@ -4,11 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use nftables::expr::{
     BinaryOperation, CT, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadField,
-    Prefix,
+    Prefix, SetItem,
 };
 use nftables::schema::{Chain, NfListObject, Rule, Table};
-use nftables::stmt::{self, JumpTarget, Match, NAT, NATFamily, Operator, Reject, RejectType, Statement, VerdictMap};
-use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
+use nftables::stmt::{
+    self, JumpTarget, Log, Match, NAT, NATFamily, Operator, Reject, RejectType, Statement, VerdictMap,
+};
+use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook, RejectCode};
 use serde_json::{Value, json};
 
 use super::TABLE;
@@ -60,7 +62,34 @@ impl Transaction {
         }
     }
 
-    /// Takes elements out of a map.
+    /// A set of single values.
+    pub(super) fn add_set(&mut self, name: &str, key: &[&str]) {
+        let key = if let [one] = key { json!(one) } else { json!(key) };
+        self.0.push(json!({ "add": { "set": { "family": "inet", "table": TABLE, "name": name, "type": key }}}));
+    }
+
+    /// A set of addresses and prefixes, none of which is in another.
+    pub(super) fn add_interval_set(&mut self, name: &str, v4: bool, elements: Vec<Value>) {
+        let key = if v4 { "ipv4_addr" } else { "ipv6_addr" };
+        let mut set = json!({
+            "family": "inet", "table": TABLE, "name": name, "type": key, "flags": ["interval"],
+        });
+        if !elements.is_empty() {
+            set["elem"] = Value::Array(elements);
+        }
+        self.0.push(json!({ "add": { "set": set }}));
+    }
+
+    /// Puts elements into a set.
+    pub(super) fn add_members(&mut self, set: &str, elements: Vec<Value>) {
+        if !elements.is_empty() {
+            self.0.push(json!({ "add": { "element": {
+                "family": "inet", "table": TABLE, "name": set, "elem": elements,
+            }}}));
+        }
+    }
+
+    /// Takes elements out of a map or a set.
     pub(super) fn delete_elements(&mut self, map: &str, keys: Vec<Value>) {
         if !keys.is_empty() {
             self.0.push(json!({ "delete": { "element": {
@@ -158,6 +187,46 @@ pub(super) fn is(left: E, right: E) -> S {
 
 pub(super) fn is_not(left: E, right: E) -> S {
     Statement::Match(Match { left, right, op: Operator::NEQ })
+}
+
+pub(super) fn is_member(key: Vec<E>, set: &str) -> S {
+    is(one_or_concat(key), text(format!("@{set}")))
+}
+
+pub(super) fn is_not_member(key: Vec<E>, set: &str) -> S {
+    is_not(one_or_concat(key), text(format!("@{set}")))
+}
+
+fn one_or_concat(mut key: Vec<E>) -> E {
+    match (key.pop(), key.is_empty()) {
+        (Some(only), true) => only,
+        (last, _) => concat(key.into_iter().chain(last).collect()),
+    }
+}
+
+pub(super) fn is_not_one_of(left: E, values: &[String]) -> S {
+    let values = values.iter().map(|value| SetItem::Element(text(value.clone()))).collect();
+    is_not(left, Expression::Named(NamedExpression::Set(values)))
+}
+
+/// `log group N snaplen 65535`: whole packets.
+pub(super) fn log_to_group(group: u16) -> S {
+    Statement::Log(Some(Log {
+        prefix: None,
+        group: Some(group.into()),
+        snaplen: Some(0xffff),
+        queue_threshold: None,
+        level: None,
+        flags: None,
+    }))
+}
+
+pub(super) fn refuse() -> S {
+    Statement::Reject(Some(Reject::new(Some(RejectType::ICMPX), Some(RejectCode::PortUnreach))))
+}
+
+pub(super) fn accept() -> S {
+    Statement::Accept(Some(stmt::Accept {}))
 }
 
 pub(super) fn look_up(key: Vec<E>, map: &str) -> S {

@@ -23,7 +23,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-pub use event::{Effect, Event, FlowReport, FrontendId, TargetFlows, TargetId};
+pub use event::{Change, Effect, Event, FlowReport, FrontendId, TargetFlows, TargetId};
 pub use frontend::FrontendPlan;
 pub use target::TargetPlan;
 
@@ -176,6 +176,8 @@ impl Core {
         }
         target.wanted = false;
         target.phase = Phase::Warming { since: now, routing: false };
+        self.refuse(id, false, effects);
+        let target = &self.targets[id];
         let deadline = now + target.plan.ready_deadline;
         log::info!("target {}: warming", target.plan.name);
         effects.push(Effect::StartTarget(id));
@@ -272,8 +274,12 @@ impl Core {
             Cause::NotReady => " since it was not ready in time",
         };
         log::info!("target {}: draining{why}", target.plan.name);
-        target.phase = Phase::Draining(Drain { since: now, cause, step: DrainStep::Unrouting, ended: false });
+        let draining = Phase::Draining(Drain { since: now, cause, step: DrainStep::Unrouting, ended: false });
+        let before = std::mem::replace(&mut target.phase, draining);
         self.arm_target(id, None);
+        if matches!(before, Phase::Warming { .. }) && matches!(cause, Cause::Died | Cause::NotReady) {
+            effects.extend(self.fronts[id].iter().map(|front| Effect::Tell(*front, Change::Failed)));
+        }
         if was_routed {
             self.route(id, effects);
         } else {
@@ -322,6 +328,12 @@ impl Core {
             return;
         }
         target.phase = Phase::Inactive;
+        if let Some(until) = target.backoff.until(now)
+            && self.refuse(id, true, effects)
+        {
+            self.arm_target(id, Some(until));
+        }
+        let target = &mut self.targets[id];
         if target.wanted || target.keepers > 0 {
             target.wanted = false;
             self.warm(now, id, effects);
@@ -341,8 +353,26 @@ impl Core {
         let active = frontend.ruled() && self.targets[frontend.plan.target].routed();
         if frontend.active != active {
             frontend.active = active;
+            if !active {
+                effects.push(Effect::Tell(id, Change::Inactive));
+            }
             effects.push(Effect::SetActive(id, active));
         }
+    }
+
+    /// Wants the clients of a target that backs off refused, or no longer, where their frontends say so; whether any does.
+    fn refuse(&mut self, id: TargetId, on: bool, effects: &mut Effects) -> bool {
+        let mut any = false;
+        for front in &self.fronts[id] {
+            let frontend = &mut self.frontends[*front];
+            let on = on && frontend.plan.refuses;
+            any |= on;
+            if frontend.refusing != on {
+                frontend.refusing = on;
+                effects.push(Effect::SetRefusing(*front, on));
+            }
+        }
+        any
     }
 
     // ---- frontends ----
@@ -390,6 +420,9 @@ impl Core {
         frontend.backoff.reset();
         log::debug!("frontend {}: running", frontend.plan.name);
         effects.push(Effect::ForgetStale(id));
+        if frontend.active {
+            effects.push(Effect::Tell(id, Change::Active));
+        }
         if frontend.plan.keeps_warm {
             let target = frontend.plan.target;
             self.targets[target].keepers += 1;
@@ -511,8 +544,9 @@ impl Core {
         target.last_error = None;
         target.phase = Phase::Active { since: now, idle };
         self.arm_target(id, look);
-        effects
-            .extend(self.fronts[id].iter().filter(|id| self.frontends[**id].active).map(|id| Effect::ForgetStale(*id)));
+        for front in self.fronts[id].iter().filter(|id| self.frontends[**id].active) {
+            effects.extend([Effect::ForgetStale(*front), Effect::Tell(*front, Change::Active)]);
+        }
     }
 
     fn apply_failed(&mut self, now: Instant, error: &str, effects: &mut Effects) {
@@ -594,7 +628,12 @@ impl Core {
                 Subject::Rules => {}
                 Subject::Frontend(id) => self.start_frontend(id, effects),
                 Subject::Target(id) => match self.targets[id].phase {
-                    Phase::Inactive => self.warm(now, id, effects),
+                    Phase::Inactive => {
+                        self.refuse(id, false, effects);
+                        if self.targets[id].wanted || self.targets[id].keepers > 0 {
+                            self.warm(now, id, effects);
+                        }
+                    }
                     Phase::Warming { .. } => {
                         let target = &mut self.targets[id];
                         let within = target.plan.ready_deadline;

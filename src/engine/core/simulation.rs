@@ -59,6 +59,9 @@ struct World {
     wanted_cold: HashSet<FrontendId>,
     kernel_active: HashSet<FrontendId>,
     kernel_cold: HashSet<FrontendId>,
+    refusing: HashSet<FrontendId>,
+    /// Frontends that were told that their target is active.
+    passing: HashSet<FrontendId>,
     opening: Vec<FrontendId>,
     closing: Vec<FrontendId>,
     asks: u32,
@@ -88,6 +91,7 @@ impl World {
                 name: format!("f{id}"),
                 target: random.below(targets as u64) as usize,
                 keeps_warm: random.chance(20),
+                refuses: random.chance(30),
             })
             .collect();
         let target_of = fronts.iter().map(|front| front.target).collect();
@@ -102,6 +106,8 @@ impl World {
             wanted_cold: HashSet::new(),
             kernel_active: HashSet::new(),
             kernel_cold: HashSet::new(),
+            refusing: HashSet::new(),
+            passing: HashSet::new(),
             opening: Vec::new(),
             closing: Vec::new(),
             asks: 0,
@@ -164,6 +170,16 @@ impl World {
                 );
                 set(&mut self.wanted_active, id, on);
             }
+            Effect::SetRefusing(id, on) => {
+                let failed = !self.backends[self.target_of[id]].alive;
+                assert!(!on || failed, "the clients of f{id} are refused while its target lives");
+                set(&mut self.refusing, id, on);
+            }
+            Effect::Tell(id, Change::Active) => {
+                assert!(self.kernel_active.contains(&id), "f{id} lets packets go without its DNAT");
+                self.passing.insert(id);
+            }
+            Effect::Tell(id, _) => _ = self.passing.remove(&id),
             Effect::AskFlows => self.asks += 1,
             Effect::ForgetFlows(id) => {
                 assert!(!self.backends[id].alive, "the flows of t{id} are deleted before its backend is gone");
@@ -224,6 +240,11 @@ impl World {
                 if routed && (!backend.alive || backend.dead) {
                     assert!(!self.wanted_active.contains(&front), "f{front} stays routed to a dead backend");
                 }
+                let passing = self.passing.contains(&front);
+                assert!(!passing || self.wanted_active.contains(&front), "f{front} lets packets go");
+                assert!(!running || state != TargetState::Active || passing, "f{front} holds packets back");
+                let refusing = self.refusing.contains(&front);
+                assert!(!refusing || matches!(state, TargetState::Inactive | TargetState::Closed), "f{front} refuses");
                 if running {
                     assert!(self.kernel_cold.contains(&front), "f{front} runs without rules");
                 }

@@ -9,6 +9,7 @@ mod filter;
 mod subscription;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
@@ -138,12 +139,7 @@ impl Conntrack {
     ///
     /// # Errors
     /// As for [`delete`](Conntrack::delete).
-    pub fn delete_flow(
-        &mut self,
-        protocol: Protocol,
-        source: SocketAddr,
-        destination: SocketAddr,
-    ) -> io::Result<bool> {
+    pub fn delete_flow(&mut self, protocol: Protocol, source: SocketAddr, destination: SocketAddr) -> io::Result<bool> {
         self.perform_deletion(deletion(protocol, &Tuple { source, destination }))
     }
 

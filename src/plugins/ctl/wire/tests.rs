@@ -62,6 +62,7 @@ fn status() -> Status {
             target_name: "backend".into(),
             endpoint_name: "http".into(),
             proxy_address: "127.0.0.1:8080".parse().unwrap(),
+            hold: None,
         }],
     }
 }

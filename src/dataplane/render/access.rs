@@ -1,0 +1,71 @@
+//! Who may come in, judged by a flow's first packet, before anything is captured or woken.
+
+use nftables::expr::{Expression, MetaKey};
+use serde_json::{Value, json};
+
+use super::cold::refuse_all;
+use super::words::{Transaction, drop, field, go_back, goto, is_member, is_not, is_not_member, is_not_one_of, meta};
+use crate::config::Prefix;
+use crate::dataplane::plan::Rules;
+
+/// Clients on this host, in a list of interfaces.
+const LOOPBACK: &str = "lo";
+
+/// The chain that sends away those who may not come in, and returns for the others.
+pub(super) fn gate_name(id: usize) -> String {
+    format!("gate-{id}")
+}
+
+/// The gate of a frontend, where not everybody may come in.
+pub(super) fn gate(transaction: &mut Transaction, id: usize, rules: &Rules) {
+    let access = &rules.access;
+    if access.is_open() {
+        return;
+    }
+    let gate = gate_name(id);
+    let away = format!("away-{id}");
+    transaction.add_chain(&away);
+    if access.reject {
+        refuse_all(transaction, &away);
+    } else {
+        // drop
+        transaction.add_rule(&away, vec![drop()], None);
+    }
+    transaction.add_chain(&gate);
+    let ip = if rules.listen.is_ipv4() { "ip" } else { "ip6" };
+    let source = || vec![field(ip, "saddr")];
+    if !access.deny.is_empty() {
+        let set = format!("deny-{id}");
+        transaction.add_interval_set(&set, rules.listen.is_ipv4(), elements(&access.deny, rules));
+        // ip saddr @deny-0 goto away-0
+        transaction.add_rule(&gate, vec![is_member(source(), &set), goto(&away)], None);
+    }
+    if !access.allow.is_empty() {
+        let set = format!("allow-{id}");
+        transaction.add_interval_set(&set, rules.listen.is_ipv4(), elements(&access.allow, rules));
+        // ip saddr != @allow-0 goto away-0
+        transaction.add_rule(&gate, vec![is_not_member(source(), &set), goto(&away)], None);
+    }
+    if !access.interfaces.is_empty() {
+        if access.interfaces.iter().any(|name| name == LOOPBACK) {
+            // oif != 0 return
+            // Only packets from this host have an outgoing interface here.
+            let from_here = is_not(meta(MetaKey::Oif), Expression::Number(0));
+            transaction.add_rule(&gate, vec![from_here, go_back()], None);
+        }
+        // iifname != { "eth0", "eth1" } goto away-0
+        let elsewhere = is_not_one_of(meta(MetaKey::Iifname), &access.interfaces);
+        transaction.add_rule(&gate, vec![elsewhere, goto(&away)], None);
+    }
+}
+
+/// The prefixes of the listen's own address family: no client of another comes to it.
+fn elements(prefixes: &[Prefix], rules: &Rules) -> Vec<Value> {
+    let ours = prefixes.iter().filter(|prefix| prefix.address.is_ipv4() == rules.listen.is_ipv4());
+    let whole = if rules.listen.is_ipv4() { 32 } else { 128 };
+    ours.map(|prefix| match prefix.length {
+        length if length == whole => json!(prefix.address.to_string()),
+        length => json!({ "prefix": { "addr": prefix.address.to_string(), "len": length } }),
+    })
+    .collect()
+}

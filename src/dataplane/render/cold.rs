@@ -1,0 +1,176 @@
+//! Where a cold frontend's flows go.
+//!
+//! | chain | does |
+//! |---|---|
+//! | `cold-drop` | drops a first packet; its client tries again |
+//! | `cold-hold` | hands a first packet to the holder by NFLOG, and drops it |
+//! | `cold-refuse` | tells the client that nobody is there |
+//!
+//! `cold-…-any` is the same for a wildcard listen, `cold-…-N` for a frontend with rules of its own.
+
+use std::collections::BTreeSet;
+
+use nftables::expr::{Expression, MetaKey};
+use nftables::types::{NfChainType, NfHook};
+use serde_json::{Value, json};
+
+use super::words::{
+    Transaction, accept, and, ct, drop, field, goto, is, is_member, is_not, log_to_group, meta, refuse, reset, text,
+};
+use super::{PRIORITY, only_this_host, only_what_is_meant};
+use crate::config::Protocol;
+use crate::dataplane::plan::{Plan, Rules};
+use crate::plugin::{ColdPath, OnFailure};
+
+/// The sets of UDP listens that are held, and their keys.
+const HELD: [(&str, &[&str]); 4] = [
+    ("held_ip4", &["ipv4_addr", "inet_service"]),
+    ("held_any4", &["inet_service"]),
+    ("held_ip6", &["ipv6_addr", "inet_service"]),
+    ("held_any6", &["inet_service"]),
+];
+
+/// The chain that all cold frontends of one sort share.
+fn shared_name(rules: &Rules, refusing: bool) -> Option<&'static str> {
+    match rules.cold {
+        ColdPath::Local => None,
+        ColdPath::Drop => Some("cold-drop"),
+        ColdPath::Hold(_) if refusing => Some("cold-refuse"),
+        ColdPath::Hold(_) => Some("cold-hold"),
+    }
+}
+
+/// Whether the shared chains cannot do for it.
+fn has_own_chain(rules: &Rules) -> bool {
+    !rules.access.is_open() || (rules.shadows_endpoint() && rules.cold != ColdPath::Local)
+}
+
+/// The chain of a frontend's cold path; `None` where its flows go on to this host's own sockets.
+pub(super) fn cold_chain(id: usize, rules: &Rules, refusing: bool) -> Option<String> {
+    let shared = shared_name(rules, refusing);
+    if has_own_chain(rules) {
+        Some(format!("{}-{id}", shared.unwrap_or("cold-local")))
+    } else if rules.is_wildcard() {
+        Some(format!("{}-any", shared?))
+    } else {
+        Some(shared?.to_owned())
+    }
+}
+
+/// The chains that are shared, and the guard of the held UDP.
+pub(super) fn shared_chains(transaction: &mut Transaction, plan: &Plan) {
+    let chain = |transaction: &mut Transaction, name: &str| {
+        transaction.add_chain(name);
+        // tcp flags & (fin | syn | rst | ack) != syn reject with tcp reset
+        // The middle of a connection whose entry is gone: its client should know at once.
+        let flags = and(field("tcp", "flags"), Expression::List(["fin", "syn", "rst", "ack"].map(text).to_vec()));
+        transaction.add_rule(name, vec![is_not(flags, text("syn")), reset()], None);
+    };
+    chain(transaction, "cold-drop");
+    // drop
+    transaction.add_rule("cold-drop", vec![drop()], None);
+    chain(transaction, "cold-refuse");
+    refuse_all(transaction, "cold-refuse");
+    let mut names = vec!["cold-drop", "cold-refuse"];
+    if let Some(group) = plan.group() {
+        chain(transaction, "cold-hold");
+        // log group 28775 snaplen 65535
+        transaction.add_rule("cold-hold", vec![log_to_group(group)], None);
+        // oif != 0 meta l4proto udp accept
+        // A drop in the output hook is an error for a local sender of UDP; the guard below drops it further on.
+        let from_here = is_not(meta(MetaKey::Oif), Expression::Number(0));
+        let udp = is(meta(MetaKey::L4proto), text("udp"));
+        transaction.add_rule("cold-hold", vec![from_here, udp, accept()], None);
+        // drop
+        transaction.add_rule("cold-hold", vec![drop()], None);
+        names.push("cold-hold");
+        held_guard(transaction);
+    }
+    for name in names {
+        let any = format!("{name}-any");
+        transaction.add_chain(&any);
+        only_this_host(transaction, &any);
+        // goto cold-drop
+        transaction.add_rule(&any, vec![goto(name)], None);
+    }
+}
+
+/// The chains of a frontend with rules of its own.
+pub(super) fn own_chains(transaction: &mut Transaction, id: usize, rules: &Rules) {
+    if !has_own_chain(rules) {
+        return;
+    }
+    let refuses = matches!(rules.cold, ColdPath::Hold(options) if options.on_failure == OnFailure::Reject);
+    for refusing in [false, true].into_iter().take(1 + usize::from(refuses)) {
+        let Some(name) = cold_chain(id, rules, refusing) else { continue };
+        transaction.add_chain(&name);
+        only_what_is_meant(transaction, &name, id, rules);
+        if let Some(shared) = shared_name(rules, refusing) {
+            // goto cold-hold
+            transaction.add_rule(&name, vec![goto(shared)], None);
+        }
+    }
+}
+
+/// Tells clients that nobody is there: TCP by a reset, everything else by ICMP.
+pub(super) fn refuse_all(transaction: &mut Transaction, chain: &str) {
+    // meta l4proto tcp reject with tcp reset
+    transaction.add_rule(chain, vec![is(meta(MetaKey::L4proto), text("tcp")), reset()], None);
+    // reject with icmpx port-unreachable
+    transaction.add_rule(chain, vec![refuse()], None);
+}
+
+/// Drops held UDP of clients on this host after it has left them.
+fn held_guard(transaction: &mut Transaction) {
+    const CHAIN: &str = "held-guard";
+    for (set, key) in HELD {
+        transaction.add_set(set, key);
+    }
+    // type filter hook input priority -101; policy accept;
+    transaction.add_base_chain(CHAIN, NfChainType::Filter, NfHook::Input, PRIORITY);
+    for (ip, version) in [("ip", 4), ("ip6", 6)] {
+        // iifname "lo" meta l4proto udp ct status & dnat != dnat ip daddr . udp dport @held_ip4 drop
+        let ours = || {
+            let not_sent = is_not(and(ct("status"), text("dnat")), text("dnat"));
+            vec![is(meta(MetaKey::Iifname), text("lo")), is(meta(MetaKey::L4proto), text("udp")), not_sent]
+        };
+        let key = vec![field(ip, "daddr"), field("udp", "dport")];
+        let one = is_member(key, &format!("held_ip{version}"));
+        transaction.add_rule(CHAIN, [ours(), vec![one, drop()]].concat(), None);
+        // …meta nfproto ipv4 udp dport @held_any4 drop
+        let family = is(meta(MetaKey::Nfproto), text(format!("ipv{version}")));
+        let any = is_member(vec![field("udp", "dport")], &format!("held_any{version}"));
+        transaction.add_rule(CHAIN, [ours(), vec![family, any, drop()]].concat(), None);
+    }
+}
+
+/// Brings the sets of held UDP listens from one state to another.
+pub(super) fn change_held(
+    transaction: &mut Transaction,
+    plan: &Plan,
+    before: &BTreeSet<usize>,
+    after: &BTreeSet<usize>,
+) {
+    let held = |id: &&usize| {
+        let rules = &plan.frontends[**id];
+        matches!(rules.cold, ColdPath::Hold(_)) && rules.protocol == Protocol::Udp
+    };
+    for (set, _) in HELD {
+        let keys = |ids: &mut dyn Iterator<Item = &usize>| -> Vec<Value> {
+            let rules = ids.filter(held).map(|id| &plan.frontends[*id]);
+            rules.filter(|rules| format!("held_{}", super::map_of(rules)) == set).map(key_of).collect()
+        };
+        let removed = keys(&mut before.difference(after));
+        transaction.delete_elements(set, removed);
+        let added = keys(&mut after.difference(before));
+        transaction.add_members(set, added);
+    }
+}
+
+fn key_of(rules: &Rules) -> Value {
+    if rules.is_wildcard() {
+        json!(rules.listen.port())
+    } else {
+        json!({ "concat": [rules.listen.ip().to_string(), rules.listen.port()] })
+    }
+}
