@@ -74,8 +74,8 @@ impl Nflog {
     /// Binds to the group in the calling thread's network namespace.
     ///
     /// # Errors
-    /// `AddrInUse` if another program has the group, `PermissionDenied` without `CAP_NET_ADMIN`, else what the operating
-    /// system said.
+    /// `PermissionDenied` or `AddrInUse` if another program has the group (the kernel says the one or the other),
+    /// `PermissionDenied` without `CAP_NET_ADMIN` too; else what the operating system said.
     pub fn open(group: u16) -> io::Result<Nflog> {
         let fd = socket::open(Some(netlink::NETFILTER), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         if set_socket_recv_buffer_size_force(&fd, KEPT).is_err() {

@@ -148,7 +148,7 @@ impl Front {
             return;
         }
         let to = packet.flow.destination;
-        match sender.send(&packet.into_sendable(), to.ip()) {
+        match packet.into_sendable().iter().try_for_each(|packet| sender.send(packet, to.ip())) {
             Ok(()) => Counters::count(&self.counters.sent),
             Err(error) => {
                 log::debug!("a held packet to {to} could not be sent on: {error}");
@@ -176,9 +176,10 @@ impl Handler for Holder {
     fn start(&mut self, io: &mut Io<'_>) -> Result<(), Error> {
         let group = self.group;
         let log = Nflog::open(group).map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                format!("the NFLOG group {group} belongs to another program: set plugins.packet.group to a free one")
-            }
+            io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => format!(
+                "the NFLOG group {group} belongs to another program (set plugins.packet.group to a free one), \
+                 or CAP_NET_ADMIN is missing"
+            ),
             _ => format!("cannot receive first packets from NFLOG group {group}: {error}"),
         })?;
         let sender = Sender::open().map_err(|error| format!("cannot open a raw socket: {error}"))?;

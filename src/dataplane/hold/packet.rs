@@ -11,6 +11,16 @@ use crate::config::Protocol;
 const ICMP: u8 = 1;
 const ICMP6: u8 = 58;
 
+/// The number of IPv6's fragment header, and its length.
+const FRAGMENT: u8 = 44;
+const FRAGMENT_HEADER: usize = 8;
+
+/// What every IPv6 link carries (RFC 8200, section 5).
+const SMALLEST_MTU: usize = 1280;
+
+/// A longer packet was put together of fragments.
+const MOST_IN_ONE_PIECE: usize = 1500;
+
 /// More IPv6 extension headers than anybody sends.
 const MOST_EXTENSIONS: usize = 8;
 
@@ -34,6 +44,8 @@ pub struct Packet {
     bytes: Vec<u8>,
     /// Where the TCP or UDP header begins.
     transport: usize,
+    /// Where the header before it names it.
+    last_next_header: usize,
     /// Its flow.
     pub flow: Flow,
 }
@@ -55,11 +67,12 @@ impl Packet {
     /// # Errors
     /// It cannot be held.
     pub fn parse(bytes: &[u8]) -> Result<Packet, Unfit> {
-        let (length, transport, protocol, source, destination) = match bytes.first().ok_or(Unfit::Malformed)? >> 4 {
-            4 => parse_v4(bytes)?,
-            6 => parse_v6(bytes)?,
-            _ => return Err(Unfit::Malformed),
-        };
+        let Header { length, transport, last_next_header, protocol, source, destination } =
+            match bytes.first().ok_or(Unfit::Malformed)? >> 4 {
+                4 => parse_v4(bytes)?,
+                6 => parse_v6(bytes)?,
+                _ => return Err(Unfit::Malformed),
+            };
         let bytes = bytes.get(..length).ok_or(Unfit::Malformed)?;
         let segment = bytes.get(transport..).ok_or(Unfit::Malformed)?;
         let protocol = match protocol {
@@ -81,7 +94,7 @@ impl Packet {
         };
         let source = SocketAddr::new(source, word(segment, 0)?);
         let destination = SocketAddr::new(destination, word(segment, 2)?);
-        Ok(Packet { bytes: bytes.to_vec(), transport, flow: Flow { protocol, source, destination } })
+        Ok(Packet { bytes: bytes.to_vec(), transport, last_next_header, flow: Flow { protocol, source, destination } })
     }
 
     /// How many bytes it has.
@@ -91,7 +104,9 @@ impl Packet {
 
     /// The packet with its checksum computed anew: the captured one can be unfinished, where a peer leaves it to its
     /// network card. The IPv4 header's own is the kernel's business (raw(7)).
-    pub fn into_sendable(mut self) -> Vec<u8> {
+    ///
+    /// A datagram that has come in fragments, which conntrack has put together, goes on in fragments.
+    pub fn into_sendable(mut self) -> Vec<Vec<u8>> {
         let at = self.transport
             + match self.flow.protocol {
                 Protocol::Tcp => 16,
@@ -106,7 +121,38 @@ impl Packet {
             sum = 0xffff;
         }
         self.bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
-        self.bytes
+        match self.flow.source {
+            _ if self.bytes.len() <= MOST_IN_ONE_PIECE => vec![self.bytes],
+            SocketAddr::V4(_) => {
+                // Then the kernel can do it, but for the flag that forbids it.
+                self.bytes[6] &= !0x40;
+                vec![self.bytes]
+            }
+            SocketAddr::V6(_) => self.into_fragments(),
+        }
+    }
+
+    /// Splits an IPv6 packet (RFC 8200, section 4.5). The headers before the transport header are repeated in each fragment.
+    fn into_fragments(self) -> Vec<Vec<u8>> {
+        let (head, payload) = self.bytes.split_at(self.transport);
+        // The transport protocol is named by the last of the headers: the fragment header comes between.
+        let next = self.flow.protocol.number();
+        // Whole units of eight bytes, and within the smallest MTU.
+        let room = (SMALLEST_MTU - head.len() - FRAGMENT_HEADER) / 8 * 8;
+        let identification = u32::from_be_bytes([payload[0], payload[1], payload[6], payload[7]]);
+        let count = payload.len().div_ceil(room);
+        let fragment = |(index, part): (usize, &[u8])| {
+            let more = u16::from(index + 1 < count);
+            let mut fragment = head.to_vec();
+            fragment[self.last_next_header] = FRAGMENT;
+            fragment[4..6].copy_from_slice(&((head.len() - 40 + FRAGMENT_HEADER + part.len()) as u16).to_be_bytes());
+            fragment.extend_from_slice(&[next, 0]);
+            fragment.extend_from_slice(&((index * room) as u16 | more).to_be_bytes());
+            fragment.extend_from_slice(&identification.to_be_bytes());
+            fragment.extend_from_slice(part);
+            fragment
+        };
+        payload.chunks(room).enumerate().map(fragment).collect()
     }
 
     /// What tells the client that nobody is there: a reset for TCP (RFC 9293, section 3.10.7.1), "port unreachable" for UDP
@@ -151,7 +197,15 @@ impl Packet {
     }
 }
 
-type Header = (usize, usize, u8, IpAddr, IpAddr);
+/// What the network header says.
+struct Header {
+    length: usize,
+    transport: usize,
+    last_next_header: usize,
+    protocol: u8,
+    source: IpAddr,
+    destination: IpAddr,
+}
 
 fn parse_v4(bytes: &[u8]) -> Result<Header, Unfit> {
     let header = usize::from(byte(bytes, 0)? & 0xf) * 4;
@@ -165,7 +219,8 @@ fn parse_v4(bytes: &[u8]) -> Result<Header, Unfit> {
     }
     options_are_harmless(&bytes[20..header])?;
     let address = |at: usize| IpAddr::V4(Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]));
-    Ok((length, header, byte(bytes, 9)?, address(12), address(16)))
+    let (source, destination) = (address(12), address(16));
+    Ok(Header { length, transport: header, last_next_header: 9, protocol: byte(bytes, 9)?, source, destination })
 }
 
 /// Refuses source routing among the options of an IPv4 header; the others go on as they are.
@@ -189,7 +244,6 @@ fn options_are_harmless(mut options: &[u8]) -> Result<(), Unfit> {
 fn parse_v6(bytes: &[u8]) -> Result<Header, Unfit> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
-    const FRAGMENT: u8 = 44;
     const DESTINATION: u8 = 60;
     let header = bytes.get(..40).ok_or(Unfit::Malformed)?;
     let length = 40 + usize::from(word(bytes, 4)?);
@@ -197,16 +251,19 @@ fn parse_v6(bytes: &[u8]) -> Result<Header, Unfit> {
         let octets: [u8; 16] = header[at..at + 16].try_into().map_err(|_| Unfit::Malformed)?;
         Ok(IpAddr::V6(Ipv6Addr::from(octets)))
     };
-    let (mut next, mut at) = (header[6], 40);
+    let (mut next, mut named_at, mut at) = (header[6], 6, 40);
     for _ in 0..MOST_EXTENSIONS {
         match next {
             HOP_BY_HOP | DESTINATION => {
-                next = byte(bytes, at)?;
+                (next, named_at) = (byte(bytes, at)?, at);
                 at += (usize::from(byte(bytes, at + 1)?) + 1) * 8;
             }
             FRAGMENT => return Err(Unfit::Fragment),
             ROUTING => return Err(Unfit::Other),
-            protocol => return Ok((length, at, protocol, address(8)?, address(24)?)),
+            protocol => {
+                let (source, destination) = (address(8)?, address(24)?);
+                return Ok(Header { length, transport: at, last_next_header: named_at, protocol, source, destination });
+            }
         }
     }
     Err(Unfit::Other)
@@ -303,10 +360,10 @@ mod tests {
         let packet = Packet::parse(&syn_v4()).expect("a packet");
         assert_eq!(packet.flow.source, "198.51.100.2:40000".parse().expect("an address"));
         assert_eq!(packet.flow.destination, "198.51.100.1:80".parse().expect("an address"));
-        verify(&packet.into_sendable());
+        verify(&packet.into_sendable()[0]);
         let packet = Packet::parse(&datagram_v6()).expect("a packet");
         assert_eq!(packet.flow.destination, "[2001:db8::1]:53".parse().expect("an address"));
-        verify(&packet.into_sendable());
+        verify(&packet.into_sendable()[0]);
     }
 
     #[test]
@@ -328,6 +385,24 @@ mod tests {
                     packet.into_sendable();
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_long_datagram_goes_on_in_fragments() {
+        let mut segment = vec![0x9c, 0x40, 0, 53, 0x0b, 0xb8, 0, 0];
+        segment.resize(3000, b'x');
+        let whole =
+            with_ip_header("2001:db8::2".parse().expect("v6"), "2001:db8::1".parse().expect("v6"), 17, &segment);
+        let fragments = Packet::parse(&whole).expect("a packet").into_sendable();
+        assert_eq!(fragments.len(), 3);
+        let payload: Vec<u8> = fragments.iter().flat_map(|fragment| fragment[48..].to_vec()).collect();
+        assert_eq!((payload.len(), &payload[8..]), (3000, &segment[8..]));
+        for (index, fragment) in fragments.iter().enumerate() {
+            assert!(fragment.len() <= 1280 && fragment[6] == FRAGMENT && fragment[40] == 17);
+            assert_eq!(usize::from(word(fragment, 4).expect("a word")) + 40, fragment.len());
+            let offset = usize::from(word(fragment, 42).expect("a word"));
+            assert_eq!((offset & !7, offset & 1), (index * 1232, usize::from(index < 2)));
         }
     }
 

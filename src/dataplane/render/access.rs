@@ -1,10 +1,12 @@
 //! Who may come in, judged by a flow's first packet, before anything is captured or woken.
 
-use nftables::expr::{Expression, MetaKey};
+use nftables::expr::{Expression, FibFlag, MetaKey};
 use serde_json::{Value, json};
 
 use super::cold::refuse_all;
-use super::words::{Transaction, drop, field, go_back, goto, is_member, is_not, is_not_member, is_not_one_of, meta};
+use super::words::{
+    Transaction, address_type, drop, field, go_back, goto, is_member, is_not, is_not_member, is_not_one_of, meta, text,
+};
 use crate::config::Prefix;
 use crate::dataplane::plan::Rules;
 
@@ -47,12 +49,16 @@ pub(super) fn gate(transaction: &mut Transaction, id: usize, rules: &Rules) {
         transaction.add_rule(&gate, vec![is_not_member(source(), &set), goto(&away)], None);
     }
     if !access.interfaces.is_empty() {
-        if access.interfaces.iter().any(|name| name == LOOPBACK) {
-            // oif != 0 return
-            // Only packets from this host have an outgoing interface here.
-            let from_here = is_not(meta(MetaKey::Oif), Expression::Number(0));
-            transaction.add_rule(&gate, vec![from_here, go_back()], None);
+        // Only packets from this host have an outgoing interface here: those of its own clients, and those that were held
+        // and are sent on, whose sources are elsewhere; they have come in already.
+        let from_here = is_not(meta(MetaKey::Oif), Expression::Number(0));
+        let mut may_go_on = vec![from_here];
+        if !access.interfaces.iter().any(|name| name == LOOPBACK) {
+            may_go_on.push(is_not(address_type(FibFlag::Saddr), text("local")));
         }
+        // oif != 0 fib saddr type != local return
+        may_go_on.push(go_back());
+        transaction.add_rule(&gate, may_go_on, None);
         // iifname != { "eth0", "eth1" } goto away-0
         let elsewhere = is_not_one_of(meta(MetaKey::Iifname), &access.interfaces);
         transaction.add_rule(&gate, vec![elsewhere, goto(&away)], None);

@@ -28,7 +28,7 @@ mod words;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use nftables::expr::MetaKey;
+use nftables::expr::{FibFlag, MetaKey};
 use nftables::types::{NfChainType, NfHook};
 use serde_json::{Value, json};
 
@@ -37,7 +37,7 @@ use cold::cold_chain;
 use timeouts::timeout_chain;
 pub use timeouts::timeouts;
 use words::{
-    Transaction, and, ct, destination_type, dnat, drop, field, go_back, is, is_not, jump, look_up, meta, prefix, text,
+    Transaction, address_type, and, ct, dnat, drop, field, go_back, is, is_not, jump, look_up, meta, prefix, text,
 };
 
 /// The name of our table, of family `inet`.
@@ -157,7 +157,7 @@ fn only_what_is_meant(transaction: &mut Transaction, chain: &str, id: usize, rul
 /// Leaves alone what is merely forwarded.
 fn only_this_host(transaction: &mut Transaction, chain: &str) {
     // fib daddr type != local return
-    transaction.add_rule(chain, vec![is_not(destination_type(), text("local")), go_back()], None);
+    transaction.add_rule(chain, vec![is_not(address_type(FibFlag::Daddr), text("local")), go_back()], None);
 }
 
 /// With `route_localnet`, keeps everybody outside from 127.0.0.0/8 who was not sent there by a DNAT.

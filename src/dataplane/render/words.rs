@@ -175,9 +175,9 @@ pub(super) fn prefix(address: IpAddr, len: u32) -> E {
     Expression::Named(NamedExpression::Prefix(Prefix { addr: Box::new(text(address.to_string())), len }))
 }
 
-/// `fib daddr type`.
-pub(super) fn destination_type() -> E {
-    let flags = std::collections::HashSet::from([FibFlag::Daddr]);
+/// `fib daddr type`, or the same of the source.
+pub(super) fn address_type(of: FibFlag) -> E {
+    let flags = std::collections::HashSet::from([of]);
     Expression::Named(NamedExpression::Fib(Fib { result: FibResult::Type, flags }))
 }
 

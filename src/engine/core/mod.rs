@@ -331,6 +331,12 @@ impl Core {
         if let Some(until) = target.backoff.until(now)
             && self.refuse(id, true, effects)
         {
+            // Those who came while it was going down are told like those before them, and those after them.
+            let refusing = self.fronts[id].iter().filter(|front| self.frontends[**front].refusing);
+            effects.extend(refusing.map(|front| Effect::Tell(*front, Change::Failed)));
+            if self.fronts[id].iter().all(|front| self.frontends[*front].refusing) {
+                self.targets[id].wanted = false;
+            }
             self.arm_target(id, Some(until));
         }
         let target = &mut self.targets[id];
