@@ -3,7 +3,6 @@
 //! The main thread runs the reactor. Everything that can fail does so before the first thread is started, or stops one
 //! target or frontend alone.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -17,7 +16,7 @@ use lexopt::prelude::{Long, Short, ValueExt as _};
 use crate::config::{self, Setup};
 use crate::dataplane::apply::Nft;
 use crate::dataplane::flows;
-use crate::dataplane::hold::Holder;
+use crate::dataplane::hold::{AllCounters, Holder};
 use crate::dataplane::plan::Plan;
 use crate::dataplane::render::TABLE;
 use crate::dataplane::rules::Table;
@@ -156,7 +155,7 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     let has_handler = handlers.iter().map(Option::is_some).collect();
     let (inbox, receiver) = Inbox::new(config.targets.len(), config.frontends.len());
     let mut own: Vec<Box<dyn Handler>> = vec![Box::new(Watch::default())];
-    let mut holds = BTreeMap::new();
+    let mut holds = AllCounters::default();
     if let Some((holder, counters)) = Holder::new(&plan) {
         own.push(Box::new(holder));
         holds = counters;

@@ -1,15 +1,12 @@
 //! Puts the status together.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use super::core::{Core, FrontendId};
+use super::core::Core;
 use super::status::{EndpointStatus, FrontendStatus, Status, TargetStatus};
 use crate::config::Config;
-use crate::dataplane::hold::Counters;
+use crate::dataplane::hold::AllCounters;
 
 /// The state of everything, sorted by name.
-pub(super) fn status(config: &Config, core: &Core, holds: &BTreeMap<FrontendId, Arc<Counters>>) -> Status {
+pub(super) fn status(config: &Config, core: &Core, holds: &AllCounters) -> Status {
     let targets = config.targets.iter().enumerate().map(|(id, spec)| {
         let (state, last_error) = core.target(id);
         let endpoints = spec.endpoints.iter().map(|endpoint| EndpointStatus {
@@ -38,10 +35,12 @@ pub(super) fn status(config: &Config, core: &Core, holds: &BTreeMap<FrontendId, 
             target_name: config.targets[spec.target].name.clone(),
             endpoint_name: endpoint.name.clone(),
             proxy_address: endpoint.address,
-            hold: holds.get(&id).map(|counters| counters.read()),
+            hold: holds.frontends.get(&id).map(|counters| counters.read()),
         }
     });
-    let mut status = Status { closed: core.closing(), targets: targets.collect(), frontends: frontends.collect() };
+    let hold = holds.totals.as_ref().map(|totals| totals.read());
+    let mut status =
+        Status { closed: core.closing(), targets: targets.collect(), frontends: frontends.collect(), hold };
     status.targets.sort_by(|a, b| a.name.cmp(&b.name));
     status.frontends.sort_by(|a, b| a.name.cmp(&b.name));
     status

@@ -3,7 +3,7 @@
 //! It drains its inbox before it runs nft, so that a thousand wakes at once become a few transactions. It blocks on its
 //! inbox until the core's nearest deadline, on nft, and for a moment on the reactor's bounded orders; on nothing else.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -18,7 +18,7 @@ use super::runner::Runner;
 use super::status::{FrontendState, Reply, Request};
 use crate::config::{Config, Protocol};
 use crate::dataplane::flows::{FlowOrder, FlowOrders};
-use crate::dataplane::hold::Counters;
+use crate::dataplane::hold::AllCounters;
 use crate::dataplane::plan::State;
 use crate::dataplane::render::TABLE;
 use crate::dataplane::rules::Table;
@@ -52,7 +52,7 @@ pub struct Engine {
     /// What comes in.
     pub receiver: Receiver<Message>,
     /// What is counted of the frontends that hold packets.
-    pub holds: BTreeMap<FrontendId, Arc<Counters>>,
+    pub holds: AllCounters,
     /// Called once, when every frontend runs or has failed for the first time.
     pub ready: Ready,
 }
@@ -86,7 +86,7 @@ struct Shell {
     receiver: Receiver<Message>,
     /// Events that the shell itself has for the core.
     own: VecDeque<Event>,
-    holds: BTreeMap<FrontendId, Arc<Counters>>,
+    holds: AllCounters,
     ready: Option<Ready>,
     /// When the end is given up on, once it has begun.
     patience: Option<Instant>,

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::{Serialize, Serializer};
 
 use crate::config::Protocol;
-use crate::dataplane::hold::HoldStatus;
+use crate::dataplane::hold::{HoldStatus, TotalsStatus};
 
 /// A question or an order to the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +45,9 @@ pub struct Status {
     pub targets: Vec<TargetStatus>,
     /// By name.
     pub frontends: Vec<FrontendStatus>,
+    /// What has been done with first packets that no frontend's `hold` counts, where any are held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<TotalsStatus>,
 }
 
 /// The state of one target.

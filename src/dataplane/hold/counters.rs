@@ -1,8 +1,12 @@
 //! What has been done with first packets, for the status.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
+
+use crate::engine::core::FrontendId;
 
 /// Counts of one frontend. The reactor writes, the engine reads.
 #[derive(Debug, Default)]
@@ -34,6 +38,39 @@ pub struct HoldStatus {
     pub made_room: u64,
     pub given_up: u64,
     pub unsent: u64,
+}
+
+/// Counts of all frontends together.
+#[derive(Debug, Default)]
+pub struct Totals {
+    /// First packets that could not be held: fragments, malformed ones, what is neither TCP nor UDP.
+    pub unfit: AtomicU64,
+    /// How often packets came faster than they could be read, and some were lost.
+    pub overruns: AtomicU64,
+}
+
+/// [`Totals`] at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of Totals")]
+pub struct TotalsStatus {
+    pub unfit: u64,
+    pub overruns: u64,
+}
+
+impl Totals {
+    /// The counts now.
+    pub fn read(&self) -> TotalsStatus {
+        TotalsStatus { unfit: self.unfit.load(Ordering::Relaxed), overruns: self.overruns.load(Ordering::Relaxed) }
+    }
+}
+
+/// What is counted of held packets.
+#[derive(Debug, Clone, Default)]
+pub struct AllCounters {
+    /// By frontend, of those that hold packets.
+    pub frontends: BTreeMap<FrontendId, Arc<Counters>>,
+    /// Of all together; missing where none does.
+    pub totals: Option<Arc<Totals>>,
 }
 
 impl Counters {

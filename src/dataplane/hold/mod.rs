@@ -29,7 +29,7 @@ use crate::engine::core::{Change, FrontendId};
 use crate::netlink::conntrack::Conntrack;
 use crate::netlink::nflog::{Logged, Nflog, Received};
 use crate::plugin::{ColdPath, Error, Handler, HoldOptions, Io, OnFailure, Readiness};
-pub use counters::{Counters, HoldStatus};
+pub use counters::{AllCounters, Counters, HoldStatus, Totals, TotalsStatus};
 use packet::{Packet, Unfit};
 use sender::Sender;
 use store::{Kept, Store};
@@ -48,7 +48,7 @@ pub struct Holder {
     open: Option<Open>,
     /// There is more to read than one turn allowed for.
     more: bool,
-    unfit: u64,
+    totals: Arc<Totals>,
 }
 
 /// What is open while the holder runs.
@@ -68,8 +68,8 @@ struct Front {
 }
 
 impl Holder {
-    /// A holder for the frontends of the plan that hold packets, and their counters; `None` if there is none.
-    pub fn new(plan: &Plan) -> Option<(Holder, BTreeMap<FrontendId, Arc<Counters>>)> {
+    /// A holder for the frontends of the plan that hold packets, and what it counts; `None` if there is none.
+    pub fn new(plan: &Plan) -> Option<(Holder, AllCounters)> {
         let mut fronts = BTreeMap::new();
         let mut by_address = HashMap::new();
         let mut group = None;
@@ -81,8 +81,10 @@ impl Holder {
                 group = Some(options.group);
             }
         }
-        let counters = fronts.iter().map(|(id, front)| (*id, front.counters.clone())).collect();
-        let holder = Holder { group: group?, fronts, by_address, open: None, more: false, unfit: 0 };
+        let totals = Arc::<Totals>::default();
+        let frontends = fronts.iter().map(|(id, front)| (*id, front.counters.clone())).collect();
+        let counters = AllCounters { frontends, totals: Some(totals.clone()) };
+        let holder = Holder { group: group?, fronts, by_address, open: None, more: false, totals };
         Some((holder, counters))
     }
 
@@ -104,14 +106,17 @@ impl Holder {
                 match packet {
                     Ok(packet) => self.hold(io, packet, from_here),
                     Err(unfit) => {
-                        self.unfit += 1;
-                        log::debug!("a first packet is dropped: {unfit:?}; {} so far", self.unfit);
+                        Counters::count(&self.totals.unfit);
+                        log::debug!("a first packet is dropped: {unfit:?}");
                     }
                 }
             }
             match received {
                 Ok(Received::Some) => {}
-                Ok(Received::Overrun) => log::debug!("first packets come too fast: some were lost"),
+                Ok(Received::Overrun) => {
+                    Counters::count(&self.totals.overruns);
+                    log::debug!("first packets come too fast: some were lost");
+                }
                 Ok(Received::Nothing) => return,
                 Err(error) => return log::warn!("cannot read first packets: {error}"),
             }

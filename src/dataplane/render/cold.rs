@@ -6,6 +6,9 @@
 //! | `cold-hold` | hands a first packet to the holder by NFLOG, and drops it |
 //! | `cold-refuse` | tells the client that nobody is there |
 //!
+//! A drop in the output hook is an error for a local sender of UDP (`EPERM`). So the UDP of clients on this host is let out
+//! of the cold chains, and dropped further on, after the loopback interface, by `cold-guard`.
+//!
 //! `cold-…-any` is the same for a wildcard listen, `cold-…-N` for a frontend with rules of its own.
 
 use std::collections::BTreeSet;
@@ -22,13 +25,18 @@ use crate::config::Protocol;
 use crate::dataplane::plan::{Plan, Rules};
 use crate::plugin::{ColdPath, OnFailure};
 
-/// The sets of UDP listens that are held, and their keys.
-const HELD: [(&str, &[&str]); 4] = [
-    ("held_ip4", &["ipv4_addr", "inet_service"]),
-    ("held_any4", &["inet_service"]),
-    ("held_ip6", &["ipv6_addr", "inet_service"]),
-    ("held_any6", &["inet_service"]),
+/// The sets of UDP listens that are guarded, and their keys.
+const GUARDED: [(&str, &[&str]); 4] = [
+    ("guarded_ip4", &["ipv4_addr", "inet_service"]),
+    ("guarded_any4", &["inet_service"]),
+    ("guarded_ip6", &["ipv6_addr", "inet_service"]),
+    ("guarded_any6", &["inet_service"]),
 ];
+
+/// Whether first packets of clients on this host are dropped by the guard.
+fn is_guarded(rules: &Rules) -> bool {
+    rules.cold != ColdPath::Local && rules.protocol == Protocol::Udp
+}
 
 /// The chain that all cold frontends of one sort share.
 fn shared_name(rules: &Rules, refusing: bool) -> Option<&'static str> {
@@ -57,7 +65,7 @@ pub(super) fn cold_chain(id: usize, rules: &Rules, refusing: bool) -> Option<Str
     }
 }
 
-/// The chains that are shared, and the guard of the held UDP.
+/// The chains that are shared, and the guard.
 pub(super) fn shared_chains(transaction: &mut Transaction, plan: &Plan) {
     let chain = |transaction: &mut Transaction, name: &str| {
         transaction.add_chain(name);
@@ -67,8 +75,7 @@ pub(super) fn shared_chains(transaction: &mut Transaction, plan: &Plan) {
         transaction.add_rule(name, vec![is_not(flags, text("syn")), reset()], None);
     };
     chain(transaction, "cold-drop");
-    // drop
-    transaction.add_rule("cold-drop", vec![drop()], None);
+    drop_all(transaction, "cold-drop");
     chain(transaction, "cold-refuse");
     refuse_all(transaction, "cold-refuse");
     let mut names = vec!["cold-drop", "cold-refuse"];
@@ -76,15 +83,11 @@ pub(super) fn shared_chains(transaction: &mut Transaction, plan: &Plan) {
         chain(transaction, "cold-hold");
         // log group 28775 snaplen 65535
         transaction.add_rule("cold-hold", vec![log_to_group(group)], None);
-        // oif != 0 meta l4proto udp accept
-        // A drop in the output hook is an error for a local sender of UDP; the guard below drops it further on.
-        let from_here = is_not(meta(MetaKey::Oif), Expression::Number(0));
-        let udp = is(meta(MetaKey::L4proto), text("udp"));
-        transaction.add_rule("cold-hold", vec![from_here, udp, accept()], None);
-        // drop
-        transaction.add_rule("cold-hold", vec![drop()], None);
+        drop_all(transaction, "cold-hold");
         names.push("cold-hold");
-        held_guard(transaction);
+    }
+    if plan.frontends.iter().any(is_guarded) {
+        guard(transaction);
     }
     for name in names {
         let any = format!("{name}-any");
@@ -112,6 +115,16 @@ pub(super) fn own_chains(transaction: &mut Transaction, id: usize, rules: &Rules
     }
 }
 
+/// Drops what comes from elsewhere at once, and the UDP of this host later.
+fn drop_all(transaction: &mut Transaction, chain: &str) {
+    // oif != 0 meta l4proto udp accept
+    let from_here = is_not(meta(MetaKey::Oif), Expression::Number(0));
+    let udp = is(meta(MetaKey::L4proto), text("udp"));
+    transaction.add_rule(chain, vec![from_here, udp, accept()], None);
+    // drop
+    transaction.add_rule(chain, vec![drop()], None);
+}
+
 /// Tells clients that nobody is there: TCP by a reset, everything else by ICMP.
 pub(super) fn refuse_all(transaction: &mut Transaction, chain: &str) {
     // meta l4proto tcp reject with tcp reset
@@ -120,45 +133,42 @@ pub(super) fn refuse_all(transaction: &mut Transaction, chain: &str) {
     transaction.add_rule(chain, vec![refuse()], None);
 }
 
-/// Drops held UDP of clients on this host after it has left them.
-fn held_guard(transaction: &mut Transaction) {
-    const CHAIN: &str = "held-guard";
-    for (set, key) in HELD {
+/// Drops the UDP of clients on this host after it has left them.
+fn guard(transaction: &mut Transaction) {
+    const CHAIN: &str = "cold-guard";
+    for (set, key) in GUARDED {
         transaction.add_set(set, key);
     }
     // type filter hook input priority -101; policy accept;
     transaction.add_base_chain(CHAIN, NfChainType::Filter, NfHook::Input, PRIORITY);
     for (ip, version) in [("ip", 4), ("ip6", 6)] {
-        // iifname "lo" meta l4proto udp ct status & dnat != dnat ip daddr . udp dport @held_ip4 drop
+        // iifname "lo" meta l4proto udp ct status & dnat != dnat ip daddr . udp dport @guarded_ip4 drop
         let ours = || {
             let not_sent = is_not(and(ct("status"), text("dnat")), text("dnat"));
             vec![is(meta(MetaKey::Iifname), text("lo")), is(meta(MetaKey::L4proto), text("udp")), not_sent]
         };
         let key = vec![field(ip, "daddr"), field("udp", "dport")];
-        let one = is_member(key, &format!("held_ip{version}"));
+        let one = is_member(key, &format!("guarded_ip{version}"));
         transaction.add_rule(CHAIN, [ours(), vec![one, drop()]].concat(), None);
-        // …meta nfproto ipv4 udp dport @held_any4 drop
+        // …meta nfproto ipv4 udp dport @guarded_any4 drop
         let family = is(meta(MetaKey::Nfproto), text(format!("ipv{version}")));
-        let any = is_member(vec![field("udp", "dport")], &format!("held_any{version}"));
+        let any = is_member(vec![field("udp", "dport")], &format!("guarded_any{version}"));
         transaction.add_rule(CHAIN, [ours(), vec![family, any, drop()]].concat(), None);
     }
 }
 
-/// Brings the sets of held UDP listens from one state to another.
-pub(super) fn change_held(
+/// Brings the sets of guarded UDP listens from one state to another.
+pub(super) fn change_guarded(
     transaction: &mut Transaction,
     plan: &Plan,
     before: &BTreeSet<usize>,
     after: &BTreeSet<usize>,
 ) {
-    let held = |id: &&usize| {
-        let rules = &plan.frontends[**id];
-        matches!(rules.cold, ColdPath::Hold(_)) && rules.protocol == Protocol::Udp
-    };
-    for (set, _) in HELD {
+    let guarded = |id: &&usize| is_guarded(&plan.frontends[**id]);
+    for (set, _) in GUARDED {
         let keys = |ids: &mut dyn Iterator<Item = &usize>| -> Vec<Value> {
-            let rules = ids.filter(held).map(|id| &plan.frontends[*id]);
-            rules.filter(|rules| format!("held_{}", super::map_of(rules)) == set).map(key_of).collect()
+            let rules = ids.filter(guarded).map(|id| &plan.frontends[*id]);
+            rules.filter(|rules| format!("guarded_{}", super::map_of(rules)) == set).map(key_of).collect()
         };
         let removed = keys(&mut before.difference(after));
         transaction.delete_elements(set, removed);

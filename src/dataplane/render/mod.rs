@@ -10,7 +10,7 @@
 //!     map active_ip4 { type inet_proto . ipv4_addr . inet_service : verdict }   # listen on one address
 //!     map active_any4 { type inet_proto . inet_service : verdict }              # listen on every address of this host
 //!     …the same for IPv6, and all four again as cold_…
-//!     set held_any4 { type inet_service }                                         # UDP that is held
+//!     set guarded_any4 { type inet_service }                                    # cold UDP, see `cold`
 //!     chain prerouting { type nat hook prerouting priority -101; … vmap @active_ip4 … vmap @cold_ip4 … }
 //!     chain output { …the same, for clients on this host }
 //!     chain frontend-0 { jump timeout-60s; meta l4proto tcp dnat ip to 127.0.0.1:8080 comment "public-http" }
@@ -183,7 +183,7 @@ fn change(transaction: &mut Transaction, plan: &Plan, before: &State, after: &St
     };
     change_maps(transaction, plan, "active", &active(before), &active(after));
     change_maps(transaction, plan, "cold", &cold(before), &cold(after));
-    cold::change_held(transaction, plan, &before.cold, &after.cold);
+    cold::change_guarded(transaction, plan, &before.cold, &after.cold);
 }
 
 /// Brings the four maps of one temperature from one set of elements to another. A transaction is seen as a whole or not at

@@ -138,7 +138,7 @@ fn large_status(targets: usize) -> Reply {
         endpoints: Vec::new(),
     };
     let targets = (0..targets).map(target).collect();
-    Reply::Status(Box::new(Status { closed: false, targets, frontends: Vec::new() }))
+    Reply::Status(Box::new(Status { closed: false, targets, frontends: Vec::new(), hold: None }))
 }
 
 #[test]

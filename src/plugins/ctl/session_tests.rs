@@ -23,7 +23,7 @@ impl Random {
 }
 
 fn empty_status() -> Reply {
-    Reply::Status(Box::new(Status { closed: false, targets: Vec::new(), frontends: Vec::new() }))
+    Reply::Status(Box::new(Status { closed: false, targets: Vec::new(), frontends: Vec::new(), hold: None }))
 }
 
 fn send(session: &mut Session) -> String {

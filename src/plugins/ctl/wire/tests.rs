@@ -64,6 +64,7 @@ fn status() -> Status {
             proxy_address: "127.0.0.1:8080".parse().unwrap(),
             hold: None,
         }],
+        hold: None,
     }
 }
 
