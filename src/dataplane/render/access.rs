@@ -4,8 +4,9 @@ use nftables::expr::{Expression, FibFlag, MetaKey};
 use serde_json::{Value, json};
 
 use super::cold::refuse_all;
+use super::transaction::Transaction;
 use super::words::{
-    Transaction, address_type, drop, field, go_back, goto, is_member, is_not, is_not_member, is_not_one_of, meta, text,
+    address_type, drop, field, go_back, goto, is_member, is_not, is_not_member, is_not_one_of, meta, text,
 };
 use crate::config::Prefix;
 use crate::dataplane::plan::Rules;
@@ -66,12 +67,11 @@ pub(super) fn gate(transaction: &mut Transaction, id: usize, rules: &Rules) {
 }
 
 /// The prefixes of the listen's own address family: no client of another comes to it.
-fn elements(prefixes: &[Prefix], rules: &Rules) -> Vec<Value> {
+fn elements(prefixes: &[Prefix], rules: &Rules) -> impl Iterator<Item = Value> {
     let ours = prefixes.iter().filter(|prefix| prefix.address.is_ipv4() == rules.listen.is_ipv4());
     let whole = if rules.listen.is_ipv4() { 32 } else { 128 };
-    ours.map(|prefix| match prefix.length {
+    ours.map(move |prefix| match prefix.length {
         length if length == whole => json!(prefix.address.to_string()),
         length => json!({ "prefix": { "addr": prefix.address.to_string(), "len": length } }),
     })
-    .collect()
 }

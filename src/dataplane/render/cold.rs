@@ -17,8 +17,9 @@ use nftables::expr::{Expression, MetaKey};
 use nftables::types::{NfChainType, NfHook};
 use serde_json::{Value, json};
 
+use super::transaction::Transaction;
 use super::words::{
-    Transaction, accept, and, ct, drop, field, goto, is, is_member, is_not, log_to_group, meta, refuse, reset, text,
+    accept, and, ct, drop, field, goto, is, is_member, is_not, log_to_group, meta, refuse, reset, text,
 };
 use super::{PRIORITY, only_this_host, only_what_is_meant};
 use crate::config::Protocol;
@@ -171,9 +172,9 @@ pub(super) fn change_guarded(
             rules.filter(|rules| format!("guarded_{}", super::map_of(rules)) == set).map(key_of).collect()
         };
         let removed = keys(&mut before.difference(after));
-        transaction.delete_elements(set, removed);
+        transaction.delete_elements(set, removed.into_iter());
         let added = keys(&mut after.difference(before));
-        transaction.add_members(set, added);
+        transaction.add_members(set, added.into_iter());
     }
 }
 

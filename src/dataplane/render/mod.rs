@@ -23,6 +23,7 @@
 mod access;
 mod cold;
 mod timeouts;
+mod transaction;
 mod words;
 
 use std::collections::BTreeMap;
@@ -36,9 +37,8 @@ use super::plan::{Plan, Rules, State};
 use cold::cold_chain;
 use timeouts::timeout_chain;
 pub use timeouts::timeouts;
-use words::{
-    Transaction, address_type, and, ct, dnat, drop, field, go_back, is, is_not, jump, look_up, meta, prefix, text,
-};
+use transaction::Transaction;
+use words::{address_type, and, ct, dnat, drop, field, go_back, is, is_not, jump, look_up, meta, prefix, text};
 
 /// The name of our table, of family `inet`.
 pub const TABLE: &str = "proxygw";
@@ -195,10 +195,10 @@ fn change_maps(transaction: &mut Transaction, plan: &Plan, temperature: &str, be
         };
         let name = format!("{temperature}_{map}");
         let removed = before.iter().filter(|(id, chain)| not_in(id, chain, after));
-        transaction.delete_elements(&name, removed.map(|(id, _)| key_of(&plan.frontends[*id])).collect());
+        transaction.delete_elements(&name, removed.map(|(id, _)| key_of(&plan.frontends[*id])));
         let added = after.iter().filter(|(id, chain)| not_in(id, chain, before));
         let added = added.map(|(id, chain)| (key_of(&plan.frontends[*id]), chain.clone()));
-        transaction.add_elements(&name, added.collect());
+        transaction.add_elements(&name, added);
     }
 }
 
