@@ -4,5 +4,6 @@
 mod support;
 
 mod flows;
+mod lifecycle;
 mod routing;
 mod setup;
