@@ -3,7 +3,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod commands;
+mod control;
 mod flows;
+mod http;
 mod lifecycle;
+mod readiness;
 mod routing;
 mod setup;
