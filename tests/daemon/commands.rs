@@ -9,7 +9,7 @@ use crate::setup::{
     PAGE, SECOND, SOON, active, assert_answers, assert_nothing_left, command, config, memory, page, processes, warm,
     with,
 };
-use crate::support::{Daemon, GATEWAY_V4, Lab, backend_command, eventually, http_get, require_namespaces};
+use crate::support::{Daemon, GATEWAY_V4, GATEWAY_V6, Lab, backend_command, eventually, http_get, require_namespaces};
 
 fn get(lab: &Lab) -> String {
     lab.client().run(|| http_get((GATEWAY_V4, 80).into(), "/")).expect("an answer").1
@@ -218,4 +218,33 @@ fn a_flood_of_output_costs_neither_log_nor_memory_nor_answers() {
         daemon.signal(Signal::TERM);
         assert!(daemon.process().wait(SOON).success());
     }
+}
+
+#[test]
+fn a_command_in_another_network_namespace_is_routed_to_and_goes_with_the_daemon() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let backend = backend_command("--tcp [2001:db8:2::2]:8080 --fork 1 --stray").replacen("exec ", "", 1);
+    let text = format!("exec nsenter --net=/run/netns/{} {backend}", lab.backend.name());
+    let target = command("b", &["e=tcp/[2001:db8:2::2]:8080"], &text);
+    let mut daemon = Daemon::start(&lab, &config(&[target], &[page("f", "[::]:80", "b:e")]));
+    let get = || lab.client().run(|| http_get((GATEWAY_V6, 80).into(), "/")).expect("an answer").1;
+    let elsewhere = || lab.backend.processes().len();
+    assert_eq!(get(), PAGE);
+    daemon.await_target("b", "active", SOON);
+    assert!(get().contains("[2001:db8:1::2]:"), "the client's own address");
+    assert_eq!(elsewhere(), 3);
+    daemon.request(10, json!({"name": "b"}));
+    daemon.await_target("b", "inactive", SOON);
+    assert_eq!(elsewhere(), 0, "{:?}", lab.backend.processes());
+    warm(&daemon, "b");
+    daemon.kill9();
+    daemon.restart();
+    assert_eq!(elsewhere(), 0, "{:?}", lab.backend.processes());
+    assert_eq!(get(), PAGE);
+    daemon.await_target("b", "active", SOON);
+    assert!(daemon.terminate().success());
+    assert_eq!(elsewhere(), 0, "{:?}", lab.backend.processes());
 }

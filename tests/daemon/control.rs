@@ -196,7 +196,7 @@ fn hostile_clients_harm_only_themselves() {
         check("100 MB");
 
         let mut deep = connect(daemon.socket());
-        deep.write_all(if codec == "json" { &json[..24] } else { &cbor[..17] }).expect("sent");
+        deep.write_all(if codec == "json" { &json[..26] } else { &cbor[..18] }).expect("sent");
         pour(&mut deep, &[if codec == "json" { b'[' } else { 0x81 }; 65536], 10 << 20);
         check("deep nesting");
 

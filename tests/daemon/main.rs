@@ -11,3 +11,4 @@ mod lifecycle;
 mod readiness;
 mod routing;
 mod setup;
+mod udp;
