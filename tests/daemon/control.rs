@@ -1,0 +1,286 @@
+//! The control socket: its wire format, its orders, and clients that mean no good.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::setup::{PAGE, SECOND, SOON, active, assert_answers, command, config, ctl, memory, page, warm};
+use crate::support::{
+    Daemon, DaemonOptions, GATEWAY_V4, Lab, Temporary, backend_command, eventually, http_get, require_namespaces,
+};
+
+fn setup() -> String {
+    let target = command("b", &["e=tcp/127.0.0.1:8080"], &backend_command("--tcp 127.0.0.1:8080"));
+    config(&[target], &[page("f", "0.0.0.0:80", "b:e")])
+}
+
+fn start(lab: &Lab, codec: &'static str) -> Daemon {
+    let options = DaemonOptions { codec, ..DaemonOptions::default() };
+    let mut daemon = Daemon::spawn(&lab.gateway, &setup(), options);
+    daemon.process().await_line("ready after", SOON);
+    daemon
+}
+
+fn connect(path: &Path) -> UnixStream {
+    let stream = UnixStream::connect(path).expect("it listens");
+    stream.set_read_timeout(Some(SOON)).expect("a timeout");
+    stream.set_write_timeout(Some(SOON)).expect("a timeout");
+    stream
+}
+
+/// Sends bytes, and reads as many as are expected.
+#[track_caller]
+fn exchange(stream: &mut UnixStream, sent: &[u8], expected: &[u8]) {
+    stream.write_all(sent).expect("sent");
+    let mut answer = vec![0; expected.len()];
+    stream.read_exact(&mut answer).expect("an answer");
+    assert_eq!(answer, expected, "{}", String::from_utf8_lossy(&answer));
+}
+
+const STATUS: &[u8] = b"{\"id\":1,\"method\":2,\"body\":{}}\n";
+
+/// The body of [`setup`]'s status while all is quiet.
+fn quiet() -> Value {
+    json!({
+        "closed": false,
+        "targets": [{"name": "b", "kind": "static:cmd", "state": "inactive",
+            "endpoints": [{"name": "e", "protocol": "tcp", "address": "127.0.0.1:8080"}]}],
+        "frontends": [{"name": "f", "kind": "static:http", "state": "running", "protocol": "tcp", "listen": "0.0.0.0:80",
+            "target_name": "b", "endpoint_name": "e", "proxyaddress": "127.0.0.1:8080"}],
+    })
+}
+
+#[test]
+fn json_is_exactly_as_existing_clients_know_it() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let daemon = start(&lab, "json");
+    let mut stream = connect(daemon.socket());
+    exchange(
+        &mut stream,
+        b"{\"id\":7,\"method\":10,\"body\":{\"name\":\"b\"}}",
+        b"{\"id\":7,\"method\":11,\"body\":{}}\n",
+    );
+    // What is not offered, and what is not there: an error each, and the connection goes on.
+    exchange(&mut stream, b"{\"id\":8,\"method\":4,\"body\":{}}\n", b"{\"id\":8,\"method\":1,\"body\":{\"msg\":\"");
+    let mut rest = Vec::new();
+    while rest.last() != Some(&b'\n') {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("the rest of the line");
+        rest.push(byte[0]);
+    }
+    exchange(
+        &mut stream,
+        b"{\"id\":9,\"method\":8,\"body\":{\"name\":\"x\"}}\n",
+        b"{\"id\":9,\"method\":1,\"body\":{\"msg\":\"",
+    );
+    drop(stream);
+    // Several packets at once, one of them a notification, which is not answered.
+    let mut stream = connect(daemon.socket());
+    let packets = b"{\"id\":1,\"method\":18,\"body\":{\"name\":\"f\"}}{\"id\":0,\"method\":2,\"body\":{}}\n\n {\"id\":2,\"method\":16,\"body\":{\"name\":\"f\"}}";
+    exchange(&mut stream, packets, b"{\"id\":1,\"method\":19,\"body\":{}}\n{\"id\":2,\"method\":17,\"body\":{}}\n");
+    daemon.await_frontend("f", "running", SOON);
+    let mut stream = connect(daemon.socket());
+    exchange(&mut stream, STATUS, b"{\"id\":1,\"method\":3,\"body\":{\"closed\":false,\"targets\":[{\"name\":\"b\",");
+    assert_eq!(daemon.status(), quiet());
+}
+
+#[test]
+fn cbor_is_exactly_as_existing_clients_know_it() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let daemon = start(&lab, "cbor");
+    // {"id": 7, "method": 10, "body": {"name": "b"}}
+    let drain = b"\xa3\x62id\x07\x66method\x0a\x64body\xa1\x64name\x61b";
+    let done = b"\xa3\x62id\x07\x66method\x0b\x64body\xa0";
+    let status = b"\xa3\x62\x69\x64\x01\x66\x6d\x65\x74\x68\x6f\x64\x02\x64\x62\x6f\x64\x79\xa0";
+    // {"id": 1, "method": 3, "body": {"closed": false, "targets": [{"name": "b", …
+    let begins = b"\xa3\x62id\x01\x66method\x03\x64body\xa3\x66closed\xf4\x67targets\x81";
+    let mut stream = connect(daemon.socket());
+    exchange(&mut stream, &[&drain[..], &status[..]].concat(), &[&done[..], &begins[..]].concat());
+    let unknown = b"\xa3\x62id\x08\x66method\x04\x64body\xa0";
+    let mut stream = connect(daemon.socket());
+    exchange(&mut stream, unknown, b"\xa3\x62id\x08\x66method\x01\x64body\xa1\x63msg");
+    assert_eq!(assert_answers(&daemon), quiet());
+}
+
+#[test]
+fn orders_are_carried_out() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let daemon = start(&lab, "json");
+    let get = || lab.client().run(|| http_get((GATEWAY_V4, 80).into(), "/"));
+    let order = |words: &[&str]| assert!(ctl(&daemon, words).status.success(), "{words:?}");
+    order(&["warm", "b"]);
+    daemon.await_target("b", "active", SOON);
+    assert!(get().expect("the backend").1.contains("198.51.100.2"));
+    order(&["warm", "b"]);
+    order(&["drain", "b"]);
+    daemon.await_target("b", "inactive", SOON);
+    assert_eq!(active(&lab.gateway), "");
+    assert_eq!(get().expect("the page").1, PAGE);
+    daemon.await_target("b", "active", SOON);
+    order(&["stop", "f"]);
+    daemon.await_frontend("f", "stopped", SOON);
+    assert_eq!(active(&lab.gateway), "");
+    assert_eq!(get().expect_err("nobody listens").kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(daemon.target("b")["state"], "active");
+    order(&["start", "f"]);
+    daemon.await_frontend("f", "running", SOON);
+    assert!(get().expect("the backend").1.contains("198.51.100.2"));
+    for words in [["warm", "x"], ["drain", "f"], ["start", "b"], ["stop", ""]] {
+        let output = ctl(&daemon, &words);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+        assert!(error.contains(&format!("{:?}", words[1])), "{words:?}: {error}");
+    }
+    // A plugin's own way to wake: a notification.
+    order(&["drain", "b"]);
+    daemon.await_target("b", "inactive", SOON);
+    connect(daemon.socket()).write_all(b"{\"id\":0,\"method\":32768,\"body\":{\"name\":\"f\"}}\n").expect("sent");
+    daemon.await_target("b", "active", SOON);
+}
+
+/// Writes until the other side closes; returns how many bytes it took.
+fn pour(stream: &mut UnixStream, bytes: &[u8], most: usize) -> usize {
+    let mut sent = 0;
+    while sent < most {
+        match stream.write(bytes) {
+            Ok(count) => sent += count,
+            Err(_) => return sent,
+        }
+    }
+    sent
+}
+
+#[test]
+fn hostile_clients_harm_only_themselves() {
+    if !require_namespaces() {
+        return;
+    }
+    for codec in ["json", "cbor"] {
+        let lab = Lab::new();
+        let daemon = start(&lab, codec);
+        assert_answers(&daemon);
+        let before = memory(&daemon);
+        let check = |what: &str| {
+            assert_answers(&daemon);
+            let now = memory(&daemon);
+            assert!(now < before + 16 * 1024, "{what}: {before} KiB before, {now} KiB now");
+        };
+
+        connect(daemon.socket()).write_all(b"GET / HTTP/1.1\r\n\r\n\xff\x00\xfe").expect("sent");
+        check("garbage");
+
+        let mut half = connect(daemon.socket());
+        half.write_all(&STATUS[..10]).expect("sent");
+        check("half a packet");
+
+        let json = b"{\"id\":1,\"method\":2,\"body\":{\"x\":\"";
+        // Text of 2^32 bytes as a body.
+        let cbor = b"\xa3\x62id\x01\x66method\x02\x64body\x7b\x00\x00\x00\x01\x00\x00\x00\x00";
+        let mut huge = connect(daemon.socket());
+        huge.write_all(if codec == "json" { json } else { cbor }).expect("sent");
+        let taken = pour(&mut huge, &[b'x'; 65536], 100 << 20);
+        assert!(taken < 4 << 20, "{taken} bytes of a packet were taken");
+        check("100 MB");
+
+        let mut deep = connect(daemon.socket());
+        deep.write_all(if codec == "json" { &json[..26] } else { &cbor[..18] }).expect("sent");
+        pour(&mut deep, &[if codec == "json" { b'[' } else { 0x81 }; 65536], 10 << 20);
+        check("deep nesting");
+
+        let crowd: Vec<UnixStream> = (0..1000).map(|_| connect(daemon.socket())).collect();
+        check("1,000 connections");
+        drop(crowd);
+
+        // It asks and asks, and never reads.
+        let greedy = connect(daemon.socket());
+        greedy.set_nonblocking(true).expect("a socket");
+        let status = b"\xa3\x62\x69\x64\x01\x66\x6d\x65\x74\x68\x6f\x64\x02\x64\x62\x6f\x64\x79\xa0";
+        let many = if codec == "json" { STATUS } else { &status[..] }.repeat(1000);
+        let began = Instant::now();
+        while began.elapsed() < 2 * SECOND {
+            match (&greedy).write(&many) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => check("statuses that nobody reads"),
+                Err(_) => break,
+            }
+        }
+        check("statuses that nobody reads");
+
+        // Ordinary work goes on among them.
+        assert!(ctl(&daemon, &["warm", "b"]).status.success());
+        eventually("it is warm", SOON, || assert_answers(&daemon)["targets"][0]["state"] == "active");
+        drop((half, greedy, deep, huge));
+    }
+}
+
+/// The configuration with another log output.
+fn logging_to(folder: &Temporary, log: &Path, socket: &Path) -> std::path::PathBuf {
+    let head = json!({"output": log, "level": "INFO"});
+    let ctl = json!({"ctl": {"socket": socket, "codec": "json"}});
+    folder.write("proxygw.yaml", &format!("version: v1\nlog: {head}\nplugins: {ctl}\n{}", setup()))
+}
+
+#[test]
+fn the_log_goes_to_a_file_and_sighup_opens_it_anew() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let folder = Temporary::new();
+    let log = folder.path().join("proxygw.log");
+    let config = logging_to(&folder, &log, &folder.path().join("other.sock"));
+    std::fs::write(&log, "kept\n").expect("written");
+    let mut process = lab.gateway.command(crate::support::binary("proxygw"));
+    process.arg("--config").arg(config);
+    let mut daemon = crate::support::Process::start(process);
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    eventually("it is ready", SOON, || read(&log).contains("ready after"));
+    assert!(read(&log).starts_with("kept\n"), "it is appended to");
+    let moved = folder.path().join("proxygw.log.1");
+    std::fs::rename(&log, &moved).expect("moved");
+    assert_eq!(lab.client().run(|| http_get((GATEWAY_V4, 80).into(), "/")).expect("an answer").1, PAGE);
+    eventually("it still writes to the old file", SOON, || read(&moved).contains("target b: active"));
+    assert!(!log.exists());
+    daemon.signal(Signal::HUP);
+    eventually("there is a new one", SOON, || log.exists());
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(SOON).code(), Some(0));
+    assert!(read(&log).contains("ending, since SIGTERM has come"), "{}", read(&log));
+    assert!(!read(&moved).contains("SIGTERM"));
+    assert_eq!(daemon.log(), "", "nothing goes anywhere else");
+}
+
+#[test]
+fn a_client_that_waits_is_answered_while_a_target_is_busy_ending() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let text = backend_command("--tcp 127.0.0.1:8080 --ignore-sigint");
+    let target =
+        crate::setup::with(command("b", &["e=tcp/127.0.0.1:8080"], &text), json!({"options": {"stop_grace": "3s"}}));
+    let daemon = Daemon::start(&lab, &config(&[target], &[page("f", "0.0.0.0:80", "b:e")]));
+    warm(&daemon, "b");
+    daemon.request(10, json!({"name": "b"}));
+    daemon.await_target("b", "draining", SOON);
+    let began = Instant::now();
+    assert_answers(&daemon);
+    assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+    // Whoever comes now is answered by the page, and remembered.
+    assert_eq!(lab.client().run(|| http_get((GATEWAY_V4, 80).into(), "/")).expect("an answer").1, PAGE);
+    eventually("it is active again", SOON, || daemon.log().matches("target b: active after").count() == 2);
+    assert!(began.elapsed() > Duration::from_secs(2));
+}

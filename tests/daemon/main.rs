@@ -1,0 +1,14 @@
+//! The real daemon in network namespaces: each test asserts on the rule set and on what a client sees.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod commands;
+mod control;
+mod flows;
+mod http;
+mod lifecycle;
+mod readiness;
+mod routing;
+mod setup;
+mod udp;
