@@ -233,3 +233,28 @@ fn exit_at_once(mark: &Mark, signal: crate::reactor::Signal) -> ! {
     }
     std::process::exit(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manual_page_has_every_flag() {
+        let page = include_str!("../docs/proxygw.8").replace("\\-", "-");
+        for (flag, what) in FLAGS {
+            assert!(page.contains(flag.trim()) && page.contains(what), "{flag}: {what}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_read() {
+        let command = |line: &str| parse(line.split_whitespace().map(OsString::from));
+        assert!(matches!(command(""), Ok(Command::Run(path)) if path == PathBuf::from(DEFAULT_CONFIG)));
+        assert!(matches!(command("--check -c x"), Ok(Command::Check(path)) if path == PathBuf::from("x")));
+        assert!(matches!(command("--config=x"), Ok(Command::Run(path)) if path == PathBuf::from("x")));
+        assert!(matches!(command("--help --nonsense"), Ok(Command::Print(_))));
+        for wrong in ["--config", "--nonsense", "word", "--check=yes"] {
+            assert!(matches!(command(wrong), Err(Failure::Usage(_))), "{wrong}");
+        }
+    }
+}

@@ -1,4 +1,15 @@
 //! proxygw warms backends on demand and routes traffic to them with nftables DNAT.
+//!
+//! The map, in the order in which a wake travels (`docs/architecture.md` follows one step by step):
+//!
+//! - [`config`]: from the file to typed data, or to a list of all that is wrong with it;
+//! - [`plugin`]: what a plugin offers and gets; [`plugins`] are the built-in ones;
+//! - [`reactor`]: the mio loop, which owns every socket that clients or operators connect to;
+//! - [`engine`]: every decision, in a pure [`engine::core`], on a thread of its own;
+//! - `readiness`: does the backend answer?
+//! - [`dataplane`]: rules, flows and held packets; [`netlink`] is how the kernel is asked;
+//! - [`system`]: small wrappers around the operating system;
+//! - [`daemon`]: the main function, which puts all of this together.
 
 pub mod config;
 pub mod daemon;
