@@ -14,11 +14,11 @@ use std::time::Instant;
 use lexopt::prelude::{Long, Short, ValueExt as _};
 
 use crate::config::{self, Setup};
-use crate::dataplane::apply::Nft;
+use crate::dataplane::apply::{Language, Nft};
 use crate::dataplane::flows;
 use crate::dataplane::hold::{AllCounters, Holder};
 use crate::dataplane::plan::Plan;
-use crate::dataplane::render::TABLE;
+use crate::dataplane::render::{self, TABLE};
 use crate::dataplane::rules::Table;
 use crate::dataplane::watch::Watch;
 use crate::engine::{Engine, Inbox};
@@ -225,7 +225,7 @@ fn exit_at_once(mark: &Mark, signal: crate::reactor::Signal) -> ! {
     if let Err(error) = processes::kill_all(mark, None) {
         log::error!("{error}");
     }
-    if let Err(error) = Table::new(Nft::find(), Plan { frontends: Vec::new() }).remove() {
+    if let Err(error) = Nft::find().apply_last(Language::Json, &render::removal()) {
         log::error!("the rules could not be removed: {error}");
     }
     if let Err(error) = RouteLocalnet::undo() {

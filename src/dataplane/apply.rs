@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::system::run_with_input;
@@ -14,6 +15,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Where nft is when it is not on the path; services often start without the sbin folders.
 const USUAL_PLACES: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
+
+/// Held while nft runs, so that the daemon's end at once does not leave a run behind, or find the table loaded anew.
+static RUNNING: Mutex<()> = Mutex::new(());
 
 /// The nft program.
 #[derive(Debug, Clone)]
@@ -65,6 +69,20 @@ impl Nft {
     /// # Errors
     /// Nothing of the transaction is in the kernel, and why; except that after a timeout it may be.
     pub fn apply(&self, language: Language, transaction: &str) -> Result<(), NftError> {
+        let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        self.run(language, transaction)
+    }
+
+    /// Loads the last transaction of this process: whoever calls [`Nft::apply`] afterwards waits for its end.
+    ///
+    /// # Errors
+    /// As for [`Nft::apply`].
+    pub fn apply_last(&self, language: Language, transaction: &str) -> Result<(), NftError> {
+        std::mem::forget(RUNNING.lock().unwrap_or_else(PoisonError::into_inner));
+        self.run(language, transaction)
+    }
+
+    fn run(&self, language: Language, transaction: &str) -> Result<(), NftError> {
         log::trace!("nft: {transaction}");
         let mut command = Command::new(&self.program);
         if language == Language::Json {

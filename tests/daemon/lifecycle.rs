@@ -189,7 +189,7 @@ fn a_control_socket_is_replaced_only_if_nobody_listens_there() {
     let output = elsewhere(&lab, &daemon);
     let words = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{words}");
-    assert!(words.contains("another daemon listens there") && words.contains("proxygw.sock"), "{words}");
+    assert!(words.contains("another program listens there") && words.contains("proxygw.sock"), "{words}");
     assert_answers(&daemon);
     daemon.kill9();
     assert!(daemon.socket().exists(), "kill -9 leaves it");

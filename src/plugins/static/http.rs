@@ -2,7 +2,7 @@
 //!
 //! It says `Connection: close`, so that the client's next request is a new flow, and finds the backend once that is warm.
 //! Everything is bounded: the size of a request's head, the time that a connection may take, and how many there are; a
-//! connection too many costs the oldest one its place.
+//! connection too many costs the one that will be missed least its place.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -26,7 +26,7 @@ const MOST_HEADERS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many connections a frontend serves at once.
-const MOST_CONNECTIONS: usize = 256;
+const MOST_CONNECTIONS: usize = 1024;
 
 /// How many connections the kernel keeps until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -155,9 +155,7 @@ impl Http {
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
                     log::warn!("cannot accept a connection on {}: {error}", self.listen);
-                    if let Some(oldest) = self.connections.keys().next().copied() {
-                        self.close(io, oldest);
-                    }
+                    self.make_room(io);
                     self.retry = Some(io.now() + SHORTAGE);
                     return;
                 }
@@ -166,10 +164,8 @@ impl Http {
     }
 
     fn admit(&mut self, io: &mut Io<'_>, mut stream: TcpStream, peer: SocketAddr) {
-        if self.connections.len() >= MOST_CONNECTIONS
-            && let Some(oldest) = self.connections.keys().next().copied()
-        {
-            self.close(io, oldest);
+        if self.connections.len() >= MOST_CONNECTIONS {
+            self.make_room(io);
         }
         let key = self.next;
         self.next += 1;
@@ -184,6 +180,13 @@ impl Http {
         if next == Next::Close {
             self.close(io, key);
         }
+    }
+
+    /// Closes the connection that will be missed least: the oldest that has had its answer, or the oldest of all.
+    fn make_room(&mut self, io: &mut Io<'_>) {
+        let answered = self.connections.iter().find(|(_, connection)| matches!(connection.state, State::Lingering));
+        let least = answered.or_else(|| self.connections.first_key_value()).map(|(key, _)| *key);
+        least.into_iter().for_each(|key| self.close(io, key));
     }
 
     fn close(&mut self, io: &mut Io<'_>, key: usize) {
