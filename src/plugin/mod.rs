@@ -13,7 +13,11 @@ mod handler;
 mod registry;
 mod target;
 
-pub use crate::engine::core::Change;
+/// The crates that a plugin meets in this interface, in the versions that it must use.
+pub use {log, mio};
+
+pub use crate::engine::core::{Change, FrontendId};
+pub use crate::engine::{Reply, Request};
 pub use frontend::{ColdPath, Frontend, HoldOptions, OnFailure};
 pub use handler::{Handler, Io, Readiness};
 pub use registry::{Namespace, Plugin, Registry};

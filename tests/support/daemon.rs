@@ -24,6 +24,8 @@ pub struct DaemonOptions {
     pub level: &'static str,
     /// `plugins.ctl.codec`. With `cbor`, [`Daemon::status`] and all that builds on it cannot be used.
     pub codec: &'static str,
+    /// The daemon, if it is not the workspace's own.
+    pub program: Option<PathBuf>,
     /// More arguments.
     pub arguments: Vec<OsString>,
     /// More environment variables.
@@ -32,7 +34,7 @@ pub struct DaemonOptions {
 
 impl Default for DaemonOptions {
     fn default() -> Self {
-        DaemonOptions { level: "DEBUG", codec: "json", arguments: Vec::new(), environment: Vec::new() }
+        DaemonOptions { level: "DEBUG", codec: "json", program: None, arguments: Vec::new(), environment: Vec::new() }
     }
 }
 
@@ -241,7 +243,8 @@ impl Launch {
     }
 
     fn start(&self) -> Process {
-        let mut command = command_in(&self.namespace, &binary("proxygw"));
+        let program = self.options.program.clone().unwrap_or_else(|| binary("proxygw"));
+        let mut command = command_in(&self.namespace, &program);
         command.arg("--config").arg(&self.config).args(&self.options.arguments).env("PATH", &self.path);
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         Process::start(command)
