@@ -150,13 +150,16 @@ impl Shell {
             }
             let deadline = self.core.next_deadline().into_iter().chain(self.patience).min();
             match self.receive(deadline) {
-                Ok(Some(message)) => self.take(message),
-                Ok(None) => self.tick(),
+                Ok(message) => message.into_iter().for_each(|message| self.take(message)),
                 Err(()) => break,
             }
             while let Ok(message) = self.receiver.try_recv() {
                 self.inbox.taken(&message);
                 self.take(message);
+            }
+            // Not only when no message has come: the channel prefers messages, and somebody may ask for the status all the time.
+            if deadline.is_some_and(|at| at <= Instant::now()) {
+                self.tick();
             }
         }
         self.runners.iter_mut().for_each(Runner::ended);
