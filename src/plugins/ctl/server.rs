@@ -24,6 +24,12 @@ const MOST_CLIENTS: usize = 64;
 /// How long a client may take no byte of its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How many clients are accepted at once. Those that are there already have their turn before more are.
+const ACCEPTED_AT_ONCE: usize = 16;
+
+/// How many reads, writes and requests a client may have before others have their turn.
+const TURNS_AT_ONCE: usize = 32;
+
 /// How long to wait before accepting again when there is no descriptor left.
 const SHORTAGE: Duration = Duration::from_millis(100);
 
@@ -118,7 +124,8 @@ impl Handler for Server {
 
 impl Server {
     fn accept(&mut self, io: &mut Io<'_>) {
-        while let Some(listener) = &self.listener {
+        for _ in 0..ACCEPTED_AT_ONCE {
+            let Some(listener) = &self.listener else { return };
             match listener.socket.accept() {
                 Ok((stream, _)) => self.admit(io, stream),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -130,6 +137,13 @@ impl Server {
                     return;
                 }
             }
+        }
+        // Events tell of changes only; this one is wanted again if there are more.
+        if let Some(listener) = &mut self.listener
+            && let Err(error) = io.reregister(&mut listener.socket, LISTENER, Interest::READABLE)
+        {
+            log::warn!("control socket: cannot watch it: {error}");
+            self.retry = Some(io.now() + SHORTAGE);
         }
     }
 
@@ -150,7 +164,15 @@ impl Server {
     /// Lets a conversation go on as far as it goes without waiting.
     fn go_on(&mut self, io: &mut Io<'_>, key: usize) {
         let Some(client) = self.clients.get_mut(&key) else { return };
+        let mut turns = 0..TURNS_AT_ONCE;
         loop {
+            if turns.next().is_none() {
+                // The others have their turn; the socket's new registration tells of what is left.
+                match io.reregister(&mut client.stream, key, Interest::READABLE | Interest::WRITABLE) {
+                    Ok(()) => return,
+                    Err(_) => break,
+                }
+            }
             match client.talk.next() {
                 Next::Ask(request) => io.request(key as u64, request),
                 Next::Wait => return,
