@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -161,6 +162,47 @@ fn pour(stream: &mut UnixStream, bytes: &[u8], most: usize) -> usize {
         }
     }
     sent
+}
+
+/// For two seconds.
+#[track_caller]
+fn assert_all_is_answered(lab: &Lab, daemon: &Daemon) {
+    let until = Instant::now() + 2 * SECOND;
+    while Instant::now() < until {
+        let began = Instant::now();
+        daemon.status();
+        lab.client().run(|| http_get((GATEWAY_V4, 80).into(), "/nothing")).expect("an answer");
+        assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn a_client_that_never_ends_asking_keeps_nobody_waiting() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let daemon = start(&lab, "json");
+    for packet in [
+        "{\"id\":1,\"method\":98,\"body\":{}}\n",
+        "{\"id\":0,\"method\":98,\"body\":{}}\n",
+        "{\"id\":1,\"method\":2,\"body\":{}}\n",
+    ] {
+        let packets = packet.repeat(1000);
+        let packets = packets.as_bytes();
+        let streams: Vec<UnixStream> = (0..2).map(|_| connect(daemon.socket())).collect();
+        std::thread::scope(|scope| {
+            for stream in &streams {
+                scope.spawn(move || while { stream }.write_all(packets).is_ok() {});
+                scope.spawn(move || while { stream }.read(&mut [0; 65536]).is_ok_and(|read| read > 0) {});
+            }
+            let asked = std::panic::catch_unwind(AssertUnwindSafe(|| assert_all_is_answered(&lab, &daemon)));
+            for stream in &streams {
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+            }
+            assert!(asked.is_ok(), "{packet}");
+        });
+    }
 }
 
 #[test]
