@@ -31,6 +31,9 @@ const MOST_CONNECTIONS: usize = 1024;
 /// How many connections the kernel keeps until they are accepted.
 const BACKLOG: i32 = 1024;
 
+/// How many connections are accepted at once. Those that are there already have their turn before more are.
+const ACCEPTED_AT_ONCE: usize = 32;
+
 /// How long to wait before accepting again when there is no descriptor left.
 const SHORTAGE: Duration = Duration::from_millis(100);
 
@@ -148,7 +151,8 @@ impl Handler for Http {
 
 impl Http {
     fn accept(&mut self, io: &mut Io<'_>) {
-        while let Some(listener) = &self.listener {
+        for _ in 0..ACCEPTED_AT_ONCE {
+            let Some(listener) = &self.listener else { return };
             match listener.accept() {
                 Ok((stream, peer)) => self.admit(io, stream, peer),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -160,6 +164,13 @@ impl Http {
                     return;
                 }
             }
+        }
+        // Events tell of changes only; this one is wanted again if there are more.
+        if let Some(listener) = &mut self.listener
+            && let Err(error) = io.reregister(listener, LISTENER, Interest::READABLE)
+        {
+            log::warn!("cannot watch {}: {error}", self.listen);
+            self.retry = Some(io.now() + SHORTAGE);
         }
     }
 
