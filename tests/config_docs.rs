@@ -7,18 +7,20 @@ use std::fs;
 use config_kinds::parse;
 
 #[test]
-fn the_examples_of_the_reference_are_good() {
+fn the_examples_of_the_documents_are_good() {
     let mut whole = 0;
-    let document = fs::read_to_string("docs/configuration.md").expect("the reference");
-    for block in document.split("```yaml\n").skip(1) {
-        let text = block.split("```").next().unwrap_or_default();
-        if !text.contains("version: v1") {
-            continue;
+    let folder = fs::read_dir("docs").expect("the documents").map(|entry| entry.expect("a document").path());
+    for path in folder.filter(|path| path.extension().is_some_and(|kind| kind == "md")).chain(["README.md".into()]) {
+        let document = fs::read_to_string(&path).expect("a document");
+        for block in document.split("```yaml\n").skip(1) {
+            let text = block.split("```").next().unwrap_or_default();
+            if text.contains("version: v1") {
+                whole += 1;
+                parse(text).unwrap_or_else(|error| panic!("{}: {error}\n{text}", path.display()));
+            }
         }
-        whole += 1;
-        parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     }
-    assert!(whole >= 3, "{whole} examples");
+    assert!(whole >= 4, "{whole} examples");
 }
 
 #[test]

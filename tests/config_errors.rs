@@ -73,6 +73,17 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
         "kind: static:always\n    options: {a: 1}",
         &[r#"f:12:15: frontends[0] "public": options: unknown key "a": there are none here"#],
     ),
+    (
+        "kind: static:always",
+        "kind: packet:hold\n    options: {packets: 0, on_failure: give up, hold_timeout: 2h}\n    allow: [192.0.2.1/24]\n    interfaces: []",
+        &[
+            r#"f:12:24: frontends[0] "public": options.packets: 0 is out of bounds: from 1 to 1048576"#,
+            r#"f:12:39: frontends[0] "public": options.on_failure: "give up" is not known: write drop or reject"#,
+            r#"f:12:62: frontends[0] "public": options.hold_timeout: 7200s is out of bounds: more than 0s, at most 1h"#,
+            r#"f:13:13: frontends[0] "public": allow: [0]: "192.0.2.1/24" has bits behind its prefix: did you mean 192.0.2.0/24?"#,
+            r#"f:14:17: frontends[0] "public": interfaces: an empty list would let nobody in: leave it out to let everybody in"#,
+        ],
+    ),
     ("version: v1", "version: v1\nlog: {file: x}", &[r#"f:2:7: log: unknown key "file": there are output and level"#]),
     (
         "version: v1",
@@ -97,12 +108,12 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
     (
         "version: v1",
         "version: v1\nplugins: {aws: {}}",
-        &[r#"f:2:11: plugins: there is no plugin "aws" in this program; there are ctl and static"#],
+        &[r#"f:2:11: plugins: there is no plugin "aws" in this program; there are ctl, static and packet"#],
     ),
     (
         "version: v1",
         "version: v1\nplugins:\n  ctl: {codec: xml}",
-        &[r#"f:3:16: plugins.ctl.codec: "xml" is not a codec: write json or cbor"#],
+        &[r#"f:3:16: plugins.ctl.codec: there is no codec "xml": write json or cbor"#],
     ),
     ("version: v1", "version: v1\nplugins: [ctl]", &["f:2:11: plugins: a mapping is expected, found a list"]),
     // Names.
@@ -185,14 +196,14 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
         "static:always",
         "aws:ec2",
         &[
-            r#"f:11:11: frontends[0] "public": kind: there is no frontend kind "aws:ec2"; there are static:always and static:http"#,
+            r#"f:11:11: frontends[0] "public": kind: there is no frontend kind "aws:ec2"; there are static:always, static:http and packet:hold"#,
         ],
     ),
     (
         "static:always",
         "static:cmd",
         &[
-            r#"f:11:11: frontends[0] "public": kind: "static:cmd" is a target kind; the frontend kinds are static:always and static:http"#,
+            r#"f:11:11: frontends[0] "public": kind: "static:cmd" is a target kind; the frontend kinds are static:always, static:http and packet:hold"#,
         ],
     ),
     // Options.

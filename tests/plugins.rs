@@ -179,7 +179,10 @@ fn a_knock_wakes_and_is_routed(program: PathBuf) {
     let booted = daemon.await_target("host", "active", 5 * SECOND);
     assert!(booted > Duration::from_millis(100), "{booted:?}");
     let rules = nft_ruleset(&lab.gateway).expect("a table");
-    assert!(rules.contains("tcp . 7000 : goto frontend-0") || rules.contains("tcp . 7000 : jump frontend-0"), "{rules}");
+    assert!(
+        rules.contains("tcp . 7000 : goto frontend-0") || rules.contains("tcp . 7000 : jump frontend-0"),
+        "{rules}"
+    );
     assert_eq!(say(""), format!("welcome, {}\n", Lab::client_v4(0)), "by the kernel, with the client's own address");
     assert_eq!(daemon.frontend("door")["kind"], "demo:knock");
 

@@ -30,10 +30,15 @@ targets:
 frontends:
   - {name: f, kind: static:always, protocol: udp, listen: '[::]:53', flow_timeout: 30s, target: t:a, options: {}}
   - {name: g, kind: static:http, protocol: tcp, listen: 10.0.0.2:80, flow_timeout: 30s, target: t:b, options: {content: x, endpoint: /go}}
+  - {name: h, kind: packet:hold, protocol: tcp, listen: 10.0.0.3:81, flow_timeout: 30s, target: t:b, allow: [192.0.2.0/24], interfaces: [lo], options: {packets: 5, on_failure: reject}}
 ";
 
 /// Replacements in [`FULL`] that keep it good.
 const GOOD: &[(&str, &str)] = &[
+    ("static: }", "packet: {group: 7}}"),
+    ("allow: [192.0.2.0/24]", "deny: ['2001:db8::/32', 192.0.2.1, '::/0', 0.0.0.0/0], on_denied: reject"),
+    ("{packets: 5, on_failure: reject}", "{per_source: 1, bytes: 1000, hold_timeout: 1h, replay: false}"),
+    (", options: {packets: 5, on_failure: reject}", ""),
     ("log: {output: /var/log/proxygw.log, level: Debug-4}", "log:"),
     ("level: Debug-4", "level: eRROR"),
     ("level: Debug-4", "level: "),
@@ -91,6 +96,23 @@ const BAD: &[(&str, &str)] = &[
         "name: t\n",
         "name: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n",
     ),
+    ("static: }", "packet: {group: 65536}}"),
+    ("static: }", "packet: {groups: 1}}"),
+    ("[192.0.2.0/24]", "[192.0.2.0/33]"),
+    ("[192.0.2.0/24]", "[example.org]"),
+    ("[192.0.2.0/24]", "[]"),
+    ("[192.0.2.0/24]", "192.0.2.0/24"),
+    ("[lo]", "[]"),
+    ("[lo]", "['eth*']"),
+    ("[lo]", "[averyveryverylongname]"),
+    ("interfaces: [lo]", "on_denied: refuse"),
+    ("packets: 5", "packets: 0"),
+    ("packets: 5", "packets: many"),
+    ("packets: 5", "hold_timeout: 5"),
+    ("on_failure: reject", "on_failure: refuse"),
+    ("on_failure: reject", "replay: 'no'"),
+    ("packets: 5", "colour: red"),
+    ("packet:hold", "packet:drop"),
     ("kind: static:cmd", "kind: static"),
     ("kind: static:cmd", "kind: static:http"),
     ("kind: static:cmd", "kind: 'a:b:c'"),

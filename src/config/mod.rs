@@ -96,7 +96,7 @@ pub fn with_plugin_section<R>(
     let bytes = file::read(path).map_err(|wrong| LoadError::file(&name, &wrong))?;
     let invalid = |invalid| LoadError::invalid(&name, &invalid);
     let text = yaml::decode(&bytes).map_err(invalid)?;
-    let node = yaml::parse(text).map_err(invalid)?;
+    let node = yaml::parse_only(text, &["version", "plugins"]).map_err(invalid)?;
     let problems = Problems::default();
     let mut top = Section::new(&node, Vec::new(), String::new(), &problems);
     load::version(&mut top);

@@ -97,15 +97,17 @@ struct Shell {
 impl Shell {
     fn new(engine: Engine) -> Shell {
         let config = engine.config;
-        let timeouts = |target| {
-            let frontends = config.frontends.iter().zip(&engine.table.plan().frontends);
-            frontends.filter(move |(frontend, _)| frontend.target == target).map(|(_, rules)| rules.timeouts.closed())
-        };
+        // The shortest time for which the flows of a target leave a trace.
+        let mut traces: Vec<Option<u32>> = vec![None; config.targets.len()];
+        for (frontend, rules) in config.frontends.iter().zip(&engine.table.plan().frontends) {
+            let (trace, closed) = (&mut traces[frontend.target], rules.timeouts.closed());
+            *trace = Some(trace.map_or(closed, |shortest| shortest.min(closed)));
+        }
         let targets = config.targets.iter().zip(&engine.targets).enumerate().map(|(id, (spec, handler))| TargetPlan {
             name: spec.name.clone(),
             idle_timeout: spec.idle_timeout,
             ready_deadline: spec.readiness.deadline,
-            trace: Duration::from_secs(timeouts(id).min().unwrap_or(1).into()),
+            trace: Duration::from_secs(traces[id].unwrap_or(1).into()),
             external: handler.external(),
         });
         let rules = &engine.table.plan().frontends;
@@ -150,13 +152,16 @@ impl Shell {
             }
             let deadline = self.core.next_deadline().into_iter().chain(self.patience).min();
             match self.receive(deadline) {
-                Ok(Some(message)) => self.take(message),
-                Ok(None) => self.tick(),
+                Ok(message) => message.into_iter().for_each(|message| self.take(message)),
                 Err(()) => break,
             }
             while let Ok(message) = self.receiver.try_recv() {
                 self.inbox.taken(&message);
                 self.take(message);
+            }
+            // Not only when no message has come: the channel prefers messages, and somebody may ask for the status all the time.
+            if deadline.is_some_and(|at| at <= Instant::now()) {
+                self.tick();
             }
         }
         self.runners.iter_mut().for_each(Runner::ended);

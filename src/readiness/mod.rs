@@ -67,7 +67,7 @@ impl<'a> Prober<'a> {
     /// that a slow backend is not asked a thousand times and a quick one is not waited for.
     pub(crate) fn pause(&self, elapsed: Duration) -> Duration {
         if self.endpoints.iter().all(|(_, question)| *question == Question::Bound) {
-            (elapsed / 50).clamp(Duration::from_millis(1), Duration::from_millis(100))
+            (elapsed / 200).clamp(Duration::from_millis(1), Duration::from_millis(25))
         } else {
             (elapsed / 20).clamp(Duration::from_millis(5), Duration::from_millis(500))
         }

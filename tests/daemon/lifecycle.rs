@@ -167,7 +167,7 @@ fn a_second_daemon_in_the_namespace_fails_and_leaves_the_first_alone() {
     let backend = backend_pid(&lab);
     let mut second = Daemon::spawn(&lab.gateway, &one(""), DaemonOptions::default());
     assert_eq!(second.process().wait(SOON).code(), Some(1));
-    assert!(second.log().contains("another proxygw runs in this network namespace"), "{}", second.log());
+    second.process().await_line("another proxygw runs in this network namespace", SOON);
     assert_eq!(nft_ruleset(&lab.gateway), rules);
     assert_eq!(backend_pid(&lab), backend);
     assert_answers(&daemon);
@@ -221,7 +221,7 @@ fn a_thousand_wakes_at_once_are_one_warm() {
         return;
     }
     let lab = Lab::new();
-    let daemon = Daemon::start(&lab, &one("--delay 1"));
+    let mut daemon = Daemon::start(&lab, &one("--delay 1"));
     lab.client().run(|| {
         std::thread::scope(|scope| {
             for _ in 0..20 {
@@ -232,7 +232,8 @@ fn a_thousand_wakes_at_once_are_one_warm() {
             }
         });
     });
-    daemon.await_target("b", "active", SOON);
+    daemon.process().await_line("target b: active after", SOON);
+    daemon.process().await_line("started pid", SOON);
     let log = daemon.log();
     assert_eq!(log.matches("target b: warming").count(), 1, "{log}");
     assert_eq!(log.matches("target b: active after").count(), 1, "{log}");

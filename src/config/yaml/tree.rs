@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::scan::too_many;
 use super::{Invalid, MAX_VALUES, Position, without_mark};
@@ -19,11 +19,11 @@ const MANY_KEYS: usize = 16;
 /// The most characters of a message of the parser that are shown.
 const MAX_MESSAGE: usize = 300;
 
-/// Reads the only document of a text.
-pub(super) fn build(text: &str) -> Result<Node, Invalid> {
+/// Reads the only document of a text. With `only`, what other keys of the topmost mapping have is left out.
+pub(super) fn build(text: &str, only: Option<&[&str]>) -> Result<Node, Invalid> {
     let text = without_mark(text);
     let mut budget = Budget { values: MAX_VALUES, text: MAX_TEXT };
-    let tree = Tree { budget: &mut budget };
+    let tree = Tree { budget: &mut budget, only };
     tree.deserialize(serde_yaml::Deserializer::from_str(text)).map_err(|error| invalid(text, &error))
 }
 
@@ -60,7 +60,7 @@ fn invalid(text: &str, error: &serde_yaml::Error) -> Invalid {
 fn second_document(text: &str) -> Option<Position> {
     let document = serde_yaml::Deserializer::from_str(text).nth(1)?;
     let mut budget = Budget { values: 0, text: 0 };
-    let location = Tree { budget: &mut budget }.deserialize(document).err()?.location()?;
+    let location = Tree { budget: &mut budget, only: None }.deserialize(document).err()?.location()?;
     Some(Position { line: location.line(), column: location.column() })
 }
 
@@ -86,6 +86,8 @@ impl Budget {
 /// Builds one value and all that is in it.
 struct Tree<'b> {
     budget: &'b mut Budget,
+    /// The keys of a mapping whose values are built; `None` for all.
+    only: Option<&'b [&'b str]>,
 }
 
 impl<'de> DeserializeSeed<'de> for Tree<'_> {
@@ -148,7 +150,7 @@ impl<'de> Visitor<'de> for Tree<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
         self.budget.spend(0)?;
         let mut elements = Vec::new();
-        while let Some(element) = access.next_element_seed(Tree { budget: self.budget })? {
+        while let Some(element) = access.next_element_seed(Tree { budget: self.budget, only: None })? {
             elements.push(element);
         }
         Ok(Node::Seq(elements))
@@ -163,7 +165,12 @@ impl<'de> Visitor<'de> for Tree<'_> {
             let key = Key { budget: self.budget, before: &entries, set: &set };
             let Some(key) = access.next_key_seed(key)? else { break };
             merges |= key == MERGE;
-            let value = access.next_value_seed(Tree { budget: self.budget })?;
+            let value = if self.only.is_none_or(|only| key == MERGE || only.contains(&key.as_str())) {
+                access.next_value_seed(Tree { budget: self.budget, only: None })?
+            } else {
+                access.next_value::<IgnoredAny>()?;
+                Node::Null
+            };
             if entries.len() >= MANY_KEYS {
                 if set.is_empty() {
                     set.extend(entries.iter().map(|(key, _)| key.clone()));

@@ -66,11 +66,10 @@ impl Idle {
             self.since.0 = self.since.0.max(earliest);
             self.since.1 = bound.max(self.since.0);
         }
-        if let Some(traceless) = at.checked_sub(self.trace)
-            && traceless > looked
-        {
-            // This look came late: what ended in between may have left no trace.
-            self.since = (self.since.0, self.since.1.max(traceless));
+        if at.checked_sub(self.trace).is_some_and(|traceless| traceless > looked) {
+            // This look came late: a flow may have come in between and fallen silent for so long that it is gone without a
+            // trace, which could have been just now.
+            self.since.1 = at;
         }
         let traceless = before.udp > 0 || (before.tcp > 0 && !news);
         if flows.alive() == 0 && traceless {
@@ -143,6 +142,20 @@ mod tests {
             assert!(after <= 6 * SECOND, "{step}: drained {after:?} after the end");
             assert!(polls <= 8, "{step}: {polls} polls");
         }
+    }
+
+    #[test]
+    fn a_look_that_comes_late_allows_for_a_flow_that_fell_silent_in_between() {
+        let ready = Instant::now();
+        let mut idle = Idle::new(ready, SECOND, 2 * SECOND);
+        assert_eq!(idle.first_look(), ready + SECOND);
+        // A flow that came right after the start, and was silent for its 2 s, has just expired.
+        let late = ready + 5 * SECOND / 2;
+        let mut at = late;
+        while let Verdict::LookAt(next) = idle.observe(at, &TargetFlows::default()) {
+            at = next;
+        }
+        assert_eq!(at, late + SECOND);
     }
 
     #[test]
