@@ -13,7 +13,7 @@ use crate::engine::{Reply, Request};
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many steps one client gets before others have their turn.
-const TURN: usize = 64;
+const TURN: usize = 32;
 
 /// What has become of a client.
 #[derive(Debug)]
@@ -68,6 +68,7 @@ impl Peer {
         for _ in 0..TURN {
             match self.session.step() {
                 Step::Ask(request) => return Outcome::Ask(request),
+                Step::Ignored => {}
                 Step::Wait => return Outcome::Blocked,
                 Step::Close => return Outcome::Closed,
                 Step::Send => match self.stream.write(self.session.output()) {

@@ -19,6 +19,8 @@ pub(super) enum Step {
     Ask(Request),
     /// Nothing until the engine has replied.
     Wait,
+    /// A notification has come that means nothing to us: go on.
+    Ignored,
     /// Receive more.
     Read,
     /// Close: all that can be done has been done.
@@ -72,7 +74,8 @@ impl Session {
                         self.owed = Some(Owed { id: packet.id, method: methods::response_to(packet.method) });
                         return Step::Ask(request);
                     }
-                    Incoming::Refuse(message) if packet.id == 0 => log::debug!("ctl: a notification: {message}"),
+                    // A packet is a step, also one that is not answered: others want their turn too.
+                    Incoming::Refuse(_) if packet.id == 0 => return Step::Ignored,
                     Incoming::Refuse(message) => self.refuse(packet.id, &message),
                 },
                 Err(error) => {
