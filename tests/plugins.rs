@@ -1,138 +1,325 @@
-//! Builds the daemon with a plugin crate of somebody else's, as `docs/plugins.md` says, and runs it.
+//! Plugins at build time: the daemon is built as a stranger would who has read docs/plugins.md, with the plugin of
+//! tests/plugin-demo in it, and used. And whatever can be wrong with plugins.yaml ends the build with a sentence.
 
 mod support;
 
+// The build script's own text: what it says can be tested here without a build.
+#[allow(dead_code)]
+#[path = "../bin/proxygw/build.rs"]
+mod build;
+
 use std::fs;
-use std::io::Read;
-use std::net::TcpStream;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use support::{Daemon, DaemonOptions, GATEWAY_V4, Lab, require_namespaces};
+use support::{Daemon, DaemonOptions, GATEWAY_V4, Lab, eventually, nft_ruleset, require_namespaces};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A copy of the workspace, below the target folder so that its builds are kept for the next run.
-struct Workspace {
-    folder: PathBuf,
+/// What a build needs of the workspace.
+const PARTS: [&str; 8] = [
+    "Cargo.toml",
+    "Cargo.lock",
+    "plugins.yaml",
+    "src",
+    "bin",
+    "docs/proxygw.8",
+    "docs/proxygwctl.1",
+    "tests/plugin-demo",
+];
+
+/// A copy of the workspace with the demo plugin in it. It stays where it is, so that the next run builds what has changed.
+struct Copy {
+    root: PathBuf,
+    target: PathBuf,
 }
 
-impl Workspace {
-    fn copy() -> Workspace {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let folder = here.join("target/plugin-test");
-        let files = Command::new("git").args(["ls-files", "-co", "--exclude-standard"]).current_dir(here).output();
-        let files = files.expect("git runs");
-        assert!(files.status.success(), "{}", String::from_utf8_lossy(&files.stderr));
-        for name in String::from_utf8(files.stdout).expect("names").lines() {
-            let (from, to) = (here.join(name), folder.join(name));
-            let Ok(content) = fs::read(&from) else { continue };
-            fs::create_dir_all(to.parent().expect("a folder")).expect("a folder");
-            // What is unchanged is not built again.
-            if fs::read(&to).ok().as_ref() != Some(&content) {
-                fs::write(&to, content).expect("a copy");
-            }
+impl Copy {
+    fn new() -> Copy {
+        let base = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("plugin-test");
+        let copy = Copy { root: base.join("proxygw"), target: base.join("target") };
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for part in PARTS {
+            mirror(&source.join(part), &copy.root.join(part), &copy.edits(part));
         }
-        Workspace { folder }
+        copy
     }
 
-    /// Sets `plugins.yaml`, adds dependencies to the daemon's manifest, and builds.
-    fn build(&self, plugins: &str, dependencies: &str) -> Output {
-        fs::write(self.folder.join("plugins.yaml"), plugins).expect("it can be written");
-        let manifest = self.folder.join("bin/proxygw/Cargo.toml");
-        let original = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/bin/proxygw/Cargo.toml"));
-        let own = "proxygw.workspace = true\n";
-        let text = original.expect("a manifest").replacen(own, &format!("{own}{dependencies}"), 1);
-        fs::write(manifest, text).expect("it can be written");
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["build", "--offline", "-p", "proxygw-daemon"]).current_dir(&self.folder);
-        cargo.env("CARGO_TARGET_DIR", self.folder.join("target")).env_remove("CARGO_BUILD_TARGET");
-        cargo.output().expect("cargo runs")
+    /// What docs/plugins.md tells its reader to add to the workspace: the dependency, and the key.
+    fn edits(&self, part: &str) -> Vec<(&'static str, &'static str, &'static str)> {
+        match part {
+            "bin" => vec![(
+                "proxygw/Cargo.toml",
+                "[dependencies]\n",
+                "[dependencies]\nproxygw-demo = { path = \"../../tests/plugin-demo\" }\n",
+            )],
+            "plugins.yaml" => vec![("", "plugins:\n", "plugins:\n  proxygw-demo: demo\n")],
+            // Here it is a member, so that its tests are built from what is built already.
+            "Cargo.toml" => vec![("", "exclude = [\"tests/plugin-demo\"]\n", "")],
+            _ => Vec::new(),
+        }
+    }
+
+    fn cargo(&self, arguments: &[&str]) -> Output {
+        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .args(arguments)
+            .args(["--offline", "--color", "never"])
+            .current_dir(&self.root)
+            .env("CARGO_TARGET_DIR", &self.target)
+            // Nobody debugs it, and it is built in half the time.
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            .stdin(Stdio::null())
+            .output()
+            .expect("cargo runs")
     }
 }
 
-/// What a client is told.
-fn hear(lab: &Lab) -> String {
-    lab.client().run(|| {
-        let mut stream = TcpStream::connect((GATEWAY_V4, 7777)).expect("somebody is there");
-        stream.set_read_timeout(Some(10 * SECOND)).expect("a timeout");
-        let mut words = String::new();
-        stream.read_to_string(&mut words).expect("words");
-        words
-    })
+/// Makes a copy like its source, changing no more than differs. Lock files of cargo's own making are left alone.
+fn mirror(source: &Path, copy: &Path, edits: &[(&str, &str, &str)]) {
+    if source.is_file() {
+        let mut content = fs::read(source).expect("a file of the workspace");
+        for (_, from, to) in edits.iter().filter(|(path, ..)| path.is_empty()) {
+            let text = String::from_utf8(content).expect("text");
+            assert_eq!(text.matches(from).count(), 1, "{from:?} in {}", source.display());
+            content = text.replace(from, to).into();
+        }
+        let locked = source.ends_with("Cargo.lock") && copy.exists();
+        if !locked && fs::read(copy).ok().as_ref() != Some(&content) {
+            fs::create_dir_all(copy.parent().expect("a folder")).expect("a folder below target/");
+            fs::write(copy, content).expect("a file below target/");
+        }
+        return;
+    }
+    let names = |folder: &Path| -> Vec<_> {
+        fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect()
+    };
+    for name in names(source).iter().filter(|name| *name != "target") {
+        let path = name.to_str().expect("a name");
+        let below: Vec<_> = edits
+            .iter()
+            .filter_map(|(place, from, to)| {
+                let rest = place.strip_prefix(path)?;
+                Some((rest.strip_prefix('/').unwrap_or(rest), *from, *to))
+            })
+            .collect();
+        mirror(&source.join(name), &copy.join(name), &below);
+    }
+    for name in names(copy).iter().filter(|name| !source.join(name).exists()) {
+        let gone = copy.join(name);
+        let _ = if gone.is_dir() { fs::remove_dir_all(&gone) } else { fs::remove_file(&gone) };
+    }
+}
+
+#[track_caller]
+fn succeeds(output: &Output) {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
+}
+
+/// One test, for there is one copy.
+#[test]
+fn a_crate_of_its_own_becomes_a_part_of_the_daemon() {
+    let copy = Copy::new();
+
+    // First what fails, so that the build that counts is the last.
+    let list = copy.root.join("plugins.yaml");
+    let good = fs::read_to_string(&list).expect("it has been copied");
+    fs::write(&list, good.replace("proxygw-demo:", "proxygw-dmeo:")).expect("a file below target/");
+    let output = copy.cargo(&["build", "--package", "proxygw-daemon"]);
+    fs::write(&list, &good).expect("a file below target/");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    let sentence = "plugins.yaml: \"proxygw-dmeo\" is neither a folder below src/plugins/ nor a dependency of \
+                    bin/proxygw/Cargo.toml: correct the key, or add the crate there";
+    assert!(said.lines().any(|line| line.starts_with("error: ") && line.ends_with(sentence)), "{said}");
+
+    succeeds(&copy.cargo(&["build", "--package", "proxygw-daemon"]));
+    succeeds(&copy.cargo(&["test", "--package", "proxygw-demo"]));
+    if require_namespaces() {
+        a_knock_wakes_and_is_routed(copy.target.join("debug/proxygw"));
+    }
 }
 
 const CONFIG: &str = "
 targets:
-  - name: backend
-    kind: demo:thread
+  - name: host
+    kind: demo:greeter
     idle_timeout: 1s
-    endpoints: [{name: words, protocol: tcp, address: '127.0.0.1:7000'}]
-    options: {answer: the backend}
+    endpoints: [{name: door, protocol: tcp, address: '127.0.0.1:19000'}]
+    options: {greeting: welcome, boot: 300ms}
 frontends:
   - name: door
     kind: demo:knock
     protocol: tcp
-    listen: 0.0.0.0:7777
-    flow_timeout: 2s
-    target: backend:words
-    options: {greeting: the door}
+    listen: 0.0.0.0:7000
+    flow_timeout: 1s
+    target: host:door
+    options: {secret: sesame}
 ";
 
-/// One test, since the copy of the workspace is one.
-#[test]
-fn a_plugin_of_somebody_else_is_built_in_and_a_wrong_key_says_what_to_do() {
-    if !require_namespaces() {
-        return;
-    }
-    let workspace = Workspace::copy();
-    let demo = "proxygw-demo = { path = \"../../tests/plugin-demo\" }\n";
-    let wrong = [
-        (
-            "plugins: {ctl: ctl, proxygw-demo: demo}",
-            "plugins.yaml: \"proxygw-demo\" is neither a folder below src/plugins/ nor a dependency of bin/proxygw/Cargo.toml: \
-             correct the key, or add the crate there",
-        ),
-        ("plugins: {ctl: a, static: a}", "the namespace \"a\" is given twice: each plugin needs its own"),
-        ("plugins: {ctl: 'a b'}", "the namespace \"a b\" of \"ctl\" is not a name"),
-        ("plugin: {ctl: ctl}", "is unknown: its only key is `plugins`"),
-        ("plugins: [ctl]", "`plugins` is missing, or not a mapping from plugins to their namespaces"),
-        ("plugins: {ctl: ctl", "plugins.yaml: "),
-    ];
-    for (plugins, sentence) in wrong {
-        let output = workspace.build(plugins, "");
-        let words = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && words.contains(sentence), "{plugins}: {words}");
-    }
-
-    let output = workspace.build("plugins:\n  ctl: ctl\n  proxygw-demo: demo\n  static: static\n", demo);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+fn a_knock_wakes_and_is_routed(program: PathBuf) {
     let lab = Lab::new();
-    let options = DaemonOptions { program: Some(workspace.folder.join("target/debug/proxygw")), ..Default::default() };
+    let plugins = serde_json::json!({"demo": {"patience": "500ms"}});
+    let options = DaemonOptions { program: Some(program), plugins, ..DaemonOptions::default() };
     let mut daemon = Daemon::start_with(&lab, CONFIG, options);
-    assert_eq!(hear(&lab), "the door\n");
-    daemon.await_target("backend", "active", 10 * SECOND);
-    assert_eq!(hear(&lab), "the backend\n");
-    daemon.await_target("backend", "inactive", 20 * SECOND);
-    assert_eq!(hear(&lab), "the door\n");
-    assert_eq!(daemon.terminate().code(), Some(0));
+    let door = SocketAddr::new(GATEWAY_V4, 7000);
+    let say = |text: &str| lab.client().run(|| say(door, text)).expect("an answer");
+
+    assert_eq!(say("status\n"), "asleep\n");
+    assert_eq!(say("knock pumpkin\n"), "who is there?\n");
+    assert_eq!(say(""), "", "the patience of plugins.demo ends");
+    assert_eq!(say(&"x".repeat(1000)), "");
+    assert_eq!(daemon.target("host")["state"], "inactive");
+
+    assert_eq!(say("knock sesame\n"), "come back in a moment\n");
+    assert_eq!(daemon.target("host")["state"], "warming");
+    let booted = daemon.await_target("host", "active", 5 * SECOND);
+    assert!(booted > Duration::from_millis(100), "{booted:?}");
+    let rules = nft_ruleset(&lab.gateway).expect("a table");
+    assert!(
+        rules.contains("tcp . 7000 : goto frontend-0") || rules.contains("tcp . 7000 : jump frontend-0"),
+        "{rules}"
+    );
+    assert_eq!(say(""), format!("welcome, {}\n", Lab::client_v4(0)), "by the kernel, with the client's own address");
+    assert_eq!(daemon.frontend("door")["kind"], "demo:knock");
+
+    daemon.await_target("host", "inactive", 20 * SECOND);
+    eventually("the frontend answers again", SECOND, || say("status\n") == "asleep\n");
+    assert!(daemon.terminate().success());
+    assert_eq!(nft_ruleset(&lab.gateway), None);
+}
+
+/// Says something and returns what is said until the end. A reset is an end, too.
+fn say(address: SocketAddr, text: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, 5 * SECOND)?;
+    stream.set_read_timeout(Some(5 * SECOND))?;
+    stream.write_all(text.as_bytes())?;
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Err(error) if error.kind() != io::ErrorKind::ConnectionReset => Err(error),
+        _ => Ok(String::from_utf8_lossy(&answer).into_owned()),
+    }
+}
+
+const MANIFEST: &str = "
+[package]
+name = \"proxygw-daemon\"
+[dependencies] # plugins
+proxygw.workspace = true
+one = \"1\"
+two-b = { path = \"..\" }
+# three = \"1\"
+[dependencies.four]
+version = \"1\"
+[build-dependencies]
+five = \"1\"
+";
+
+fn registrations(list: &str) -> Result<String, String> {
+    build::registrations(list, MANIFEST, |key| ["ctl", "static"].contains(&key))
 }
 
 #[test]
-fn the_documentation_shows_the_code_that_is_tested() {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = fs::read_to_string(here.join("docs/plugins.md")).expect("docs/plugins.md");
-    let files = ["Cargo.toml", "src/lib.rs", "src/knock.rs", "src/thread.rs"];
-    let code: Vec<String> =
-        files.map(|file| fs::read_to_string(here.join("tests/plugin-demo").join(file)).expect("the demo")).into();
-    let mut blocks = 0;
-    for block in page.split("\n```").skip(1).step_by(2) {
-        let (language, text) = block.split_once('\n').expect("a block");
-        if matches!(language, "rust" | "toml") && !text.contains("path = \"../my-plugin\"") {
-            assert!(code.iter().any(|code| code.contains(text)), "not in the demo:\n{text}");
-            blocks += 1;
-        }
+fn plugins_are_registered_in_file_order() {
+    let code = registrations("plugins: {two-b: B, static: a, one: c_1, ctl: ctl, four: d}").expect("it is good");
+    let lines: Vec<_> = code.lines().filter(|line| line.contains("add")).map(str::trim).collect();
+    let expected = [
+        "registry.add(\"B\", two_b::plugin());",
+        "registry.add(\"a\", proxygw::plugins::r#static::plugin());",
+        "registry.add(\"c_1\", one::plugin());",
+        "registry.add(\"ctl\", proxygw::plugins::r#ctl::plugin());",
+        "registry.add(\"d\", four::plugin());",
+    ];
+    assert_eq!(lines, expected);
+    assert!(registrations("plugins: {}").is_ok());
+}
+
+#[test]
+fn each_mistake_has_a_sentence() {
+    let neither = |key: &str| {
+        format!(
+            "plugins.yaml: \"{key}\" is neither a folder below src/plugins/ nor a dependency of bin/proxygw/Cargo.toml: \
+             correct the key, or add the crate there"
+        )
+    };
+    let name = |name: &str| {
+        format!(
+            "plugins.yaml: the namespace \"{name}\" of \"ctl\" is not a name: write a letter, then letters, digits, - or _, \
+             64 at the most"
+        )
+    };
+    let long = "x".repeat(65);
+    let list_of_long = format!("plugins: {{ctl: {long}}}");
+    let missing = "plugins.yaml: `plugins` is missing: write below it each plugin's key and namespace".to_owned();
+    let no_mapping =
+        "plugins.yaml: `plugins` is not a mapping: write below it each plugin's key and namespace".to_owned();
+    for (list, sentence) in [
+        ("plugins: {nothing: x}", neither("nothing")),
+        ("plugins: {three: x}", neither("three")),
+        ("plugins: {five: x}", neither("five")),
+        ("plugins: {tw: x}", neither("tw")),
+        ("plugins: {../ctl: x}", neither("../ctl")),
+        ("plugins: {'': x}", neither("")),
+        ("plugins: {ctl: 'a:b'}", name("a:b")),
+        ("plugins: {ctl: ''}", name("")),
+        ("plugins: {ctl: 1a}", name("1a")),
+        (&list_of_long, name(&long)),
+        (
+            "plugins: {ctl: a, static: a}",
+            "plugins.yaml: the namespace \"a\" is given to \"ctl\" and to \"static\": each plugin needs its own".to_owned(),
+        ),
+        (
+            "plugins: {ctl: 5}",
+            "plugins.yaml: the namespace of \"ctl\" is not a text: write the name that configurations are to use".to_owned(),
+        ),
+        (
+            "plugins: {ctl: }",
+            "plugins.yaml: the namespace of \"ctl\" is not a text: write the name that configurations are to use".to_owned(),
+        ),
+        ("plugins: {5: a}", "plugins.yaml: the key 5 is not a text: write a plugin's name".to_owned()),
+        ("", missing.clone()),
+        ("# nothing\n", missing),
+        ("plugins:", no_mapping.clone()),
+        ("plugins: [ctl]", no_mapping),
+        (
+            "- ctl",
+            "plugins.yaml is not a mapping: write `plugins:` and below it each plugin's key and namespace".to_owned(),
+        ),
+        (
+            "plugins: {ctl: ctl}\nmore: 1",
+            "plugins.yaml: the key \"more\" is unknown: its only key is `plugins`".to_owned(),
+        ),
+        (
+            "plugins: {ctl: a, ctl: b}",
+            "plugins.yaml is not YAML: plugins: duplicate entry with key \"ctl\" at line 1 column 10".to_owned(),
+        ),
+        (
+            "plugins: {ctl: a",
+            "plugins.yaml is not YAML: did not find expected ',' or '}' at line 2 column 1, while parsing a flow mapping at \
+             line 1 column 10"
+                .to_owned(),
+        ),
+    ] {
+        assert_eq!(registrations(list), Err(sentence), "{list}");
     }
-    assert!(blocks >= 5, "{blocks} blocks");
+}
+
+#[test]
+fn the_document_teaches_what_the_demo_plugin_is() {
+    let read = |path: &Path| fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let sources = fs::read_dir("tests/plugin-demo/src").expect("the demo plugin");
+    let sources: Vec<String> = sources.map(|entry| read(&entry.expect("an entry").path())).collect();
+    let document = read(Path::new("docs/plugins.md"));
+    let mut blocks = 0;
+    for block in document.split("```rust\n").skip(1) {
+        let block = block.split("```").next().unwrap_or_default();
+        assert!(sources.iter().any(|source| source.contains(block)), "not in tests/plugin-demo/src:\n{block}");
+        blocks += 1;
+    }
+    assert!(blocks >= 8, "{blocks} blocks");
+    let manifest = document.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a manifest");
+    assert!(read(Path::new("tests/plugin-demo/Cargo.toml")).contains(manifest), "{manifest}");
 }

@@ -57,7 +57,7 @@ fn a_datagram_reaches_the_backend_over_both_families() {
     nft(&lab.gateway, RULES);
     for (gateway, backend, client) in families() {
         let _udp = serve_udp_echo(&lab.backend, (backend, 8080).into(), "hello");
-        let answer = lab.client().run(|| udp_ask((gateway, 80).into(), b"ping", SECOND)).expect("an answer");
+        let answer = lab.client().run(|| udp_ask((gateway, 80).into(), b"ping", 10 * SECOND)).expect("an answer");
         assert!(answer.starts_with("hello from ") && answer.ends_with(": ping"), "{answer}");
         assert!(answer.contains(&client.to_string()), "{answer}");
     }

@@ -1,5 +1,6 @@
 //! From a value of the file to the type that its reader wants.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -81,7 +82,7 @@ macro_rules! unsigned {
     )*};
 }
 
-unsigned!(u32, u64, usize);
+unsigned!(u8, u16, u32, u64, usize);
 
 impl FromNode for Duration {
     const EXPECTED: &'static str = "a duration such as 30s or 5m";
@@ -118,6 +119,21 @@ impl<T: FromNode> FromNode for Vec<T> {
             .iter()
             .enumerate()
             .map(|(index, element)| T::from_node(element).map_err(|wrong| format!("[{index}]: {wrong}")))
+            .collect()
+    }
+}
+
+impl<T: FromNode> FromNode for BTreeMap<String, T> {
+    const EXPECTED: &'static str = "a mapping";
+
+    fn from_node(node: &Node) -> Result<BTreeMap<String, T>, String> {
+        let Node::Map(entries) = node else { return Err(unexpected::<BTreeMap<String, T>>(node)) };
+        entries
+            .iter()
+            .map(|(key, value)| match T::from_node(value) {
+                Ok(value) => Ok((key.clone(), value)),
+                Err(wrong) => Err(format!("{}: {wrong}", quoted(key))),
+            })
             .collect()
     }
 }

@@ -55,8 +55,9 @@ pub(super) fn read(section: &mut Section<'_>, targets: &Targets<'_>, registry: &
         spec.kind = kind;
         match registry.frontend(&spec.kind) {
             Ok(make) => {
+                let before = options.problem_count();
                 frontend = make(&spec, &mut options);
-                if frontend.is_none() && !options.failed() {
+                if frontend.is_none() && !options.failed() && options.problem_count() == before {
                     options.problem("", format_args!("{} refuses them without saying why", spec.kind));
                 }
                 options.finish();

@@ -43,6 +43,11 @@ impl Problems {
         self.list.borrow().is_empty()
     }
 
+    /// How many have been reported so far.
+    pub(crate) fn count(&self) -> usize {
+        self.list.borrow().len() + self.dropped.get()
+    }
+
     /// All of them, with their positions in the text, as the error that the user sees.
     pub(crate) fn into_error(self, name: &str, text: &str) -> LoadError {
         let mut list = self.list.into_inner();

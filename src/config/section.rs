@@ -72,6 +72,11 @@ impl<'a> Section<'a> {
         self.failed
     }
 
+    /// How many problems the whole file has so far.
+    pub(crate) fn problem_count(&self) -> usize {
+        self.problems.count()
+    }
+
     /// Reports a problem whose message ends with another place; its line is added.
     pub(crate) fn problem_about(&mut self, key: &str, message: impl Display, related: Option<Place>) {
         let text = match (key, self.prefix.trim_end_matches([' ', '.', ':'])) {
@@ -89,14 +94,16 @@ impl<'a> Section<'a> {
         Place { path, key: false }
     }
 
-    /// A mapping under a key; an empty one if it is missing.
-    pub(crate) fn child(&mut self, key: &'static str) -> Section<'a> {
+    /// A mapping under a key; an empty one if it is missing. Its problems are reported with its own path; call
+    /// [`Section::finish`] when all its keys have been asked for.
+    pub fn child(&mut self, key: &'static str) -> Section<'a> {
         let node = self.ask(key).unwrap_or(&Node::Null);
         Section::new(node, self.place(key).path, format!("{}{key}.", self.prefix), self.problems)
     }
 
-    /// The elements of a list of mappings under a key. Each is called by its place and its name. `None` if there are none.
-    pub(crate) fn elements(&mut self, key: &'static str) -> Option<Vec<Section<'a>>> {
+    /// The elements of a list of mappings under a key. Each is called by its place and its name. `None` if there is no such
+    /// key. Call [`Section::finish`] on each element when all its keys have been asked for.
+    pub fn elements(&mut self, key: &'static str) -> Option<Vec<Section<'a>>> {
         let elements: &[Node] = match self.ask(key)? {
             Node::Null => return None,
             Node::Seq(elements) => elements,
@@ -147,8 +154,9 @@ impl<'a> Section<'a> {
         Section::new(node, self.place(key).path, format!("{}{key}.", self.prefix), self.problems)
     }
 
-    /// Reports the keys that nobody has asked for.
-    pub(crate) fn finish(mut self) {
+    /// Reports the keys that nobody has asked for. For [`Section::child`] and [`Section::elements`]; the sections that a
+    /// plugin is handed are finished by the loader.
+    pub fn finish(mut self) {
         let asked = std::mem::take(&mut self.asked);
         self.only(&asked, |key| {
             let hint = match nearest(key, &asked) {

@@ -65,8 +65,9 @@ pub(super) fn read(mut section: Section<'_>, registry: &Registry) -> ReadTarget 
         spec.kind = kind;
         match registry.target(&spec.kind) {
             Ok(make) => {
+                let before = options.problem_count();
                 target = make(&spec, &mut options);
-                if target.is_none() && !options.failed() {
+                if target.is_none() && !options.failed() && options.problem_count() == before {
                     options.problem("", format_args!("{} refuses them without saying why", spec.kind));
                 }
                 options.finish();

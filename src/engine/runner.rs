@@ -114,7 +114,8 @@ fn run(
     tell: &dyn Fn(Event),
 ) -> Option<String> {
     let mut missing = None;
-    let lived = handler.start(context).and_then(|()| {
+    let live = || -> Result<(), Error> {
+        handler.start(context)?;
         missing = make_ready(handler, context, spec)?;
         if missing.is_none() {
             tell(Event::TargetReady(id));
@@ -123,7 +124,8 @@ fn run(
             }
         }
         Ok(())
-    });
+    };
+    let lived = catch_unwind(AssertUnwindSafe(live)).unwrap_or_else(|_| Err("its handler has panicked".into()));
     if let Err(error) = lived {
         tell(Event::TargetDied(id, error.to_string()));
     }

@@ -316,7 +316,8 @@ impl Shell {
             None => Reply::Refused(format!("there is no {kind} {name:?}")),
             Some(_) if self.core.closing() => Reply::Refused("the daemon is ending".to_owned()),
             Some(event) => {
-                self.own.push_back(event);
+                // At once, so that a status that is asked for next shows it.
+                self.give(event);
                 Reply::Done
             }
         }

@@ -15,12 +15,16 @@ use crate::reactor::IoCore;
 /// Something that owns sockets on the reactor thread: a frontend's listener, a plugin's service.
 ///
 /// No method may block. Every socket is non-blocking and edge-triggered (see [`mio::Poll`]): read, write or accept until
-/// [`io::ErrorKind::WouldBlock`]. A readiness can be spurious.
+/// [`io::ErrorKind::WouldBlock`]. A readiness can be spurious. A handler with work that blocks gives it to a thread of its
+/// own, which it hears from through a pipe or socket pair that it registers ([`mio::unix::pipe`]).
+///
+/// All handlers share one thread: bound what one call does, whatever a client sends. A panic ends the daemon.
 pub trait Handler: Send {
     /// Opens and registers what the handler listens on.
     ///
     /// # Errors
-    /// The handler stays stopped, everything it registered is expected to be closed, and the error is shown.
+    /// The handler stays stopped, everything it registered is expected to be closed, and the error is shown. A frontend is
+    /// tried again later; a service's error ends the daemon.
     fn start(&mut self, io: &mut Io<'_>) -> Result<(), Error>;
 
     /// Closes everything. Called once after each successful start.
@@ -34,7 +38,7 @@ pub trait Handler: Send {
         None
     }
 
-    /// [`Handler::deadline`] has passed.
+    /// [`Handler::deadline`] has passed. Do what was due, so that the next deadline is later.
     fn timeout(&mut self, _io: &mut Io<'_>) {}
 
     /// The target of a frontend has changed. A frontend's handler is told of its own frontend, a service of all.

@@ -7,21 +7,28 @@
 //!   lives on the reactor thread and owns sockets.
 //! - A [`Target`] is a backend's life: start, wait, stop. Each runs on an OS thread of its own while it is not inactive,
 //!   so it may block as long as it uses [`TargetContext::wait`] to do so.
+//!
+//! A plugin's crate needs no dependency but this one: the types that the traits mention are re-exported here, and so are
+//! the crates [`mio`] and [`log`], in the versions that the daemon uses.
 
 mod frontend;
 mod handler;
+mod listen;
 mod registry;
 mod target;
 
-/// The crates that a plugin meets in this interface, in the versions that it must use.
-pub use {log, mio};
-
+pub use crate::config::{Endpoint, FromNode, FrontendSpec, Kind, Node, Probe, Protocol, Section, TargetSpec};
 pub use crate::engine::core::{Change, FrontendId};
-pub use crate::engine::{Reply, Request};
+pub use crate::engine::{
+    EndpointStatus, FrontendState, FrontendStatus, Reply, Request, Status, TargetState, TargetStatus,
+};
+pub use crate::system::StopSignal;
 pub use frontend::{ColdPath, Frontend, HoldOptions, OnFailure};
 pub use handler::{Handler, Io, Readiness};
-pub use registry::{Namespace, Plugin, Registry};
+pub use listen::listen;
+pub use registry::{MakeFrontend, MakeTarget, Namespace, Plugin, Registry};
 pub use target::{Target, TargetContext};
+pub use {log, mio};
 
 /// Why a handler could not do what it was asked to, in a few lower-case words for the log and for `last_error`.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

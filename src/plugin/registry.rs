@@ -10,7 +10,8 @@ use crate::config::{FrontendSpec, Kind, Section, TargetSpec};
 /// A plugin crate has one public function `plugin() -> Box<dyn Plugin>`; the daemon's build script calls it.
 pub trait Plugin: Send {
     /// Reads the plugin's own section of the configuration (`plugins.NAMESPACE`, empty if it is missing) and registers
-    /// kinds and services. Problems are reported on the section; nothing on the system may be touched.
+    /// kinds and services. Problems are reported on the section; nothing on the system may be touched, since
+    /// `proxygw --check` does this too.
     fn load(&mut self, config: &mut Section<'_>, namespace: &mut Namespace);
 
     /// Called once when the daemon ends, after all of the plugin's handlers have been stopped.

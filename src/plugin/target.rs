@@ -5,15 +5,20 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use super::Error;
-use crate::system::StopSignal;
+use crate::system::{StopSignal, wait_readable};
 
 /// A backend that can be started and stopped any number of times.
 ///
 /// All methods are called on the target's own thread, one after another: `start`, then `wait` until it says that the
 /// backend has ended or until a stop is asked for, then `stop`, always. Whether the backend is *ready* is not the
 /// handler's business unless it overrides [`Target::probe`]: the configured readiness probe runs between the waits.
+///
+/// Nothing can interrupt a call that blocks by itself, such as a request to a slow service: give it a timeout of some
+/// seconds, and look at [`TargetContext::stopping`] between two of them. The thread has 512 KiB of stack. A panic ends the
+/// run as an error does: `stop` follows, and finds the handler as the panic has left it.
 pub trait Target: Send {
-    /// Starts the backend and returns; it need not be ready yet.
+    /// Starts the backend and returns; it need not be ready yet. Something of its last life may still be there only where
+    /// `stop` has failed to end it.
     ///
     /// # Errors
     /// The target becomes inactive, shows the error, and backs off. `stop` is called all the same.
@@ -22,6 +27,9 @@ pub trait Target: Send {
     /// Returns when `until` has come, when [`TargetContext::stopping`] has become true, or when there is something to do
     /// for the handler itself; sooner is fine.
     ///
+    /// A handler that must ask whether its backend still lives does so here: it waits until its next question at the
+    /// latest, and asks. `until` is set only while the target is not ready yet.
+    ///
     /// # Errors
     /// The backend has ended by itself, and this is why.
     fn wait(&mut self, context: &TargetContext, until: Option<Instant>) -> Result<(), Error> {
@@ -29,7 +37,13 @@ pub trait Target: Send {
         Ok(())
     }
 
-    /// Asked instead of the configured probe, if it returns something: `Ok` means ready, `Err` says what is missing.
+    /// Asked before the configured probe: `Some(Ok)` means ready, `Some(Err)` says what is missing, `None` leaves it to the
+    /// configured probe. So a machine that boots is `Some(Err)` until it runs, and `None` from then on.
+    /// The probes `auto` and `bound` pass over sockets of the daemon itself, so a backend that lives within it must say
+    /// `Some(Ok)`.
+    ///
+    /// It is asked often: every few milliseconds at first. A handler that asks a service which counts requests does that at
+    /// a pace of its own and repeats its last answer in between.
     fn probe(&mut self, _context: &TargetContext) -> Option<Result<(), Error>> {
         None
     }
@@ -41,7 +55,8 @@ pub trait Target: Send {
     /// Shown as the target's `last_error`; the target becomes inactive all the same.
     fn stop(&mut self, context: &TargetContext) -> Result<(), Error>;
 
-    /// Whether the backend lives on when the daemon ends. Then so do the flows to it.
+    /// Whether the backend lives on when the daemon ends. Then so do the flows to it. `stop` is called all the same; it
+    /// cannot tell that end from a drain.
     fn external(&self) -> bool {
         false
     }
@@ -60,6 +75,11 @@ pub struct TargetContext {
 }
 
 impl TargetContext {
+    /// A context for a test of a handler. Setting the signal is what the engine does to stop the target.
+    pub fn new(name: impl Into<String>, stop: StopSignal) -> TargetContext {
+        TargetContext { name: name.into(), stop }
+    }
+
     /// Whether the engine has asked for the target to be stopped.
     pub fn stopping(&self) -> bool {
         self.stop.is_set()
@@ -72,5 +92,13 @@ impl TargetContext {
     /// What the operating system said.
     pub fn wait(&self, fds: &[BorrowedFd<'_>], until: Option<Instant>) -> io::Result<Vec<bool>> {
         self.stop.wait(fds, until)
+    }
+
+    /// [`TargetContext::wait`] for [`Target::stop`]: that a stop has been asked for does not end it.
+    ///
+    /// # Errors
+    /// What the operating system said.
+    pub fn wait_while_stopping(&self, fds: &[BorrowedFd<'_>], until: Instant) -> io::Result<Vec<bool>> {
+        wait_readable(fds, Some(until))
     }
 }

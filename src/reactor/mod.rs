@@ -219,16 +219,17 @@ impl Reactor {
         false
     }
 
-    /// Calls the handlers whose deadlines have come.
+    /// Calls the handlers whose deadlines have come, each once: one that never gets on costs the others no more than time.
     fn ring(&mut self) {
-        while let Some((at, id)) = self.deadlines.first().copied()
-            && at <= self.core.now()
-        {
-            self.deadlines.remove(&(at, id));
-            if let Some(slot) = &mut self.slots[id] {
-                slot.deadline = None;
+        let due: Vec<_> = self.deadlines.range(..=(self.core.now(), usize::MAX)).copied().collect();
+        for (at, id) in due {
+            // The call before may have changed it.
+            if self.deadlines.remove(&(at, id)) {
+                if let Some(slot) = &mut self.slots[id] {
+                    slot.deadline = None;
+                }
+                self.call(id, |handler, io| handler.timeout(io));
             }
-            self.call(id, |handler, io| handler.timeout(io));
         }
     }
 
@@ -245,7 +246,11 @@ impl Reactor {
         if slot.running {
             return Ok(());
         }
-        slot.handler.start(&mut Io { core: &mut self.core, owner: id })?;
+        if let Err(error) = slot.handler.start(&mut Io { core: &mut self.core, owner: id }) {
+            // It has closed what it registered; without this its keys would be taken when it is tried again.
+            self.core.forget(id);
+            return Err(error);
+        }
         slot.running = true;
         self.call(id, |_, _| {});
         Ok(())

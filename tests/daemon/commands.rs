@@ -235,7 +235,7 @@ fn a_command_in_another_network_namespace_is_routed_to_and_goes_with_the_daemon(
     assert_eq!(get(), PAGE);
     daemon.await_target("b", "active", SOON);
     assert!(get().contains("[2001:db8:1::2]:"), "the client's own address");
-    assert_eq!(elsewhere(), 3);
+    eventually("the child and the stray have settled", SOON, || elsewhere() == 3);
     daemon.request(10, json!({"name": "b"}));
     daemon.await_target("b", "inactive", SOON);
     assert_eq!(elsewhere(), 0, "{:?}", lab.backend.processes());

@@ -6,6 +6,7 @@ mod support;
 mod commands;
 mod control;
 mod flows;
+mod hostile;
 mod http;
 mod lifecycle;
 mod readiness;

@@ -156,8 +156,9 @@ def main():
     if not args.never_listen:
         time.sleep(args.delay)
         for kind, serve, places in [
-            (socket.SOCK_STREAM, serve_tcp, args.tcp),
+            # First, so that who connects by TCP finds UDP bound too.
             (socket.SOCK_DGRAM, serve_udp, args.udp),
+            (socket.SOCK_STREAM, serve_tcp, args.tcp),
         ]:
             for where in places:
                 listener = listen(kind, where)

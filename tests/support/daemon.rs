@@ -24,8 +24,10 @@ pub struct DaemonOptions {
     pub level: &'static str,
     /// `plugins.ctl.codec`. With `cbor`, [`Daemon::status`] and all that builds on it cannot be used.
     pub codec: &'static str,
-    /// The daemon, if it is not the workspace's own.
+    /// The daemon's program, if it is another than the workspace's own.
     pub program: Option<PathBuf>,
+    /// Sections of `plugins` beside `ctl`: a mapping.
+    pub plugins: Value,
     /// More arguments.
     pub arguments: Vec<OsString>,
     /// More environment variables.
@@ -34,7 +36,14 @@ pub struct DaemonOptions {
 
 impl Default for DaemonOptions {
     fn default() -> Self {
-        DaemonOptions { level: "DEBUG", codec: "json", program: None, arguments: Vec::new(), environment: Vec::new() }
+        DaemonOptions {
+            level: "DEBUG",
+            codec: "json",
+            program: None,
+            plugins: json!({}),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+        }
     }
 }
 
@@ -72,11 +81,14 @@ impl Daemon {
     pub fn spawn(namespace: &Namespace, config: &str, options: DaemonOptions) -> Daemon {
         let folder = Temporary::new();
         let socket = folder.path().join("proxygw.sock");
-        let head = json!({
+        let mut head = json!({
             "version": "v1",
             "log": {"output": "stderr", "level": options.level},
             "plugins": {"ctl": {"socket": socket, "codec": options.codec}},
         });
+        if let (Some(all), Some(more)) = (head["plugins"].as_object_mut(), options.plugins.as_object()) {
+            all.extend(more.clone());
+        }
         // JSON values are YAML values, and each of these fits on one line.
         let head: String = ["version", "log", "plugins"].iter().map(|key| format!("{key}: {}\n", head[key])).collect();
         let config = folder.write("proxygw.yaml", &format!("{head}{config}"));

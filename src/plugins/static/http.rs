@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 
 use mio::Interest;
 use mio::net::{TcpListener, TcpStream};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 use crate::config::{FrontendSpec, Protocol, Section};
-use crate::plugin::{ColdPath, Error, Frontend, Handler, Io, Readiness};
+use crate::plugin::{ColdPath, Error, Frontend, Handler, Io, Readiness, listen};
 
 /// The longest head of a request.
 const LONGEST_HEAD: usize = 8 * 1024;
@@ -28,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How many connections a frontend serves at once.
 const MOST_CONNECTIONS: usize = 1024;
 
-/// How many connections the kernel keeps until they are accepted.
-const BACKLOG: i32 = 1024;
+/// How many connections are accepted at once. Those that are there already have their turn before more are.
+const ACCEPTED_AT_ONCE: usize = 32;
 
 /// How long to wait before accepting again when there is no descriptor left.
 const SHORTAGE: Duration = Duration::from_millis(100);
@@ -148,7 +147,8 @@ impl Handler for Http {
 
 impl Http {
     fn accept(&mut self, io: &mut Io<'_>) {
-        while let Some(listener) = &self.listener {
+        for _ in 0..ACCEPTED_AT_ONCE {
+            let Some(listener) = &self.listener else { return };
             match listener.accept() {
                 Ok((stream, peer)) => self.admit(io, stream, peer),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -160,6 +160,13 @@ impl Http {
                     return;
                 }
             }
+        }
+        // Events tell of changes only; this one is wanted again if there are more.
+        if let Some(listener) = &mut self.listener
+            && let Err(error) = io.reregister(listener, LISTENER, Interest::READABLE)
+        {
+            log::warn!("cannot watch {}: {error}", self.listen);
+            self.retry = Some(io.now() + SHORTAGE);
         }
     }
 
@@ -323,20 +330,6 @@ fn response(status: &str, more: &str, content: &str, body: bool) -> Vec<u8> {
          Cache-Control: no-store\r\n{more}Connection: close\r\n\r\n{content}"
     )
     .into_bytes()
-}
-
-/// A listener that leaves the other address family's port alone.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    if address.is_ipv6() {
-        sockopt::set_ipv6_v6only(&socket, true)?;
-    }
-    rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(TcpListener::from_std(std::net::TcpListener::from(socket)))
 }
 
 /// Whether an error of accept(2) belongs to the one connection that could not be accepted.

@@ -1,13 +1,18 @@
-//! A plugin for proxygw, and the example of `docs/plugins.md`: a frontend kind `knock`, which greets cold clients and
-//! wakes, and a target kind `thread`, whose backend is a thread of the daemon.
+//! The example of docs/plugins.md: a plugin of its own crate, with one frontend kind and one target kind.
 
+mod greeter;
 mod knock;
-mod thread;
+#[cfg(test)]
+mod tests;
 
-use proxygw::config::Section;
-use proxygw::plugin::{Namespace, Plugin};
+use std::time::Duration;
 
-/// What the daemon's build script calls.
+use proxygw::plugin::{Namespace, Plugin, Section};
+
+/// How long a visitor may stay, if the configuration does not say.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The plugin, for the daemon's build script.
 pub fn plugin() -> Box<dyn Plugin> {
     Box::new(Demo)
 }
@@ -16,8 +21,8 @@ struct Demo;
 
 impl Plugin for Demo {
     fn load(&mut self, config: &mut Section<'_>, namespace: &mut Namespace) {
-        let greeting = config.optional("greeting").unwrap_or_else(|| "who is there?".to_owned());
-        namespace.frontend("knock", move |spec, options| knock::frontend(&greeting, spec, options));
-        namespace.target("thread", thread::target);
+        let patience = config.optional("patience").unwrap_or(PATIENCE);
+        namespace.frontend("knock", move |spec, options| knock::frontend(spec, options, patience));
+        namespace.target("greeter", greeter::target);
     }
 }

@@ -1,0 +1,105 @@
+//! The plugin's parts by themselves. The whole daemon with the plugin in it is tested by tests/plugins.rs.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use proxygw::config::{self, Setup};
+use proxygw::engine::core::Event;
+use proxygw::engine::{Inbox, Message};
+use proxygw::plugin::{Registry, StopSignal, TargetContext};
+use proxygw::reactor::{Order, Reactor};
+
+/// A configuration with one target and one frontend, as the loader hands it to the daemon.
+fn load(address: SocketAddr, options: &str) -> Result<Setup, String> {
+    let text = format!(
+        "version: v1
+targets:
+  - {{name: host, kind: demo:greeter, idle_timeout: 1m, endpoints: [{{name: door, protocol: tcp, address: '{address}'}}],
+     options: {{greeting: welcome, boot: 50ms}}}}
+frontends:
+  - {{name: door, kind: demo:knock, protocol: tcp, listen: '{address}', flow_timeout: 1m, target: 'host:door',
+     options: {{{options}}}}}
+"
+    );
+    let mut registry = Registry::default();
+    registry.add("demo", crate::plugin());
+    config::parse("test.yaml", &text, &mut registry).map_err(|error| error.to_string())
+}
+
+/// An address that is free at the moment.
+fn free() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("it is bound")
+}
+
+#[test]
+fn options_are_checked() {
+    assert!(load(free(), "secret: sesame").is_ok());
+    let error = load(free(), "sekret: sesame").expect_err("the key is misspelt");
+    assert!(error.contains("options: secret is missing: a text is required"), "{error}");
+    assert!(error.contains("unknown key \"sekret\": did you mean secret?"), "{error}");
+}
+
+#[test]
+fn the_greeter_boots_greets_and_stops() {
+    let address = free();
+    let mut setup = load(address, "secret: sesame").expect("it is good");
+    let target = &mut setup.targets[0];
+    let stop = StopSignal::new().expect("a signal");
+    let context = TargetContext::new("host", stop.clone());
+
+    target.start(&context).expect("the port is free");
+    assert!(matches!(target.probe(&context), Some(Err(_))), "it boots");
+    thread::sleep(Duration::from_millis(60));
+    assert!(matches!(target.probe(&context), Some(Ok(()))), "it has booted");
+
+    let guest = thread::spawn(move || {
+        let mut text = String::new();
+        TcpStream::connect(address).and_then(|mut stream| stream.read_to_string(&mut text)).expect("a greeting");
+        stop.set();
+        text
+    });
+    while !context.stopping() {
+        target.wait(&context, None).expect("it lives");
+    }
+    target.stop(&context).expect("it stops");
+    assert_eq!(guest.join().expect("it has not panicked"), "welcome, 127.0.0.1\n");
+    assert!(TcpStream::connect(address).is_err(), "nothing of it is left");
+}
+
+#[test]
+fn only_the_secret_wakes() {
+    let address = free();
+    let setup = load(address, "secret: sesame").expect("it is good");
+    let handlers = setup.frontends.into_iter().map(|frontend| frontend.handler).collect();
+    // The engine's side of the daemon: what the handler says comes out of `messages`.
+    let (inbox, messages) = Inbox::new(1, 1);
+    let (mut reactor, orders) = Reactor::new(handlers, Vec::new(), inbox).expect("a reactor");
+    orders.send(Order::Start(0));
+    let visitor = thread::spawn(move || {
+        let within = Duration::from_secs(10);
+        let started = messages.recv_timeout(within).expect("an answer to the order");
+        assert!(matches!(started, Message::Event(Event::FrontendStarted(0))), "{started:?}");
+        assert_eq!(ask(address, "status\n"), "asleep\n");
+        assert_eq!(ask(address, "knock pumpkin\n"), "who is there?\n");
+        assert!(messages.is_empty(), "nobody has been woken");
+        assert_eq!(ask(address, "knock sesame\n"), "come back in a moment\n");
+        let woken = messages.recv_timeout(within).expect("a wake");
+        assert!(matches!(woken, Message::Event(Event::Wake { frontend: 0, source: Some(_) })), "{woken:?}");
+        orders.send(Order::End);
+    });
+    reactor.run(|_| ()).expect("it ends");
+    visitor.join().expect("the visitor is content");
+}
+
+/// Says something and returns the answer.
+fn ask(address: SocketAddr, text: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("somebody listens");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    stream.write_all(text.as_bytes()).expect("it is heard");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
