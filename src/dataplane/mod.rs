@@ -1,7 +1,8 @@
 //! Everything about packets: which rules there should be, and getting them into the kernel.
 //!
 //! [`plan`] is plain data, [`render`] turns it into nft's JSON as a pure function, [`apply`] runs nft. All three belong to
-//! the engine thread. The kernel's view of the flows is [`flows`], with a thread of its own.
+//! the engine thread. The kernel's view of the flows is [`flows`], with a thread of its own. What the kernel tells by itself
+//! comes to the reactor thread: first packets to [`hold`], the loss of our table to [`watch`].
 
 pub mod apply;
 pub mod flows;
