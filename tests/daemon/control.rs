@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::setup::{PAGE, SECOND, SOON, active, assert_answers, command, config, ctl, page, warm};
 use crate::support::{
-    Daemon, DaemonOptions, GATEWAY_V4, Lab, Temporary, backend_command, eventually, http_get, require_namespaces,
+    Daemon, DaemonOptions, GATEWAY_V4, Lab, Temporary, backend_command, eventually, http_get, nft_ruleset,
+    require_namespaces,
 };
 
 fn setup() -> String {
@@ -204,6 +205,9 @@ fn a_client_that_waits_is_answered_while_a_target_is_busy_ending() {
     let began = Instant::now();
     assert_answers(&daemon);
     assert!(began.elapsed() < SECOND, "{:?}", began.elapsed());
+    eventually("new flows are off", SOON, || {
+        nft_ruleset(&lab.gateway).is_some_and(|rules| !rules.contains("goto frontend-0"))
+    });
     // Whoever comes now is answered by the page, and remembered.
     assert_eq!(lab.client().run(|| http_get((GATEWAY_V4, 80).into(), "/")).expect("an answer").1, PAGE);
     eventually("it is active again", SOON, || daemon.log().matches("target b: active after").count() == 2);
