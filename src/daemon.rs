@@ -189,8 +189,13 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
             .spawn()
             .map_err(&no_thread)?;
     reactor.run(|signal| exit_at_once(&mark, signal)).map_err(Failure::system("cannot wait for events"))?;
-    for thread in [engine, conntrack] {
-        thread.join().map_err(|_| Failure::System("a thread has panicked".to_owned()))?;
+    let panicked = |_| Failure::System("a thread has panicked".to_owned());
+    let all_ended = engine.join().map_err(panicked)?;
+    conntrack.join().map_err(panicked)?;
+    if !all_ended {
+        // Its thread ends with this process, and what it has started is ended here.
+        sweep(&mark);
+        return Err(Failure::System("a target did not end in time".to_owned()));
     }
     registry.unload();
     log::info!("ended");

@@ -113,7 +113,7 @@ fn files_that_are_no_files() {
     rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR).expect("a fifo");
     assert_eq!(
         refused(&scratch, &fifo),
-        "fifo: is not a regular file: a pipe or a device cannot be read again for a reload"
+        "fifo: is not a regular file: a pipe or a device could make the start wait without end"
     );
     let _socket = UnixListener::bind(scratch.0.join("socket")).expect("a socket");
     assert_eq!(
@@ -122,7 +122,7 @@ fn files_that_are_no_files() {
     );
     assert_eq!(
         refused(&scratch, Path::new("/dev/zero")),
-        "/dev/zero: is not a regular file: a pipe or a device cannot be read again for a reload"
+        "/dev/zero: is not a regular file: a pipe or a device could make the start wait without end"
     );
     let large = scratch.file("large", vec![b'#'; 8 * 1024 * 1024 + 1]);
     assert_eq!(refused(&scratch, &large), "large: is larger than 8 MiB");

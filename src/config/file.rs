@@ -22,7 +22,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
         return Err("is a directory: give the configuration file itself".to_owned());
     }
     if !metadata.is_file() {
-        return Err("is not a regular file: a pipe or a device cannot be read again for a reload".to_owned());
+        return Err("is not a regular file: a pipe or a device could make the start wait without end".to_owned());
     }
     let mut bytes = Vec::new();
     let limit = MAX_SIZE as u64 + 1;

@@ -59,11 +59,11 @@ pub struct Engine {
 
 impl Engine {
     /// Starts the engine's thread. It ends after [`Event::Shutdown`], having taken the table out of the kernel and told the
-    /// reactor and the flows' thread to end.
+    /// reactor and the flows' thread to end; it says whether every target has ended.
     ///
     /// # Errors
     /// No thread could be had.
-    pub fn spawn(self) -> io::Result<JoinHandle<()>> {
+    pub fn spawn(self) -> io::Result<JoinHandle<bool>> {
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || Shell::new(self).run())
     }
 }
@@ -92,6 +92,8 @@ struct Shell {
     patience: Option<Instant>,
     grace: Duration,
     finished: bool,
+    /// Something did not end in time.
+    gave_up: bool,
 }
 
 impl Shell {
@@ -140,11 +142,12 @@ impl Shell {
             patience: None,
             grace,
             finished: false,
+            gave_up: false,
             config,
         }
     }
 
-    fn run(mut self) {
+    fn run(mut self) -> bool {
         while !self.finished {
             self.settle();
             if self.finished {
@@ -164,12 +167,15 @@ impl Shell {
                 self.tick();
             }
         }
-        self.runners.iter_mut().for_each(Runner::ended);
+        if !self.gave_up {
+            self.runners.iter_mut().for_each(Runner::ended);
+        }
         if let Err(error) = self.table.remove() {
             log::error!("the rules could not be removed: {error}");
         }
         self.flows.send(FlowOrder::End);
         self.orders.send(Order::End);
+        !self.gave_up
     }
 
     /// Waits for a message; `None` when the deadline has come.
@@ -208,6 +214,7 @@ impl Shell {
         if self.patience.is_some_and(|at| at <= Instant::now()) {
             log::error!("something does not end; giving up on it");
             self.finished = true;
+            self.gave_up = true;
         }
         self.give(Event::Tick);
     }
