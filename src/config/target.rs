@@ -37,6 +37,11 @@ pub(super) fn read(mut section: Section<'_>, registry: &Registry) -> ReadTarget 
     let name = section.required("name").map(|Name(name)| name);
     let kind = section.required::<Kind>("kind");
     let idle_timeout = section.required("idle_timeout").map(|Timeout(timeout)| timeout);
+    let min_uptime = section.optional("min_uptime").map_or(Duration::ZERO, |Timeout(timeout)| timeout);
+    let max_uptime = section.optional("max_uptime").map(|Timeout(timeout)| timeout);
+    if max_uptime.is_some_and(|max| max < min_uptime) {
+        section.problem("max_uptime", "shorter than min_uptime: nothing could hold to both");
+    }
     let endpoints = read_endpoints(&mut section);
     let readiness = read_readiness(section.child("readiness"));
 
@@ -55,6 +60,8 @@ pub(super) fn read(mut section: Section<'_>, registry: &Registry) -> ReadTarget 
         name: name.unwrap_or_default(),
         kind: Kind { namespace: String::new(), name: String::new() },
         idle_timeout: idle_timeout.unwrap_or(DEADLINE),
+        min_uptime,
+        max_uptime,
         endpoints: known,
         readiness,
     };

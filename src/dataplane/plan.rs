@@ -82,6 +82,16 @@ impl Timeouts {
         self.silent.min(default)
     }
 
+    /// A TCP connection whose SYN was not answered yet.
+    pub fn syn_sent(self) -> u32 {
+        self.at_most(120)
+    }
+
+    /// A TCP connection whose handshake was answered and is not complete.
+    pub fn syn_received(self) -> u32 {
+        self.at_most(60)
+    }
+
     /// A TCP connection that has been closed or reset: for so long it can be seen that, and when, it was.
     pub fn closed(self) -> u32 {
         self.at_most(LONGEST_TRACE.as_secs() as u32)

@@ -1,7 +1,7 @@
 //! The one way into the engine.
 //!
 //! The channel is bounded, and never full: a frontend has at most one wake and one answer in it, a target at most three
-//! events, and requests are counted. So nobody waits for room, and the engine and the reactor cannot wait for each other.
+//! events of its own and four about its flows, and requests are counted. So nobody waits for room, and the engine and the reactor cannot wait for each other.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::core::{Event, FrontendId};
 use super::status::Request;
+use crate::dataplane::flows::Survey;
 
 /// How many requests can wait for the engine; a further one is refused.
 const MOST_REQUESTS: usize = 256;
@@ -32,6 +33,8 @@ pub enum Message {
         /// What it wants.
         request: Request,
     },
+    /// What there is of flows, or why nobody can tell.
+    Surveyed(Result<Survey, String>),
     /// Somebody else has deleted our table.
     RulesLost,
 }
@@ -48,7 +51,7 @@ pub struct Inbox {
 impl Inbox {
     /// An inbox for an engine of this size.
     pub fn new(targets: usize, frontends: usize) -> (Inbox, Receiver<Message>) {
-        let room = 2 * frontends + 3 * targets + MOST_REQUESTS + SPARE;
+        let room = 2 * frontends + 7 * targets + MOST_REQUESTS + SPARE;
         let (sender, receiver) = crossbeam_channel::bounded(room);
         let wakes = (0..frontends).map(|_| AtomicBool::new(false)).collect();
         (Inbox { sender, wakes, requests: Arc::default() }, receiver)
@@ -82,7 +85,7 @@ impl Inbox {
             Message::Request { .. } => {
                 self.requests.fetch_sub(1, Ordering::Relaxed);
             }
-            Message::Event(_) | Message::RulesLost => {}
+            Message::Event(_) | Message::Surveyed(_) | Message::RulesLost => {}
         }
     }
 }

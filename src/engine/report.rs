@@ -1,47 +1,98 @@
 //! Puts the status together.
 
-use super::core::Core;
+use std::time::{Duration, Instant};
+
+use super::core::{Core, TargetId};
 use super::status::{EndpointStatus, FrontendStatus, Status, TargetStatus};
+use super::wall::Wall;
 use crate::config::Config;
+use crate::dataplane::flows::{Survey, TargetUse};
 use crate::dataplane::hold::AllCounters;
 
-/// The state of everything, sorted by name.
-pub(super) fn status(config: &Config, core: &Core, holds: &AllCounters) -> Status {
-    let targets = config.targets.iter().enumerate().map(|(id, spec)| {
-        let (state, last_error) = core.target(id);
-        let endpoints = spec.endpoints.iter().map(|endpoint| EndpointStatus {
-            name: endpoint.name.clone(),
-            protocol: endpoint.protocol,
-            address: endpoint.address,
+/// All that can be told at one moment.
+pub(super) struct View<'a> {
+    pub now: Instant,
+    pub wall: Wall,
+    pub config: &'a Config,
+    pub core: &'a Core,
+    pub holds: &'a AllCounters,
+    /// The processes of the targets.
+    pub pids: Vec<Option<u32>>,
+    /// The flows, or why nobody can tell.
+    pub survey: Result<&'a Survey, &'a String>,
+}
+
+impl View<'_> {
+    /// The state of everything, sorted by name.
+    pub(super) fn status(&self) -> Status {
+        let targets = self.config.targets.iter().enumerate().map(|(id, spec)| {
+            let life = self.core.life(self.now, id);
+            let endpoints = spec.endpoints.iter().map(|endpoint| EndpointStatus {
+                name: endpoint.name.clone(),
+                protocol: endpoint.protocol,
+                address: endpoint.address,
+            });
+            TargetStatus {
+                name: spec.name.clone(),
+                kind: spec.kind.to_string(),
+                state: life.state,
+                since: self.wall.text(life.since),
+                flows: self.use_of(id).map(|used| used.flows),
+                drains_in: self.drains_in(id),
+                pid: self.pids[id],
+                retry_in: self.retry_in(id),
+                last_error: life.last_error.map(str::to_owned),
+                endpoints: endpoints.collect(),
+            }
         });
-        TargetStatus {
-            name: spec.name.clone(),
-            kind: spec.kind.to_string(),
-            state,
-            last_error: last_error.map(str::to_owned),
-            endpoints: endpoints.collect(),
-        }
-    });
-    let frontends = config.frontends.iter().enumerate().map(|(id, spec)| {
-        let (state, last_error) = core.frontend(id);
-        let endpoint = config.endpoint_of(spec);
-        FrontendStatus {
-            name: spec.name.clone(),
-            kind: spec.kind.to_string(),
-            state,
-            last_error: last_error.map(str::to_owned),
-            protocol: spec.protocol,
-            listen: spec.listen,
-            target_name: config.targets[spec.target].name.clone(),
-            endpoint_name: endpoint.name.clone(),
-            proxy_address: endpoint.address,
-            hold: holds.frontends.get(&id).map(|counters| counters.read()),
-        }
-    });
-    let hold = holds.totals.as_ref().map(|totals| totals.read());
-    let mut status =
-        Status { closed: core.closing(), targets: targets.collect(), frontends: frontends.collect(), hold };
-    status.targets.sort_by(|a, b| a.name.cmp(&b.name));
-    status.frontends.sort_by(|a, b| a.name.cmp(&b.name));
-    status
+        let frontends = self.config.frontends.iter().enumerate().map(|(id, spec)| {
+            let (state, last_error) = self.core.frontend(id);
+            let endpoint = self.config.endpoint_of(spec);
+            FrontendStatus {
+                name: spec.name.clone(),
+                kind: spec.kind.to_string(),
+                state,
+                flows: self.survey.ok().map(|survey| survey.frontends[id]),
+                last_error: last_error.map(str::to_owned),
+                protocol: spec.protocol,
+                listen: spec.listen,
+                target_name: self.config.targets[spec.target].name.clone(),
+                endpoint_name: endpoint.name.clone(),
+                proxy_address: endpoint.address,
+                hold: self.holds.frontends.get(&id).map(|counters| counters.read()),
+            }
+        });
+        let hold = self.holds.totals.as_ref().map(|totals| totals.read());
+        let mut status =
+            Status { closed: self.core.closing(), targets: targets.collect(), frontends: frontends.collect(), hold };
+        status.targets.sort_by(|a, b| a.name.cmp(&b.name));
+        status.frontends.sort_by(|a, b| a.name.cmp(&b.name));
+        status
+    }
+
+    /// The use of a target, if it is known.
+    pub(super) fn use_of(&self, id: TargetId) -> Option<TargetUse> {
+        self.survey.ok().map(|survey| survey.targets[id])
+    }
+
+    /// In how many seconds the target drains if no flow comes.
+    pub(super) fn drains_in(&self, id: TargetId) -> Option<u64> {
+        let used = self.use_of(id)?;
+        Some(self.seconds_until(self.core.drains_at(id, used.flows, used.ended)?))
+    }
+
+    /// In how many seconds the target may be started again, while it may not.
+    pub(super) fn retry_in(&self, id: TargetId) -> Option<u64> {
+        Some(self.seconds_until(self.core.life(self.now, id).retry_at?))
+    }
+
+    /// A begun second counts.
+    pub(super) fn seconds_until(&self, at: Instant) -> u64 {
+        whole_seconds(at.saturating_duration_since(self.now))
+    }
+}
+
+/// A begun second counts.
+pub(super) fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }

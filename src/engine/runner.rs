@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -20,6 +21,8 @@ pub(super) struct Runner {
     id: TargetId,
     spec: Arc<TargetSpec>,
     inbox: Inbox,
+    /// The backend's process, if it is one; else 0.
+    pid: Arc<AtomicU32>,
     /// Here while no thread has it.
     handler: Option<Box<dyn Target>>,
     run: Option<Run>,
@@ -32,7 +35,7 @@ struct Run {
 
 impl Runner {
     pub(super) fn new(id: TargetId, spec: TargetSpec, handler: Box<dyn Target>, inbox: Inbox) -> Runner {
-        Runner { id, spec: Arc::new(spec), inbox, handler: Some(handler), run: None }
+        Runner { id, spec: Arc::new(spec), inbox, pid: Arc::default(), handler: Some(handler), run: None }
     }
 
     /// Begins a run. It says `TargetReady` at most once, and `TargetEnded` at its end.
@@ -53,7 +56,7 @@ impl Runner {
                 return Err(error.into());
             }
         };
-        let context = TargetContext { name: spec.name.clone(), stop: stop.clone() };
+        let context = TargetContext { name: spec.name.clone(), stop: stop.clone(), pid: self.pid.clone() };
         // The handler travels to the thread through a channel, so that it is not lost when there can be no thread.
         let (give, take) = crossbeam_channel::bounded::<Box<dyn Target>>(1);
         let body = move || {
@@ -85,6 +88,11 @@ impl Runner {
         }
     }
 
+    /// The process that the backend is, if it is one and runs.
+    pub(super) fn pid(&self) -> Option<u32> {
+        Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+
     /// Asks a run to end.
     pub(super) fn stop(&self) {
         if let Some(run) = &self.run {
@@ -95,6 +103,7 @@ impl Runner {
     /// Takes the handler back from a run that has said its `TargetEnded`.
     pub(super) fn ended(&mut self) {
         if let Some(run) = self.run.take() {
+            self.pid.store(0, Ordering::Relaxed);
             match run.thread.join() {
                 Ok(handler) => self.handler = Some(handler),
                 Err(_) => {

@@ -7,17 +7,19 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::core::{Core, Effect, Event, FrontendId, FrontendPlan, TargetPlan};
 use super::inbox::{Inbox, Message};
-use super::report;
+use super::questions::{Question, Questions};
+use super::report::View;
 use super::runner::Runner;
 use super::status::{FrontendState, Reply, Request};
+use super::wall::Wall;
 use crate::config::{Config, Protocol};
-use crate::dataplane::flows::{FlowOrder, FlowOrders};
+use crate::dataplane::flows::{FlowOrder, FlowOrders, Survey};
 use crate::dataplane::hold::AllCounters;
 use crate::dataplane::plan::State;
 use crate::dataplane::render::TABLE;
@@ -87,6 +89,8 @@ struct Shell {
     /// Events that the shell itself has for the core.
     own: VecDeque<Event>,
     holds: AllCounters,
+    questions: Questions,
+    wall: Wall,
     ready: Option<Ready>,
     /// When the end is given up on, once it has begun.
     patience: Option<Instant>,
@@ -99,17 +103,12 @@ struct Shell {
 impl Shell {
     fn new(engine: Engine) -> Shell {
         let config = engine.config;
-        // The shortest time for which the flows of a target leave a trace.
-        let mut traces: Vec<Option<u32>> = vec![None; config.targets.len()];
-        for (frontend, rules) in config.frontends.iter().zip(&engine.table.plan().frontends) {
-            let (trace, closed) = (&mut traces[frontend.target], rules.timeouts.closed());
-            *trace = Some(trace.map_or(closed, |shortest| shortest.min(closed)));
-        }
-        let targets = config.targets.iter().zip(&engine.targets).enumerate().map(|(id, (spec, handler))| TargetPlan {
+        let targets = config.targets.iter().zip(&engine.targets).map(|(spec, handler)| TargetPlan {
             name: spec.name.clone(),
             idle_timeout: spec.idle_timeout,
             ready_deadline: spec.readiness.deadline,
-            trace: Duration::from_secs(traces[id].unwrap_or(1).into()),
+            min_uptime: spec.min_uptime,
+            max_uptime: spec.max_uptime,
             external: handler.external(),
         });
         let rules = &engine.table.plan().frontends;
@@ -120,7 +119,7 @@ impl Shell {
             keeps_warm: *keeps_warm,
             refuses: matches!(rules.cold, ColdPath::Hold(HoldOptions { on_failure: OnFailure::Reject, .. })),
         });
-        let core = Core::new(targets.collect(), frontends.collect());
+        let core = Core::new(Instant::now(), targets.collect(), frontends.collect());
         let grace = engine.targets.iter().map(|target| target.stop_grace()).max().unwrap_or_default();
         let specs = config.targets.iter().cloned().zip(engine.targets).enumerate();
         let runners = specs.map(|(id, (spec, handler))| Runner::new(id, spec, handler, engine.inbox.clone())).collect();
@@ -138,6 +137,8 @@ impl Shell {
             receiver: engine.receiver,
             own: VecDeque::from([Event::Start]),
             holds: engine.holds,
+            questions: Questions::default(),
+            wall: Wall::new(Instant::now(), SystemTime::now()),
             ready: Some(engine.ready),
             patience: None,
             grace,
@@ -197,10 +198,15 @@ impl Shell {
     fn take(&mut self, message: Message) {
         match message {
             Message::Event(event) => self.give(event),
-            Message::Request { handler, tag, request } => {
-                let reply = self.answer(request);
-                self.orders.send(Order::Reply { handler, tag, reply });
-            }
+            Message::Request { handler, tag, request } => match self.answer(request) {
+                Ok(reply) => self.orders.send(Order::Reply { handler, tag, reply }),
+                Err(question) => {
+                    if let Some(details) = self.questions.add(handler, tag, question) {
+                        self.flows.send(FlowOrder::Survey(details));
+                    }
+                }
+            },
+            Message::Surveyed(survey) => self.answer_questions(survey),
             Message::RulesLost if self.core.closing() => {}
             Message::RulesLost => {
                 log::warn!("somebody has deleted the table inet {TABLE}; it is loaded anew");
@@ -248,7 +254,9 @@ impl Shell {
             Effect::SetRefusing(id, true) => _ = self.wanted.refusing.insert(id),
             Effect::SetRefusing(id, false) => _ = self.wanted.refusing.remove(&id),
             Effect::Tell(frontend, change) => self.orders.send(Order::Tell { frontend, change }),
-            Effect::AskFlows => self.flows.send(FlowOrder::Ask),
+            Effect::WatchFlows(id) => self.flows.send(FlowOrder::Watch(id)),
+            Effect::ReleaseFlows(id) => self.flows.send(FlowOrder::Release(id)),
+            Effect::CheckFlows(id) => self.flows.send(FlowOrder::Check(id)),
             Effect::ForgetFlows(id) => self.flows.send(FlowOrder::Forget(id)),
             Effect::ForgetStale(id) if self.config.frontends[id].protocol == Protocol::Udp => self.stale.push(id),
             Effect::ForgetStale(_) => {}
@@ -303,13 +311,18 @@ impl Shell {
         }
     }
 
-    fn answer(&mut self, request: Request) -> Reply {
+    /// Carries an order out, or says which question it is that needs to know of the flows first.
+    fn answer(&mut self, request: Request) -> Result<Reply, Question> {
         let targets = &self.config.targets;
         let frontends = &self.config.frontends;
         let target = |name: &str| targets.iter().position(|target| target.name == name);
         let frontend = |name: &str| frontends.iter().position(|frontend| frontend.name == name);
         let (kind, event, name) = match request {
-            Request::Status => return Reply::Status(Box::new(report::status(&self.config, &self.core, &self.holds))),
+            Request::Status => return Err(Question::Status),
+            Request::Explain(name) => match target(&name) {
+                Some(id) => return Err(Question::Explain(id)),
+                None => ("target", None, name),
+            },
             Request::WarmTarget(name) => ("target", target(&name).map(Event::WarmTarget), name),
             Request::DrainTarget(name) => ("target", target(&name).map(Event::DrainTarget), name),
             Request::StartFrontend(name) => ("frontend", frontend(&name).map(Event::StartFrontend), name),
@@ -319,7 +332,7 @@ impl Shell {
                 ("frontend", frontend(&name).map(wake), name)
             }
         };
-        match event {
+        Ok(match event {
             None => Reply::Refused(format!("there is no {kind} {name:?}")),
             Some(_) if self.core.closing() => Reply::Refused("the daemon is ending".to_owned()),
             Some(event) => {
@@ -327,6 +340,30 @@ impl Shell {
                 self.give(event);
                 Reply::Done
             }
+        })
+    }
+
+    fn answer_questions(&mut self, survey: Result<Survey, String>) {
+        let now = Instant::now();
+        self.wall.update(now, SystemTime::now());
+        let view = View {
+            now,
+            wall: self.wall,
+            config: &self.config,
+            core: &self.core,
+            holds: &self.holds,
+            pids: self.runners.iter().map(Runner::pid).collect(),
+            survey: survey.as_ref(),
+        };
+        let (answered, next) = self.questions.answer(|question| match question {
+            Question::Status => Reply::Status(Box::new(view.status())),
+            Question::Explain(id) => Reply::Explanation(Box::new(view.explain(id))),
+        });
+        for (handler, tag, reply) in answered {
+            self.orders.send(Order::Reply { handler, tag, reply });
+        }
+        if let Some(details) = next {
+            self.flows.send(FlowOrder::Survey(details));
         }
     }
 }

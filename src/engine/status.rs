@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use serde::{Serialize, Serializer};
 
+use super::explain::Explanation;
 use crate::config::Protocol;
 use crate::dataplane::hold::{HoldStatus, TotalsStatus};
 
@@ -13,6 +14,8 @@ use crate::dataplane::hold::{HoldStatus, TotalsStatus};
 pub enum Request {
     /// The state of everything: answered with [`Reply::Status`].
     Status,
+    /// Why the named target is in its state: answered with [`Reply::Explanation`].
+    Explain(String),
     /// Warm the named target, as if a client had come.
     WarmTarget(String),
     /// Drain the named target now, in use or not.
@@ -30,6 +33,8 @@ pub enum Request {
 pub enum Reply {
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To [`Request::Explain`].
+    Explanation(Box<Explanation>),
     /// The order was taken; what comes of it shows in the status.
     Done,
     /// The order was not taken, and why.
@@ -59,6 +64,20 @@ pub struct TargetStatus {
     pub kind: String,
     /// Where it is in its life.
     pub state: TargetState,
+    /// Since when it has been in this state, by the clock on the wall (RFC 3339).
+    pub since: String,
+    /// How many flows keep it in use; missing where nobody can tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flows: Option<u32>,
+    /// In how many seconds it drains if no flow comes, rounded up; while it is active and not in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drains_in: Option<u64>,
+    /// The backend's process, where it is one that was started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// In how many seconds it may be started again, rounded up; while it backs off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_in: Option<u64>,
     /// Why it last failed, until it next becomes active.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
@@ -87,6 +106,9 @@ pub struct FrontendStatus {
     pub kind: String,
     /// Where it is in its life.
     pub state: FrontendState,
+    /// How many flows that came to it are in use; missing where nobody can tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flows: Option<u32>,
     /// Why it last failed, until it next runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
@@ -140,6 +162,6 @@ pub enum FrontendState {
 }
 
 /// An address as text in every format: the binary ones would have it as numbers.
-fn as_text<S: Serializer>(address: &SocketAddr, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_text<S: Serializer>(address: &SocketAddr, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(address)
 }

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Error;
@@ -72,12 +74,18 @@ pub struct TargetContext {
     /// The target's name.
     pub name: String,
     pub(crate) stop: StopSignal,
+    pub(crate) pid: Arc<AtomicU32>,
 }
 
 impl TargetContext {
     /// A context for a test of a handler. Setting the signal is what the engine does to stop the target.
     pub fn new(name: impl Into<String>, stop: StopSignal) -> TargetContext {
-        TargetContext { name: name.into(), stop }
+        TargetContext { name: name.into(), stop, pid: Arc::default() }
+    }
+
+    /// Tells people, who see it in the status, which process the backend is. It is forgotten when the run ends.
+    pub fn set_pid(&self, pid: u32) {
+        self.pid.store(pid, Ordering::Relaxed);
     }
 
     /// Whether the engine has asked for the target to be stopped.

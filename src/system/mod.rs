@@ -9,6 +9,7 @@ pub mod processes;
 mod route_localnet;
 mod single;
 mod stop_signal;
+mod waker;
 
 pub use after_fork::bind_to_us;
 pub use child::{Ended, run_with_input};
@@ -17,3 +18,4 @@ pub use notify::notify;
 pub use route_localnet::RouteLocalnet;
 pub use single::SingleInstance;
 pub use stop_signal::{StopSignal, wait_readable};
+pub use waker::Waker;

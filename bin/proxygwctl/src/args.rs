@@ -29,6 +29,8 @@ pub struct Ask {
     pub socket: Option<PathBuf>,
     /// The codec, instead of the configuration's.
     pub codec: Option<Codec>,
+    /// Whether to print JSON where there would be sentences.
+    pub json: bool,
     /// What to ask.
     pub command: &'static Command,
     /// About whom.
@@ -43,6 +45,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, String> {
     let mut parser = lexopt::Parser::from_args(args);
     let (mut config, mut socket, mut codec) = (PathBuf::from(DEFAULT_CONFIG), None, None);
     let mut words = Vec::new();
+    let mut json = false;
     while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
         let flag = match &arg {
             Arg::Value(word) => {
@@ -57,6 +60,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, String> {
         match id {
             FlagId::Help => return Ok(Args::Help),
             FlagId::Version => return Ok(Args::Version),
+            FlagId::Json => json = true,
             FlagId::Config => config = value()?.into(),
             FlagId::Socket => {
                 let path = PathBuf::from(value()?);
@@ -71,7 +75,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, String> {
         }
     }
     let (command, name) = command(words)?;
-    Ok(Args::Ask(Ask { config, socket, codec, command, name }))
+    Ok(Args::Ask(Ask { config, socket, codec, json, command, name }))
 }
 
 fn command(words: Vec<String>) -> Result<(&'static Command, Option<String>), String> {
@@ -139,7 +143,7 @@ mod tests {
     fn what_is_wrong_is_said() {
         for (line, part) in [
             ("", "no command"),
-            ("stats", "there are status, warm, drain, start, stop"),
+            ("stats", "there are status, explain, warm, drain, start, stop"),
             ("status x", "takes no argument"),
             ("warm", "warm needs a NAME"),
             ("start", "start needs a FRONTEND"),

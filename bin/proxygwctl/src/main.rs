@@ -16,7 +16,7 @@ use proxygw::config;
 use proxygw::plugins::ctl::client::exchange;
 use proxygw::plugins::ctl::methods;
 use proxygw::plugins::ctl::settings::Settings;
-use proxygw::plugins::ctl::wire::Codec;
+use proxygw::plugins::ctl::wire::{Codec, Value, get};
 
 use args::{Args, Ask};
 
@@ -44,10 +44,8 @@ fn main() -> ExitCode {
         Err(Failure::Usage(message)) => (message, 2),
     };
     for line in message.lines() {
-        // Names and messages come from elsewhere, and must not be able to command a terminal.
-        let line: String = line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
         // There is nowhere left to say that standard error cannot be written to.
-        let _ = writeln!(io::stderr(), "proxygwctl: {line}");
+        let _ = writeln!(io::stderr(), "proxygwctl: {}", harmless(line));
     }
     ExitCode::from(status)
 }
@@ -56,13 +54,29 @@ fn run(ask: &Ask) -> Result<(), Failure> {
     let (socket, codec) = place(ask)?;
     let body = exchange(&socket, codec, ask.command.method, ask.name.as_deref(), PATIENCE)
         .map_err(|error| Failure::Daemon(error.to_string()))?;
-    if ask.command.method != methods::STATUS {
-        return Ok(());
+    match ask.command.method {
+        methods::EXPLAIN_TARGET if !ask.json => print(&sentences(&body)?),
+        methods::STATUS | methods::EXPLAIN_TARGET => {
+            let text = serde_json::to_string_pretty(&body)
+                .map_err(|error| Failure::Daemon(format!("cannot show the answer as JSON: {error}")))?;
+            print(&(text + "\n"))
+        }
+        _ => Ok(()),
     }
-    let mut text = serde_json::to_string_pretty(&body)
-        .map_err(|error| Failure::Daemon(format!("cannot show the answer as JSON: {error}")))?;
-    text.push('\n');
-    print(&text)
+}
+
+/// The sentences of an explanation, a line each.
+fn sentences(body: &Value) -> Result<String, Failure> {
+    let Some(Value::Array(sentences)) = get(body, "sentences") else {
+        return Err(Failure::Daemon("the daemon's explanation has no sentences; --json shows what it has".to_owned()));
+    };
+    let line = |sentence: &Value| sentence.as_text().map(|text| harmless(text) + "\n");
+    Ok(sentences.iter().filter_map(line).collect())
+}
+
+/// Names and messages come from elsewhere, and must not be able to command a terminal.
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// Where the daemon is, and what it speaks.

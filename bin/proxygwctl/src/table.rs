@@ -11,6 +11,8 @@ pub enum FlagId {
     Socket,
     /// Names the codec.
     Codec,
+    /// Asks for JSON.
+    Json,
     /// Shows the help.
     Help,
     /// Shows the version.
@@ -71,6 +73,13 @@ pub const FLAGS: &[Flag] = &[
         value: Some("json|cbor"),
         help: "Speak this codec; with --socket, json unless it is given.",
     },
+    Flag {
+        id: FlagId::Json,
+        long: "json",
+        short: None,
+        value: None,
+        help: "Print JSON where there would be sentences: with explain.",
+    },
     Flag { id: FlagId::Help, long: "help", short: Some('h'), value: None, help: "Show this help." },
     Flag { id: FlagId::Version, long: "version", short: Some('V'), value: None, help: "Show the version." },
 ];
@@ -78,6 +87,12 @@ pub const FLAGS: &[Flag] = &[
 /// The commands.
 pub const COMMANDS: &[Command] = &[
     Command { name: "status", argument: None, method: methods::STATUS, help: "Print the state of everything as JSON." },
+    Command {
+        name: "explain",
+        argument: Some("TARGET"),
+        method: methods::EXPLAIN_TARGET,
+        help: "Say why a target is in its state: what woke it, which flows keep it, when it drains.",
+    },
     Command {
         name: "warm",
         argument: Some("NAME"),

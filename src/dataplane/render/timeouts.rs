@@ -43,8 +43,8 @@ pub fn timeouts(plan: &Plan) -> Option<String> {
 /// connection may live.
 fn tcp_policy(timeouts: Timeouts) -> String {
     let states = [
-        ("syn_sent", timeouts.at_most(120)),
-        ("syn_recv", timeouts.at_most(60)),
+        ("syn_sent", timeouts.syn_sent()),
+        ("syn_recv", timeouts.syn_received()),
         ("established", timeouts.silent),
         ("fin_wait", timeouts.at_most(120)),
         ("close_wait", timeouts.at_most(60)),

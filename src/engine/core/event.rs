@@ -1,6 +1,5 @@
 //! What comes into the core and what it wants done.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -47,10 +46,22 @@ pub enum Event {
     Applied,
     /// Nothing of what was wanted of the rules since the last [`Event::Applied`] is in the kernel.
     ApplyFailed(String),
-    /// The answer to [`Effect::AskFlows`].
-    Flows(FlowReport),
-    /// There is no answer to [`Effect::AskFlows`].
-    FlowsFailed(String),
+    /// The answer to [`Effect::WatchFlows`], once it is so: no flow keeps the target in use.
+    Unused {
+        /// Which target.
+        target: TargetId,
+        /// When the last flow ended, at the latest; `None` if there was none that is known of.
+        since: Option<Instant>,
+    },
+    /// The answer to [`Effect::CheckFlows`].
+    Checked {
+        /// Which target.
+        target: TargetId,
+        /// Whether a flow uses it, or nobody can tell.
+        used: bool,
+        /// When the last flow ended, where that is known to the moment.
+        since: Option<Instant>,
+    },
     /// The answer to [`Effect::ForgetFlows`].
     FlowsForgotten(TargetId),
     /// A deadline of the core has come, or nothing but time has passed.
@@ -91,41 +102,17 @@ pub enum Effect {
     /// Tell the frontend's handler, and those who hold its packets, what has become of its target. `Active` comes after the
     /// DNAT is in, `Inactive` before it is taken out.
     Tell(FrontendId, Change),
-    /// Report all DNATed flows; answered by `Flows` or `FlowsFailed`.
-    AskFlows,
+    /// Say when no flow keeps the target in use, at once if none does; answered by `Unused`, unless `ReleaseFlows` or
+    /// `ForgetFlows` comes before.
+    WatchFlows(TargetId),
+    /// Nobody needs to know any more whether the target is in use.
+    ReleaseFlows(TargetId),
+    /// Is the target in use? New flows do not reach it. Answered by `Checked`.
+    CheckFlows(TargetId),
     /// Delete the conntrack entries of the target's flows; answered by `FlowsForgotten`.
     ForgetFlows(TargetId),
     /// Delete the conntrack entries of UDP flows to the frontend that bypass its present rules; not answered.
     ForgetStale(FrontendId),
     /// Everything has ended.
     Finished,
-}
-
-/// The DNATed flows at one moment, by target. A target that has none is missing.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FlowReport {
-    /// A moment no later than the kernel's answer.
-    pub at: Instant,
-    /// What there is of each target.
-    pub targets: HashMap<TargetId, TargetFlows>,
-}
-
-/// The flows of one target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TargetFlows {
-    /// Living TCP flows: neither closed nor expired. They can end at any moment.
-    pub tcp: u32,
-    /// Living UDP flows.
-    pub udp: u32,
-    /// Until when the last of the UDP flows lives at the least.
-    pub udp_until: Option<Instant>,
-    /// When the last of the TCP flows that have been closed was: not before the first, not after the second.
-    pub closed: Option<(Instant, Instant)>,
-}
-
-impl TargetFlows {
-    /// How many flows are alive.
-    pub fn alive(&self) -> u32 {
-        self.tcp + self.udp
-    }
 }

@@ -14,7 +14,6 @@
 mod backoff;
 mod event;
 mod frontend;
-mod idle;
 #[cfg(test)]
 mod simulation;
 mod target;
@@ -23,16 +22,15 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-pub use event::{Change, Effect, Event, FlowReport, FrontendId, TargetFlows, TargetId};
+pub use event::{Change, Effect, Event, FrontendId, TargetId};
 pub use frontend::FrontendPlan;
-pub use target::TargetPlan;
+pub use target::{Cause, Life, TargetPlan, Woken, WokenBy};
 
 use super::status::{FrontendState, TargetState};
 use frontend::Frontend;
-use idle::{Idle, Verdict};
-use target::{Cause, Drain, DrainStep, Phase, Target};
+use target::{Drain, DrainStep, Phase, Target};
 
-/// How long to wait before nft, or the dump of the flows, is tried again after a failure.
+/// How long to wait before nft is tried again after a failure.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// The state of all targets and frontends.
@@ -46,8 +44,6 @@ pub struct Core {
     pending: Vec<Subject>,
     timers: BTreeSet<(Instant, Subject)>,
     rules_timer: Option<Instant>,
-    /// How many [`Effect::AskFlows`] are not answered yet.
-    asked: u32,
     closing: bool,
     finished: bool,
 }
@@ -66,19 +62,18 @@ type Effects = Vec<Effect>;
 
 impl Core {
     /// Everything inactive and stopped.
-    pub fn new(targets: Vec<TargetPlan>, frontends: Vec<FrontendPlan>) -> Core {
+    pub fn new(now: Instant, targets: Vec<TargetPlan>, frontends: Vec<FrontendPlan>) -> Core {
         let mut fronts = vec![Vec::new(); targets.len()];
         for (id, frontend) in frontends.iter().enumerate() {
             fronts[frontend.target].push(id);
         }
         Core {
-            targets: targets.into_iter().map(Target::new).collect(),
+            targets: targets.into_iter().map(|plan| Target::new(plan, now)).collect(),
             frontends: frontends.into_iter().map(Frontend::new).collect(),
             fronts,
             pending: Vec::new(),
             timers: BTreeSet::new(),
             rules_timer: None,
-            asked: 0,
             closing: false,
             finished: false,
         }
@@ -92,6 +87,30 @@ impl Core {
     /// The state of a target, and its last error.
     pub fn target(&self, id: TargetId) -> (TargetState, Option<&str>) {
         (self.targets[id].state(), self.targets[id].last_error.as_deref())
+    }
+
+    /// All that there is to say about a target.
+    pub fn life(&self, now: Instant, id: TargetId) -> Life<'_> {
+        self.targets[id].life(now)
+    }
+
+    /// When an active target drains if no further flow comes, given how many use it and when the last one has ended; `None`
+    /// if that is not known, or it is not active.
+    pub fn drains_at(&self, id: TargetId, flows: u32, ended: Option<Instant>) -> Option<Instant> {
+        let target = &self.targets[id];
+        let Phase::Active { idle_from, .. } = target.phase else { return None };
+        let idle = (flows == 0 && target.keepers == 0)
+            .then(|| target.idle_at(ended.map_or(idle_from, |at| at.max(idle_from))));
+        idle.into_iter().chain(target.too_old_at()).min()
+    }
+
+    /// The frontends that keep a target warm.
+    pub fn keepers(&self, id: TargetId) -> impl Iterator<Item = FrontendId> + '_ {
+        let keeps = |front: &FrontendId| {
+            let frontend = &self.frontends[*front];
+            frontend.plan.keeps_warm && frontend.phase == frontend::Phase::Running
+        };
+        self.fronts[id].iter().copied().filter(keeps)
     }
 
     /// The state of a frontend, and its last error.
@@ -116,7 +135,7 @@ impl Core {
             Event::Wake { frontend, source } => self.wake(now, frontend, source, effects),
             Event::WarmTarget(id) => {
                 log::info!("target {}: an operator wants it warm", self.targets[id].plan.name);
-                self.want(now, id, effects);
+                self.want(now, id, WokenBy::Operator, effects);
             }
             Event::DrainTarget(id) => self.drain_asked(now, id, effects),
             Event::StartFrontend(id) => self.start_frontend(id, effects),
@@ -129,8 +148,12 @@ impl Core {
             Event::TargetEnded(id, error) => self.target_ended(now, id, error, effects),
             Event::Applied => self.applied(now, effects),
             Event::ApplyFailed(error) => self.apply_failed(now, &error, effects),
-            Event::Flows(report) => self.flows(now, &report, effects),
-            Event::FlowsFailed(error) => self.flows_failed(now, &error, effects),
+            Event::Unused { target, since } => self.unused(now, target, since, effects),
+            Event::Checked { target, used, since } => {
+                // A flow that came and went after the word that there was none is use as well.
+                let lately = since.is_some_and(|since| self.targets[target].idle_at(since) > now);
+                self.checked(now, target, used || lately, effects);
+            }
             Event::FlowsForgotten(id) => self.flows_forgotten(now, id, effects),
             Event::Tick => {}
             Event::Shutdown => self.shutdown(now, effects),
@@ -151,14 +174,24 @@ impl Core {
             let client = source.map(|client| format!(" for {client}")).unwrap_or_default();
             log::info!("target {}: woken by frontend {}{client}", target.plan.name, frontend.plan.name);
         }
-        self.want(now, frontend.plan.target, effects);
+        self.want(now, frontend.plan.target, WokenBy::Client(id, source), effects);
     }
 
     /// Warms a target as soon as that may be.
-    fn want(&mut self, now: Instant, id: TargetId, effects: &mut Effects) {
-        match self.targets[id].phase {
+    fn want(&mut self, now: Instant, id: TargetId, by: WokenBy, effects: &mut Effects) {
+        let target = &mut self.targets[id];
+        if matches!(target.phase, Phase::Inactive | Phase::Draining(_)) && !target.wanted {
+            target.woken = Some(Woken { by, at: now });
+        }
+        match &target.phase {
             Phase::Inactive => self.warm(now, id, effects),
-            Phase::Draining(_) => self.targets[id].wanted = true,
+            Phase::Draining(drain) => {
+                let checking = drain.step == DrainStep::Checking;
+                target.wanted = true;
+                if checking {
+                    self.arm_target(id, Some(now));
+                }
+            }
             // It is on its way, or there.
             Phase::Warming { .. } | Phase::Active { .. } | Phase::Closed => {}
         }
@@ -175,7 +208,7 @@ impl Core {
             return self.arm_target(id, Some(until));
         }
         target.wanted = false;
-        target.phase = Phase::Warming { since: now, routing: false };
+        target.enter(now, Phase::Warming { routing: false });
         self.refuse(id, false, effects);
         let target = &self.targets[id];
         let deadline = now + target.plan.ready_deadline;
@@ -185,7 +218,7 @@ impl Core {
     }
 
     fn target_ready(&mut self, id: TargetId, effects: &mut Effects) {
-        if let Phase::Warming { routing, .. } = &mut self.targets[id].phase {
+        if let Phase::Warming { routing } = &mut self.targets[id].phase {
             *routing = true;
             self.route(id, effects);
         }
@@ -195,12 +228,12 @@ impl Core {
         let target = &mut self.targets[id];
         match &mut target.phase {
             Phase::Warming { .. } => target.backoff.failed(now),
-            Phase::Active { since, .. } => target.backoff.died(now, now - *since),
+            Phase::Active { .. } => target.backoff.died(now, now - target.up_since.unwrap_or(now)),
             Phase::Draining(drain) if drain.cause == Cause::Idle => {
                 drain.cause = Cause::Died;
                 target.last_error = Some(error);
                 match drain.step {
-                    DrainStep::Checking(_) => self.stop(now, id, effects),
+                    DrainStep::Checking => self.stop(now, id, effects),
                     DrainStep::Rerouting => {
                         drain.step = DrainStep::Unrouting;
                         self.route(id, effects);
@@ -227,11 +260,11 @@ impl Core {
         match (drain.cause, &mut target.last_error, error) {
             // The handler knows what was missing.
             (Cause::NotReady, Some(last), Some(error)) => *last = format!("{last}: {error}"),
-            (Cause::Idle | Cause::Asked, last, Some(error)) => *last = Some(error),
+            (Cause::Idle | Cause::Asked | Cause::TooOld, last, Some(error)) => *last = Some(error),
             _ => {}
         }
         match drain.step {
-            DrainStep::Stopping | DrainStep::Checking(_) => self.forget(now, id, effects),
+            DrainStep::Stopping | DrainStep::Checking => self.forget(now, id, effects),
             DrainStep::Rerouting => {
                 drain.step = DrainStep::Unrouting;
                 self.route(id, effects);
@@ -250,7 +283,7 @@ impl Core {
             Phase::Draining(drain) if drain.cause == Cause::Idle => {
                 drain.cause = Cause::Asked;
                 match drain.step {
-                    DrainStep::Checking(_) => self.stop(now, id, effects),
+                    DrainStep::Checking => self.stop(now, id, effects),
                     DrainStep::Rerouting => {
                         drain.step = DrainStep::Unrouting;
                         self.route(id, effects);
@@ -272,10 +305,14 @@ impl Core {
             Cause::Asked => " since it was asked to",
             Cause::Died => "",
             Cause::NotReady => " since it was not ready in time",
+            Cause::TooOld => " since it has been up for its max_uptime",
         };
         log::info!("target {}: draining{why}", target.plan.name);
-        let draining = Phase::Draining(Drain { since: now, cause, step: DrainStep::Unrouting, ended: false });
-        let before = std::mem::replace(&mut target.phase, draining);
+        let draining = Drain { cause, step: DrainStep::Unrouting, ended: false };
+        let before = target.enter(now, Phase::Draining(draining));
+        if matches!(before, Phase::Active { .. }) && target.keepers == 0 {
+            effects.push(Effect::ReleaseFlows(id));
+        }
         self.arm_target(id, None);
         if matches!(before, Phase::Warming { .. }) && matches!(cause, Cause::Died | Cause::NotReady) {
             effects.extend(self.fronts[id].iter().map(|front| Effect::Tell(*front, Change::Failed)));
@@ -318,16 +355,17 @@ impl Core {
     fn drained(&mut self, now: Instant, id: TargetId, effects: &mut Effects) {
         let target = &mut self.targets[id];
         if let Phase::Draining(drain) = &target.phase {
-            log::info!("target {}: inactive after draining for {:.1?}", target.plan.name, now - drain.since);
-            if matches!(drain.cause, Cause::Idle | Cause::Asked) {
+            target.drained = Some(drain.cause);
+            log::info!("target {}: inactive after draining for {:.1?}", target.plan.name, now - target.since);
+            if matches!(drain.cause, Cause::Idle | Cause::Asked | Cause::TooOld) {
                 target.backoff.reset();
             }
         }
         if self.closing {
-            target.phase = Phase::Closed;
+            target.enter(now, Phase::Closed);
             return;
         }
-        target.phase = Phase::Inactive;
+        target.enter(now, Phase::Inactive);
         if let Some(until) = target.backoff.until(now)
             && self.refuse(id, true, effects)
         {
@@ -341,7 +379,11 @@ impl Core {
         }
         let target = &mut self.targets[id];
         if target.wanted || target.keepers > 0 {
-            target.wanted = false;
+            if !target.wanted {
+                let keeper = self.keepers(id).next();
+                self.targets[id].woken = keeper.map(|keeper| Woken { by: WokenBy::Keeper(keeper), at: now });
+            }
+            self.targets[id].wanted = false;
             self.warm(now, id, effects);
         }
     }
@@ -431,11 +473,8 @@ impl Core {
         }
         if frontend.plan.keeps_warm {
             let target = frontend.plan.target;
-            self.targets[target].keepers += 1;
-            if matches!(self.targets[target].phase, Phase::Active { .. }) {
-                self.arm_target(target, None);
-            }
-            self.want(now, target, effects);
+            self.keep(target, effects);
+            self.want(now, target, WokenBy::Keeper(id), effects);
         }
     }
 
@@ -451,7 +490,7 @@ impl Core {
                 self.pending.push(Subject::Frontend(id));
                 self.route_frontend(id, effects);
                 if kept {
-                    self.let_go(now, self.frontends[id].plan.target);
+                    self.let_go(now, self.frontends[id].plan.target, effects);
                 }
             }
             F::Stopped => {
@@ -464,18 +503,29 @@ impl Core {
         }
     }
 
+    /// One more frontend keeps the target warm.
+    fn keep(&mut self, id: TargetId, effects: &mut Effects) {
+        let target = &mut self.targets[id];
+        target.keepers += 1;
+        if let (Phase::Active { unused, .. }, 1) = (&mut target.phase, target.keepers) {
+            *unused = None;
+            effects.push(Effect::ReleaseFlows(id));
+            let at = target.too_old_at();
+            self.arm_target(id, at);
+        }
+    }
+
     /// A frontend no longer keeps the target warm.
-    fn let_go(&mut self, now: Instant, id: TargetId) {
+    fn let_go(&mut self, now: Instant, id: TargetId, effects: &mut Effects) {
         let target = &mut self.targets[id];
         target.keepers -= 1;
         if target.keepers > 0 {
             return;
         }
         match &mut target.phase {
-            Phase::Active { idle, .. } => {
-                *idle = Idle::new(now, target.plan.idle_timeout, target.plan.trace);
-                let look = idle.first_look();
-                self.arm_target(id, Some(look));
+            Phase::Active { idle_from, .. } => {
+                *idle_from = now;
+                effects.push(Effect::WatchFlows(id));
             }
             Phase::Inactive if !target.wanted => self.arm_target(id, None),
             _ => {}
@@ -521,22 +571,25 @@ impl Core {
     fn target_applied(&mut self, now: Instant, id: TargetId, effects: &mut Effects) {
         let target = &mut self.targets[id];
         match &mut target.phase {
-            Phase::Warming { since, routing: true } => {
-                log::info!("target {}: active after {:.1?}", target.plan.name, now - *since);
+            Phase::Warming { routing: true } => {
+                log::info!("target {}: active after {:.1?}", target.plan.name, now - target.since);
                 self.activate(now, id, effects);
             }
             Phase::Draining(drain) => match drain.step {
                 DrainStep::Unrouting if drain.cause == Cause::Idle && !drain.ended => {
-                    drain.step = DrainStep::Checking(now);
-                    self.asked += 1;
-                    effects.push(Effect::AskFlows);
+                    drain.step = DrainStep::Checking;
+                    effects.push(Effect::CheckFlows(id));
+                    if target.wanted || target.keepers > 0 {
+                        // Not here and now: what is wanted from now on must not be taken for what is in the kernel.
+                        self.arm_target(id, Some(now));
+                    }
                 }
                 DrainStep::Unrouting => self.stop(now, id, effects),
                 DrainStep::Rerouting => {
                     log::info!("target {}: active again, since a client came while it was draining", target.plan.name);
                     self.activate(now, id, effects);
                 }
-                DrainStep::Checking(_) | DrainStep::Stopping | DrainStep::Forgetting => {}
+                DrainStep::Checking | DrainStep::Stopping | DrainStep::Forgetting => {}
             },
             _ => {}
         }
@@ -544,12 +597,14 @@ impl Core {
 
     fn activate(&mut self, now: Instant, id: TargetId, effects: &mut Effects) {
         let target = &mut self.targets[id];
-        let idle = Idle::new(now, target.plan.idle_timeout, target.plan.trace);
-        let look = (target.keepers == 0).then(|| idle.first_look());
         target.wanted = false;
         target.last_error = None;
-        target.phase = Phase::Active { since: now, idle };
-        self.arm_target(id, look);
+        target.enter(now, Phase::Active { idle_from: now, unused: None });
+        if target.keepers == 0 {
+            effects.push(Effect::WatchFlows(id));
+        }
+        let at = target.too_old_at();
+        self.arm_target(id, at);
         for front in self.fronts[id].iter().filter(|id| self.frontends[**id].active) {
             effects.extend([Effect::ForgetStale(*front), Effect::Tell(*front, Change::Active)]);
         }
@@ -572,25 +627,21 @@ impl Core {
 
     // ---- flows ----
 
-    fn flows(&mut self, now: Instant, report: &FlowReport, effects: &mut Effects) {
-        self.asked = self.asked.saturating_sub(1);
-        for id in 0..self.targets.len() {
-            let flows = report.targets.get(&id).copied().unwrap_or_default();
-            let target = &mut self.targets[id];
-            match &mut target.phase {
-                Phase::Active { idle, .. } if target.keepers == 0 => match idle.observe(report.at, &flows) {
-                    Verdict::Drain => self.drain(now, id, Cause::Idle, effects),
-                    Verdict::LookAt(at) => self.arm_target(id, Some(at)),
-                },
-                Phase::Draining(drain) => {
-                    if let DrainStep::Checking(since) = drain.step
-                        && report.at >= since
-                    {
-                        self.checked(now, id, flows.alive() > 0, effects);
-                    }
-                }
-                _ => {}
-            }
+    /// No flow keeps the target in use: it drains, or will be looked at again when its idle time is over.
+    fn unused(&mut self, now: Instant, id: TargetId, since: Option<Instant>, effects: &mut Effects) {
+        let target = &mut self.targets[id];
+        let Phase::Active { idle_from, unused } = &mut target.phase else { return };
+        if target.keepers > 0 {
+            return;
+        }
+        let since = since.map_or(*idle_from, |since| since.max(*idle_from));
+        *unused = Some(since);
+        let at = target.idle_at(since);
+        if at <= now {
+            self.drain(now, id, Cause::Idle, effects);
+        } else {
+            let at = target.too_old_at().map_or(at, |old| old.min(at));
+            self.arm_target(id, Some(at));
         }
     }
 
@@ -598,26 +649,14 @@ impl Core {
     fn checked(&mut self, now: Instant, id: TargetId, used: bool, effects: &mut Effects) {
         let target = &mut self.targets[id];
         let Phase::Draining(drain) = &mut target.phase else { return };
+        if drain.step != DrainStep::Checking {
+            return;
+        }
         if used || target.wanted || target.keepers > 0 {
             drain.step = DrainStep::Rerouting;
             self.route(id, effects);
         } else {
             self.stop(now, id, effects);
-        }
-    }
-
-    fn flows_failed(&mut self, now: Instant, error: &str, effects: &mut Effects) {
-        self.asked = self.asked.saturating_sub(1);
-        log::warn!("cannot tell which flows there are, so nothing drains: {error}");
-        for id in 0..self.targets.len() {
-            let target = &self.targets[id];
-            match &target.phase {
-                Phase::Active { .. } if target.keepers == 0 && target.timer.is_none() => {
-                    self.arm_target(id, Some(now + RETRY));
-                }
-                Phase::Draining(Drain { step: DrainStep::Checking(_), .. }) => self.checked(now, id, true, effects),
-                _ => {}
-            }
         }
     }
 
@@ -647,14 +686,28 @@ impl Core {
                         target.backoff.failed(now);
                         self.drain(now, id, Cause::NotReady, effects);
                     }
-                    Phase::Active { .. } if self.asked == 0 => {
-                        self.asked += 1;
-                        effects.push(Effect::AskFlows);
-                    }
-                    _ => {}
+                    Phase::Active { .. } => self.active_for_long(now, id, effects),
+                    // Somebody who needs it does not wait for the answer of a check.
+                    Phase::Draining(_) => self.checked(now, id, false, effects),
+                    Phase::Closed => {}
                 },
             }
         }
+    }
+
+    /// An active target's deadline has come: its idle time is over unless somebody has used it, or it is too old.
+    fn active_for_long(&mut self, now: Instant, id: TargetId, effects: &mut Effects) {
+        let target = &mut self.targets[id];
+        if target.too_old_at().is_some_and(|at| at <= now) {
+            return self.drain(now, id, Cause::TooOld, effects);
+        }
+        if let Phase::Active { unused, .. } = &mut target.phase
+            && unused.take().is_some()
+        {
+            effects.push(Effect::WatchFlows(id));
+        }
+        let at = target.too_old_at();
+        self.arm_target(id, at);
     }
 
     fn arm_target(&mut self, id: TargetId, at: Option<Instant>) {
@@ -696,7 +749,7 @@ impl Core {
         for id in 0..self.targets.len() {
             self.drain_asked(now, id, effects);
             if matches!(self.targets[id].phase, Phase::Inactive) {
-                self.targets[id].phase = Phase::Closed;
+                self.targets[id].enter(now, Phase::Closed);
             }
         }
     }

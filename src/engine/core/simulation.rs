@@ -3,7 +3,7 @@
 //!
 //! `PROXYGW_SIM_STEPS` sets how many steps there are in all (default 300,000), `PROXYGW_SIM_SEED` replays one world.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -44,6 +44,10 @@ struct Backend {
     flows: u32,
     /// The end of the last flow, or when it became active.
     used: Option<Instant>,
+    /// What was last said of the end of its use.
+    told: Option<Instant>,
+    /// When it became active first.
+    up: Option<Instant>,
     /// Somebody has asked for a drain of this start.
     drain_asked: bool,
 }
@@ -64,7 +68,11 @@ struct World {
     passing: HashSet<FrontendId>,
     opening: Vec<FrontendId>,
     closing: Vec<FrontendId>,
-    asks: u32,
+    /// Targets of which it is to be said when they are not in use.
+    watched: BTreeSet<TargetId>,
+    /// What has been said of them and not been taken in yet.
+    unused: Vec<(TargetId, Option<Instant>)>,
+    checks: Vec<TargetId>,
     forgets: Vec<TargetId>,
     shut: bool,
     /// nft has failed during the shutdown, which does not wait for it: the table goes as a whole.
@@ -82,7 +90,8 @@ impl World {
                 name: format!("t{id}"),
                 idle_timeout: Duration::from_millis(100 + random.below(20_000)),
                 ready_deadline: Duration::from_millis(100 + random.below(5_000)),
-                trace: Duration::from_secs(1 + random.below(60)),
+                min_uptime: Duration::from_millis(random.below(2) * random.below(20_000)),
+                max_uptime: random.chance(30).then(|| Duration::from_millis(20_000 + random.below(60_000))),
                 external: random.chance(30),
             })
             .collect();
@@ -98,7 +107,7 @@ impl World {
         let mut world = World {
             random,
             now,
-            core: Core::new(plans.clone(), fronts),
+            core: Core::new(now, plans.clone(), fronts),
             backends: vec![Backend::default(); targets],
             plans,
             target_of,
@@ -110,7 +119,9 @@ impl World {
             passing: HashSet::new(),
             opening: Vec::new(),
             closing: Vec::new(),
-            asks: 0,
+            watched: BTreeSet::new(),
+            unused: Vec::new(),
+            checks: Vec::new(),
             forgets: Vec::new(),
             shut: false,
             nft_given_up: false,
@@ -150,9 +161,16 @@ impl World {
                 let routed: Vec<_> = self.fronts(id).filter(|f| self.kernel_active.contains(f)).collect();
                 assert!(routed.is_empty() || self.nft_given_up, "t{id} is stopped while {routed:?} are routed to it");
                 let backend = &self.backends[id];
-                let idle =
-                    backend.ready && !backend.dead && !backend.drain_asked && !self.shut && backend.used.is_some();
+                let told = backend.dead
+                    || backend.drain_asked
+                    || self.core.life(self.now, id).drained == Some(Cause::TooOld)
+                    || self.shut;
+                let idle = backend.ready && !told && backend.used.is_some();
                 assert!(!idle || backend.flows == 0, "t{id} is stopped with {} flows", backend.flows);
+                if let (true, Some(used)) = (idle, backend.used) {
+                    let timeout = self.plans[id].idle_timeout;
+                    assert!(self.now >= used + timeout, "t{id} is stopped {:?} after its last use", self.now - used);
+                }
                 self.backends[id].stop_asked = true;
             }
             Effect::StartFrontend(id) => self.opening.push(id),
@@ -180,8 +198,17 @@ impl World {
                 self.passing.insert(id);
             }
             Effect::Tell(id, _) => _ = self.passing.remove(&id),
-            Effect::AskFlows => self.asks += 1,
+            Effect::WatchFlows(id) => _ = self.watched.insert(id),
+            Effect::ReleaseFlows(id) => _ = self.watched.remove(&id),
+            Effect::CheckFlows(id) => {
+                let routed = self.fronts(id).any(|front| self.kernel_active.contains(&front));
+                assert!(!routed, "t{id} is checked while new flows reach it");
+                self.checks.push(id);
+            }
             Effect::ForgetFlows(id) => {
+                self.watched.remove(&id);
+                // What was said before comes before the answer, when it means nothing.
+                self.unused.retain(|(target, _)| *target != id);
                 assert!(!self.backends[id].alive, "the flows of t{id} are deleted before its backend is gone");
                 self.forgets.push(id);
             }
@@ -200,6 +227,7 @@ impl World {
         let backend = &mut self.backends[id];
         if before != TargetState::Active && after == TargetState::Active {
             backend.used = Some(self.now);
+            backend.up.get_or_insert(self.now);
         }
         if before == TargetState::Active
             && after == TargetState::Draining
@@ -208,13 +236,14 @@ impl World {
             && !backend.drain_asked
             && !self.shut
         {
-            let used = backend.used.expect("an active target has been used");
-            assert!(
-                self.now >= used + self.plans[id].idle_timeout,
-                "t{id} drains {:?} after its last use, and its idle timeout is {:?}",
-                self.now - used,
-                self.plans[id].idle_timeout
-            );
+            let up = backend.up.expect("an active target is up");
+            let plan = &self.plans[id];
+            if plan.max_uptime.is_some_and(|most| self.now >= up + most) {
+                return;
+            }
+            assert!(self.now >= up + plan.min_uptime, "t{id} drains before its min_uptime");
+            let told = backend.told.expect("nobody drains of whom nothing is told");
+            assert!(self.now >= told + plan.idle_timeout, "t{id} drains {:?} after its last use", self.now - told);
         }
         if after == TargetState::Inactive || after == TargetState::Closed {
             assert!(!backend.alive, "t{id} is {after:?} and its backend lives");
@@ -271,19 +300,28 @@ impl World {
         self.kernel_active != self.wanted_active || self.kernel_cold != self.wanted_cold
     }
 
-    fn report(&mut self) {
-        self.asks -= 1;
-        let at = self.now;
-        let mut targets = HashMap::new();
-        for (id, backend) in self.backends.iter().enumerate() {
-            let trace = self.plans[id].trace;
-            let closed = backend.used.filter(|used| *used + trace > at).map(|used| {
-                let blur = Duration::from_millis(self.random.below(1000));
-                (used.checked_sub(blur).unwrap_or(used), (used + Duration::from_secs(1) - blur).min(at))
-            });
-            targets.insert(id, TargetFlows { tcp: backend.flows, closed, ..TargetFlows::default() });
+    /// The flows' thread says that a watched target is not in use, if it is not; false if there is nothing to say.
+    fn notice(&mut self, id: TargetId) -> bool {
+        if self.backends[id].flows > 0 || !self.watched.remove(&id) {
+            return false;
         }
-        self.give(Event::Flows(FlowReport { at, targets }));
+        self.unused.push((id, self.backends[id].used));
+        self.backends[id].told = self.backends[id].used;
+        true
+    }
+
+    /// What the flows' thread has said is taken in, maybe late.
+    fn take_unused(&mut self) -> bool {
+        let Some((target, since)) = self.unused.pop() else { return false };
+        self.give(Event::Unused { target, since });
+        true
+    }
+
+    fn take_check(&mut self, works: bool) -> bool {
+        let Some(target) = self.checks.pop() else { return false };
+        let backend = &self.backends[target];
+        self.give(Event::Checked { target, used: !works || backend.flows > 0, since: backend.used });
+        true
     }
 
     /// Lets some time pass, but no further than the next deadline, as the shell does.
@@ -335,12 +373,14 @@ impl World {
                 let id = self.closing.swap_remove(0);
                 self.give(Event::FrontendStopped(id));
             }
-            13 if self.asks > 0 => {
-                if self.random.chance(90) {
-                    self.report();
-                } else {
-                    self.asks -= 1;
-                    self.give(Event::FlowsFailed("no netlink".to_owned()));
+            13 => {
+                self.notice(target);
+                if self.random.chance(60) {
+                    self.take_unused();
+                }
+                if self.random.chance(60) {
+                    let works = self.random.chance(90);
+                    self.take_check(works);
                 }
             }
             14 if !self.forgets.is_empty() => {
@@ -376,8 +416,8 @@ impl World {
             self.give(Event::FrontendStopped(id));
         } else if let Some(id) = self.forgets.pop() {
             self.give(Event::FlowsForgotten(id));
-        } else if self.asks > 0 {
-            self.report();
+        } else if self.take_unused() || self.take_check(true) || (0..self.backends.len()).any(|id| self.notice(id)) {
+            // That was it.
         } else if let Some(id) =
             (0..self.backends.len()).find(|id| self.backends[*id].alive && self.backends[*id].stop_asked)
         {
@@ -395,6 +435,10 @@ impl World {
         true
     }
 
+    fn state_at_rest(&self, id: TargetId) -> TargetState {
+        if self.core.keepers(id).next().is_some() { TargetState::Active } else { TargetState::Inactive }
+    }
+
     /// Nothing new comes, everything works, and time goes on: where does it settle?
     fn rest(&mut self) {
         for backend in &mut self.backends {
@@ -407,7 +451,15 @@ impl World {
             if self.answer(true) {
                 continue;
             }
+            // What is kept warm is renewed again and again.
+            let renewed = |id| self.core.keepers(id).next().is_some() && self.plans[id].max_uptime.is_some();
+            let rests = |id: TargetId| {
+                let settled = self.core.target(id).0 == self.state_at_rest(id);
+                settled && (renewed(id) || self.core.targets[id].timer.is_none())
+            };
+            let fronts_rest = self.core.frontends.iter().all(|front| front.timer.is_none());
             match self.core.next_deadline() {
+                Some(_) if fronts_rest && (0..self.backends.len()).all(rests) => return,
                 Some(at) => {
                     self.now = at;
                     self.give(Event::Tick);
@@ -424,11 +476,7 @@ impl World {
         }
         self.rest();
         for id in 0..self.backends.len() {
-            let kept = self
-                .fronts(id)
-                .any(|f| self.core.frontends[f].plan.keeps_warm && self.core.frontend(f).0 == FrontendState::Running);
-            let expected = if kept { TargetState::Active } else { TargetState::Inactive };
-            assert_eq!(self.core.target(id).0, expected, "t{id} at rest");
+            assert_eq!(self.core.target(id).0, self.state_at_rest(id), "t{id} at rest");
         }
         // Whatever has happened, it can be woken again.
         for front in 0..self.target_of.len() {

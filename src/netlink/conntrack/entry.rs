@@ -65,6 +65,17 @@ pub struct Tuple {
     pub destination: SocketAddr,
 }
 
+/// What identifies a flow at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The client's packets, as they were before any translation.
+    pub original: Tuple,
+    /// The conntrack zone of the original direction.
+    pub zone: u16,
+}
+
 /// How much went one way (`CTA_COUNTERS_...`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counters {
@@ -133,6 +144,27 @@ impl TcpState {
         matches!(self, TcpState::TimeWait | TcpState::Close)
     }
 
+    /// Whether the handshake is complete and the connection not over.
+    pub fn is_open(self) -> bool {
+        matches!(self, TcpState::Established | TcpState::FinWait | TcpState::CloseWait | TcpState::LastAck)
+    }
+
+    /// What it is called, as conntrack(8) does.
+    pub fn name(self) -> &'static str {
+        match self {
+            TcpState::None => "NONE",
+            TcpState::SynSent => "SYN_SENT",
+            TcpState::SynRecv => "SYN_RECV",
+            TcpState::Established => "ESTABLISHED",
+            TcpState::FinWait => "FIN_WAIT",
+            TcpState::CloseWait => "CLOSE_WAIT",
+            TcpState::LastAck => "LAST_ACK",
+            TcpState::TimeWait => "TIME_WAIT",
+            TcpState::Close => "CLOSE",
+            TcpState::SynSent2 => "SYN_SENT2",
+        }
+    }
+
     fn from_raw(raw: u8) -> Option<TcpState> {
         Some(match raw {
             0 => TcpState::None,
@@ -151,6 +183,11 @@ impl TcpState {
 }
 
 impl Entry {
+    /// What identifies it.
+    pub fn key(&self) -> Key {
+        Key { protocol: self.protocol, original: self.original, zone: self.zone }
+    }
+
     /// The entry in a message's payload; `None` if it is of a protocol other than TCP and UDP, or not whole.
     pub fn parse(payload: &[u8]) -> Option<Entry> {
         let (mut original, mut reply, mut status, mut id) = (None, None, None, None);

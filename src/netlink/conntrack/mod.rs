@@ -19,7 +19,7 @@ use super::message::{Message, Request};
 use super::socket::Socket;
 use crate::config::Protocol;
 
-pub use entry::{Counters, Entry, Status, TcpState, Tuple};
+pub use entry::{Counters, Entry, Key, Status, TcpState, Tuple};
 pub use subscription::{Event, Subscription};
 
 /// Bytes in `struct nfgenmsg`: family u8, version u8, resource u16.
@@ -124,12 +124,28 @@ impl Conntrack {
         Ok(())
     }
 
+    /// The entry as it is now; `None` if it is gone, its time is over, or another has come after it under the same tuple.
+    /// It costs the same however large the table is.
+    ///
+    /// # Errors
+    /// `PermissionDenied` without `CAP_NET_ADMIN`; else as for [`Socket::request`].
+    pub fn look_up(&mut self, key: &Key, id: u32) -> io::Result<Option<Entry>> {
+        let mut request = about(GET, key.protocol, &key.original).attribute(cta::ZONE, &key.zone.to_be_bytes());
+        let mut found = None;
+        let answered = self.socket.request(&mut request, &mut entries(|answer| found = Some(*answer)));
+        match answered {
+            Ok(()) => Ok(found.filter(|found| found.id == id)),
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Deletes the entry; `false` if it was gone already. An entry that came after it with the same tuple is left alone.
     ///
     /// # Errors
     /// `PermissionDenied` without `CAP_NET_ADMIN`; else as for [`Socket::request`].
     pub fn delete(&mut self, entry: &Entry) -> io::Result<bool> {
-        let request = deletion(entry.protocol, &entry.original);
+        let request = about(DELETE, entry.protocol, &entry.original);
         self.perform_deletion(
             request.attribute(cta::ZONE, &entry.zone.to_be_bytes()).attribute(cta::ID, &entry.id.to_be_bytes()),
         )
@@ -140,13 +156,13 @@ impl Conntrack {
     /// # Errors
     /// As for [`delete`](Conntrack::delete).
     pub fn delete_flow(&mut self, protocol: Protocol, source: SocketAddr, destination: SocketAddr) -> io::Result<bool> {
-        self.perform_deletion(deletion(protocol, &Tuple { source, destination }))
+        self.perform_deletion(about(DELETE, protocol, &Tuple { source, destination }))
     }
 
     fn perform_deletion(&mut self, mut request: Request) -> io::Result<bool> {
         match self.socket.request(&mut request, &mut |_| {}) {
             Ok(()) => Ok(true),
-            Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Ok(false),
+            Err(error) if is_gone(&error) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -158,10 +174,15 @@ impl AsFd for Conntrack {
     }
 }
 
-/// A request to delete the entry with this original tuple.
-fn deletion(protocol: Protocol, original: &Tuple) -> Request {
+/// Whether the kernel has found no such entry.
+fn is_gone(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::NOENT.raw_os_error())
+}
+
+/// A request about the one entry with this original tuple.
+fn about(method: u16, protocol: Protocol, original: &Tuple) -> Request {
     let family = if original.source.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    original.put(Request::new(DELETE, &header(family)), cta::TUPLE_ORIG, protocol)
+    original.put(Request::new(method, &header(family)), cta::TUPLE_ORIG, protocol)
 }
 
 /// `struct nfgenmsg`.

@@ -17,6 +17,8 @@ pub const DRAIN_TARGET: u16 = 10;
 pub const START_FRONTEND: u16 = 16;
 /// Stops the frontend `name`.
 pub const STOP_FRONTEND: u16 = 18;
+/// Asks why the target `name` is in its state.
+pub const EXPLAIN_TARGET: u16 = 22;
 /// A notification: the frontend `name` has seen a client.
 pub const FRONTEND_SHOULD_WARM: u16 = 32768;
 
@@ -57,6 +59,7 @@ pub(super) fn incoming(packet: &Packet) -> Incoming {
     let notification = packet.id == 0;
     let make: fn(String) -> Request = match packet.method {
         STATUS if !notification => return Incoming::Ask(Request::Status),
+        EXPLAIN_TARGET if !notification => Request::Explain,
         WARM_TARGET if !notification => Request::WarmTarget,
         DRAIN_TARGET if !notification => Request::DrainTarget,
         START_FRONTEND if !notification => Request::StartFrontend,

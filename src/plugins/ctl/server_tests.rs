@@ -134,6 +134,11 @@ fn large_status(targets: usize) -> Reply {
         name: format!("target-{index:06}"),
         kind: "static:cmd".into(),
         state: TargetState::Active,
+        since: "2026-11-23T09:14:40.123Z".into(),
+        flows: Some(index as u32),
+        drains_in: None,
+        pid: Some(4711),
+        retry_in: None,
         last_error: Some("x".repeat(200)),
         endpoints: Vec::new(),
     };

@@ -113,6 +113,7 @@ impl Session {
             Reply::Refused(message) => self.refuse(id, message),
             Reply::Done => self.respond(id, method, &Empty {}),
             Reply::Status(status) => self.respond(id, method, status),
+            Reply::Explanation(explanation) => self.respond(id, method, explanation),
         }
     }
 

@@ -87,6 +87,7 @@ impl Target for Cmd {
         {
             Ok((pidfd, output)) => {
                 log::debug!("target {}: started as process {}", context.name, child.id());
+                context.set_pid(child.id());
                 self.run = Some(Run { child, pid, pidfd, mark, output });
                 Ok(())
             }

@@ -45,6 +45,11 @@ fn status() -> Status {
             name: "backend".into(),
             kind: "static:cmd".into(),
             state: TargetState::Active,
+            since: "2026-11-23T09:14:40.123Z".into(),
+            flows: Some(0),
+            drains_in: Some(5),
+            pid: None,
+            retry_in: None,
             last_error: None,
             endpoints: vec![EndpointStatus {
                 name: "http".into(),
@@ -56,6 +61,7 @@ fn status() -> Status {
             name: "public-http".into(),
             kind: "static:always".into(),
             state: FrontendState::Running,
+            flows: None,
             last_error: Some("é\"".into()),
             protocol: Protocol::Tcp,
             listen: "[::]:8088".parse().unwrap(),
@@ -70,7 +76,7 @@ fn status() -> Status {
 
 const STATUS_JSON: &str = concat!(
     r#"{"id":1,"method":3,"body":{"closed":false,"targets":[{"name":"backend","kind":"static:cmd","state":"active","#,
-    r#""endpoints":[{"name":"http","protocol":"tcp","address":"127.0.0.1:8080"}]}],"frontends":[{"name":"public-http","#,
+    r#""since":"2026-11-23T09:14:40.123Z","flows":0,"drains_in":5,"endpoints":[{"name":"http","protocol":"tcp","address":"127.0.0.1:8080"}]}],"frontends":[{"name":"public-http","#,
     r#""kind":"static:always","state":"running","last_error":"é\"","protocol":"tcp","listen":"[::]:8088","#,
     r#""target_name":"backend","endpoint_name":"http","proxyaddress":"127.0.0.1:8080"}]}}"#,
     "\n"

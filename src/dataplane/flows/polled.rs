@@ -1,4 +1,4 @@
-//! Since when an active target has been idle, and when to look again.
+//! Since when a target has been out of use, where no events tell it, and when to look again. Pure.
 //!
 //! The kernel is polled, and rarely: a poll is due only when the answer could matter. That works because flows leave
 //! evidence. A closed TCP flow stays in conntrack as TIME_WAIT or CLOSE, and the time it has left says when it was closed
@@ -8,7 +8,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::event::TargetFlows;
+use super::seen::{Seen, closed_between, left};
+use crate::config::Protocol;
+use crate::dataplane::plan::Timeouts;
+use crate::netlink::conntrack::Entry;
 
 /// The shortest time between two polls.
 const SHORTEST: Duration = Duration::from_millis(50);
@@ -16,9 +19,46 @@ const SHORTEST: Duration = Duration::from_millis(50);
 /// How soon a UDP flow is looked at again whose entry should have expired.
 const EXPIRING: Duration = Duration::from_millis(250);
 
-/// What is known about an active target's use.
+/// The flows of one target that count as use, at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Count {
+    /// TCP flows. They can end at any moment.
+    pub tcp: u32,
+    /// UDP flows.
+    pub udp: u32,
+    /// Until when the last of the UDP flows lives at the least.
+    pub udp_until: Option<Instant>,
+    /// When the last of the TCP flows that have been closed was: not before the first, not after the second.
+    pub closed: Option<(Instant, Instant)>,
+}
+
+impl Count {
+    /// How many flows are in use.
+    pub(super) fn open(&self) -> u32 {
+        self.tcp + self.udp
+    }
+
+    /// Adds an entry that the kernel has reported between the two moments.
+    pub(super) fn add(&mut self, entry: &Entry, timeouts: Timeouts, asked: (Instant, Instant)) {
+        match (Seen::new(entry), entry.protocol) {
+            (Some(Seen::Open), Protocol::Tcp) => self.tcp += 1,
+            (Some(Seen::Open), Protocol::Udp) => {
+                self.udp += 1;
+                self.udp_until = self.udp_until.max(Some(asked.0 + left(entry)));
+            }
+            (Some(Seen::Over), _) => {
+                let (earliest, latest) = closed_between(entry, timeouts, asked);
+                let last = self.closed.get_or_insert((earliest, latest));
+                *last = (last.0.max(earliest), last.1.max(latest));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What is known about a target's use.
 #[derive(Debug)]
-pub(super) struct Idle {
+pub(super) struct Polled {
     timeout: Duration,
     /// For how long the evidence of an ended flow lasts.
     trace: Duration,
@@ -27,27 +67,37 @@ pub(super) struct Idle {
     /// When the kernel was last asked.
     looked: Instant,
     /// What was alive then.
-    alive: TargetFlows,
+    alive: Count,
 }
 
-/// What to do about a target after a poll.
+/// What a poll has shown.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Its idle time is over.
-    Drain,
+    Unused,
     /// Look again then.
     LookAt(Instant),
 }
 
-impl Idle {
-    /// A target that has become ready just now: its idle clock starts. The traces of its flows last for `trace`.
-    pub(super) fn new(now: Instant, timeout: Duration, trace: Duration) -> Idle {
-        Idle { timeout, trace, since: (now, now), looked: now, alive: TargetFlows::default() }
+impl Polled {
+    /// A target that is out of use since now. The traces of its flows last for `trace`.
+    pub(super) fn new(now: Instant, timeout: Duration, trace: Duration) -> Polled {
+        Polled { timeout, trace, since: (now, now), looked: now, alive: Count::default() }
+    }
+
+    /// The end of the last use, at the latest.
+    pub(super) fn since(&self) -> Instant {
+        self.since.1
     }
 
     /// When to look for the first time.
     pub(super) fn first_look(&self) -> Instant {
         self.since.1 + self.timeout.min(self.longest()).max(SHORTEST)
+    }
+
+    /// The last moment that still finds the traces of all that ends after a look at `at`.
+    pub(super) fn last_look(&self, at: Instant) -> Instant {
+        at + self.longest()
     }
 
     /// The longest time between two looks: short enough for the second to find what ended right after the first.
@@ -56,7 +106,7 @@ impl Idle {
     }
 
     /// Takes in what a poll has shown of the target at the moment `at`.
-    pub(super) fn observe(&mut self, at: Instant, flows: &TargetFlows) -> Verdict {
+    pub(super) fn observe(&mut self, at: Instant, flows: &Count) -> Verdict {
         let before = std::mem::replace(&mut self.alive, *flows);
         let looked = std::mem::replace(&mut self.looked, at);
         let news = flows.closed.is_some_and(|(_, latest)| latest > looked);
@@ -72,7 +122,7 @@ impl Idle {
             self.since.1 = at;
         }
         let traceless = before.udp > 0 || (before.tcp > 0 && !news);
-        if flows.alive() == 0 && traceless {
+        if flows.open() == 0 && traceless {
             self.since = (at, at);
         }
         let look = if flows.tcp > 0 {
@@ -82,7 +132,7 @@ impl Idle {
         } else {
             let (earliest, latest) = (self.since.0 + self.timeout, self.since.1 + self.timeout);
             if at >= latest {
-                return Verdict::Drain;
+                return Verdict::Unused;
             }
             // A poll in the middle halves what is not known: the kernel's seconds are cut at another moment there.
             let middle = earliest + (latest - earliest) / 2;
@@ -99,21 +149,21 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// A kernel with one TCP flow that is closed at `end` and leaves a trace of 60 s, counted in whole seconds.
-    fn closed_at(end: Instant, at: Instant) -> TargetFlows {
+    fn closed_at(end: Instant, at: Instant) -> Count {
         if at < end {
-            return TargetFlows { tcp: 1, ..TargetFlows::default() };
+            return Count { tcp: 1, ..Count::default() };
         }
         let left = (end + 60 * SECOND - at).as_secs();
         let latest = at - (59 - left.min(59)) as u32 * SECOND;
-        TargetFlows { closed: Some((latest - SECOND, latest.min(at))), ..TargetFlows::default() }
+        Count { closed: Some((latest - SECOND, latest.min(at))), ..Count::default() }
     }
 
     /// Follows the verdicts until the drain; returns it and how many polls there were.
-    fn follow(idle: &mut Idle, flows: impl Fn(Instant) -> TargetFlows) -> (Instant, u32) {
+    fn follow(idle: &mut Polled, flows: impl Fn(Instant) -> Count) -> (Instant, u32) {
         let mut at = idle.first_look();
         for polls in 1..1000 {
             match idle.observe(at, &flows(at)) {
-                Verdict::Drain => return (at, polls),
+                Verdict::Unused => return (at, polls),
                 Verdict::LookAt(next) => {
                     assert!(next > at);
                     at = next;
@@ -126,8 +176,8 @@ mod tests {
     #[test]
     fn an_unused_target_drains_when_its_time_is_over_with_one_look() {
         let ready = Instant::now();
-        let mut idle = Idle::new(ready, 5 * SECOND, 60 * SECOND);
-        assert_eq!(follow(&mut idle, |_| TargetFlows::default()), (ready + 5 * SECOND, 1));
+        let mut idle = Polled::new(ready, 5 * SECOND, 60 * SECOND);
+        assert_eq!(follow(&mut idle, |_| Count::default()), (ready + 5 * SECOND, 1));
     }
 
     #[test]
@@ -135,7 +185,7 @@ mod tests {
         let ready = Instant::now();
         for step in 0..400u32 {
             let end = ready + step * Duration::from_millis(37) + Duration::from_millis(3);
-            let mut idle = Idle::new(ready, 5 * SECOND, 60 * SECOND);
+            let mut idle = Polled::new(ready, 5 * SECOND, 60 * SECOND);
             let (drained, polls) = follow(&mut idle, |at| closed_at(end, at));
             let after = drained - end;
             assert!(after >= 5 * SECOND, "{step}: drained {after:?} after the end");
@@ -147,12 +197,12 @@ mod tests {
     #[test]
     fn a_look_that_comes_late_allows_for_a_flow_that_fell_silent_in_between() {
         let ready = Instant::now();
-        let mut idle = Idle::new(ready, SECOND, 2 * SECOND);
+        let mut idle = Polled::new(ready, SECOND, 2 * SECOND);
         assert_eq!(idle.first_look(), ready + SECOND);
         // A flow that came right after the start, and was silent for its 2 s, has just expired.
         let late = ready + 5 * SECOND / 2;
         let mut at = late;
-        while let Verdict::LookAt(next) = idle.observe(at, &TargetFlows::default()) {
+        while let Verdict::LookAt(next) = idle.observe(at, &Count::default()) {
             at = next;
         }
         assert_eq!(at, late + SECOND);
@@ -162,7 +212,7 @@ mod tests {
     fn a_udp_flow_counts_until_its_entry_is_gone_even_beside_older_traces() {
         let ready = Instant::now();
         let (old, end) = (ready + SECOND, ready + 9 * SECOND + Duration::from_millis(400));
-        let mut idle = Idle::new(ready, 5 * SECOND, 60 * SECOND);
+        let mut idle = Polled::new(ready, 5 * SECOND, 60 * SECOND);
         let (drained, polls) = follow(&mut idle, |at| {
             let mut flows = closed_at(old, at);
             if at < end {
@@ -179,10 +229,10 @@ mod tests {
     #[test]
     fn a_flow_between_two_looks_restarts_the_clock() {
         let ready = Instant::now();
-        let mut idle = Idle::new(ready, 300 * SECOND, 60 * SECOND);
+        let mut idle = Polled::new(ready, 300 * SECOND, 60 * SECOND);
         let end = ready + 200 * SECOND;
         let (drained, _) = follow(&mut idle, |at| {
-            if at < end - SECOND || at > end + 60 * SECOND { TargetFlows::default() } else { closed_at(end, at) }
+            if at < end - SECOND || at > end + 60 * SECOND { Count::default() } else { closed_at(end, at) }
         });
         assert!(drained >= end + 300 * SECOND && drained <= end + 301 * SECOND);
     }

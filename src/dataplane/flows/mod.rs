@@ -1,0 +1,73 @@
+//! The flows that our rules have translated, as conntrack sees them: which targets are in use, and since when they are not.
+//!
+//! Runs on the `conntrack` thread ([`thread`]), which owns the netlink sockets. Where the kernel tells of flows by events,
+//! [`usage`] keeps account of them; where it does not, [`polled`] knows when to ask. What counts as use says [`seen`]. In
+//! both cases the kernel filters, so that a busy table of other people's flows costs little.
+
+mod index;
+mod polled;
+mod seen;
+mod survey;
+mod thread;
+mod usage;
+
+use std::io;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::Sender;
+
+use super::plan::Plan;
+use crate::config::Config;
+use crate::engine::Inbox;
+use crate::engine::core::{FrontendId, TargetId};
+use crate::system::Waker;
+
+pub use survey::{FlowDetail, Survey, TargetUse};
+
+/// What the engine wants of the flows' thread. Orders are carried out one after another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FlowOrder {
+    /// Say when the target is not in use, at once if it is not; answered with one `Unused`. From now on account is kept of it.
+    Watch(TargetId),
+    /// The use of the target does not matter any more.
+    Release(TargetId),
+    /// No new flows reach the target: are there any? Answered with `Checked`.
+    Check(TargetId),
+    /// Delete the entries of a target's flows; answered with `FlowsForgotten`.
+    Forget(TargetId),
+    /// Delete the entries of UDP flows to these frontends that are not translated as they should be by now.
+    ForgetStale(Vec<FrontendId>),
+    /// Count the flows of all targets, and list those of one; answered with `Surveyed`.
+    Survey(Option<TargetId>),
+    /// Everything has ended.
+    End,
+}
+
+/// The engine's way to the flows' thread.
+#[derive(Debug, Clone)]
+pub struct FlowOrders {
+    orders: Sender<FlowOrder>,
+    waker: Waker,
+}
+
+impl FlowOrders {
+    /// Passes an order on. There is room for all that the engine can have under way, so this does not wait.
+    pub fn send(&self, order: FlowOrder) {
+        // It is gone only at the end, when nobody needs it any more.
+        let _ = self.orders.send(order);
+        self.waker.wake();
+    }
+}
+
+/// Starts the flows' thread.
+///
+/// # Errors
+/// No thread or no file descriptor could be had.
+pub fn spawn(config: &Config, plan: &Plan, inbox: Inbox) -> io::Result<(FlowOrders, JoinHandle<()>)> {
+    // Per target a few orders follow each other before it waits for an answer.
+    let (sender, receiver) = crossbeam_channel::bounded(8 * config.targets.len() + 64);
+    let waker = Waker::new()?;
+    let flows = thread::Flows::new(config, plan, inbox, receiver, waker.clone());
+    let thread = std::thread::Builder::new().name("conntrack".to_owned()).spawn(move || flows.run())?;
+    Ok((FlowOrders { orders: sender, waker }, thread))
+}

@@ -1,0 +1,540 @@
+//! The `conntrack` thread: it waits for events and for orders, and for the moments at which the kernel is to be asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::Receiver;
+
+use super::FlowOrder;
+use super::index::Index;
+use super::polled::{Count, Polled, Verdict};
+use super::seen::{Seen, UNANSWERED, closed_between, left, may_be_answered};
+use super::survey::{FlowDetail, LISTED, Survey, TargetUse};
+use super::usage::{Known, Usage};
+use crate::config::{Config, Protocol};
+use crate::dataplane::plan::Plan;
+use crate::engine::core::{Event, FrontendId, TargetId};
+use crate::engine::{Inbox, Message};
+use crate::netlink::conntrack::{self, Conntrack, Entry, Subscription};
+use crate::system::{Waker, wait_readable};
+
+/// How long events are left to gather after some have been read: a busy gateway wakes us fifty times a second at the most.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// How many events are read before anything else has its turn: more than the kernel keeps for us.
+const BATCH: usize = 16384;
+
+/// Up to how many flows are looked up one by one, rather than by a dump of all.
+const FEW: usize = 16;
+
+/// How soon a flow that was not answered is looked at again while a drain waits for it.
+const CHECK: Duration = Duration::from_millis(250);
+
+/// How long to wait before the kernel is asked again after a failure.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// How old a count may be that somebody asks for.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Says whether the kernel tells of changes (0: never, 1: always, 2: if somebody listens).
+const EVENTS: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
+
+/// The state of the thread.
+pub(super) struct Flows {
+    index: Index,
+    target_of: Vec<TargetId>,
+    inbox: Inbox,
+    orders: Receiver<FlowOrder>,
+    waker: Waker,
+    conntrack: Option<Conntrack>,
+    /// `None` where the kernel does not tell: then it is polled.
+    subscription: Option<Subscription>,
+    /// Until when no events are read.
+    gathering: Option<Instant>,
+    /// What has to be known before the account of the flows is right again.
+    stale: Option<Known>,
+    usage: Usage,
+    /// The watched targets while the kernel is polled, with the moment of the next look.
+    polled: BTreeMap<TargetId, (Instant, Polled)>,
+    /// For each target: its idle time, and for how long its flows leave a trace.
+    times: Vec<(Duration, Duration)>,
+    /// Who waits for `Unused`.
+    awaited: BTreeSet<TargetId>,
+    /// Who waits for `Checked`.
+    checks: BTreeMap<TargetId, Check>,
+    /// After a failure: when the kernel may be asked again.
+    retry: Option<Instant>,
+    dumped: Option<Instant>,
+}
+
+/// A drain that waits for flows that were not answered yet.
+struct Check {
+    until: Instant,
+    next: Instant,
+}
+
+/// What a dump has shown.
+struct Dump {
+    /// The kernel has answered between the two.
+    asked: (Instant, Instant),
+    entries: Vec<(FrontendId, Entry)>,
+}
+
+impl Flows {
+    pub(super) fn new(config: &Config, plan: &Plan, inbox: Inbox, orders: Receiver<FlowOrder>, waker: Waker) -> Flows {
+        // A target without frontends has no flows.
+        let mut times: Vec<_> =
+            config.targets.iter().map(|target| (target.idle_timeout, Duration::from_secs(1 << 30))).collect();
+        for (frontend, rules) in config.frontends.iter().zip(&plan.frontends) {
+            let (_, trace) = &mut times[frontend.target];
+            *trace = (*trace).min(Duration::from_secs(rules.timeouts.closed().into()));
+        }
+        Flows {
+            index: Index::new(plan),
+            target_of: config.frontends.iter().map(|frontend| frontend.target).collect(),
+            inbox,
+            orders,
+            waker,
+            conntrack: None,
+            subscription: None,
+            gathering: None,
+            stale: None,
+            usage: Usage::new(times.iter().map(|(idle, trace)| (*idle).min(*trace / 4 * 3))),
+            polled: BTreeMap::new(),
+            times,
+            awaited: BTreeSet::new(),
+            checks: BTreeMap::new(),
+            retry: None,
+            dumped: None,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        self.subscribe();
+        loop {
+            self.waker.reset();
+            while let Ok(order) = self.orders.try_recv() {
+                if order == FlowOrder::End {
+                    return;
+                }
+                self.read_events();
+                self.carry_out(order);
+            }
+            if self.gathering.is_none_or(|until| until <= Instant::now()) {
+                self.read_events();
+            }
+            self.attend();
+            if let Err(error) = self.wait() {
+                log::error!("the flows' thread cannot wait: {error}");
+                std::thread::sleep(RETRY);
+            }
+        }
+    }
+
+    // ---- the subscription ----
+
+    fn subscribe(&mut self) {
+        let cannot = match Subscription::open() {
+            Ok(_) if !kernel_tells() => "nf_conntrack_events is 0".to_owned(),
+            Ok(subscription) => {
+                self.subscription = Some(subscription);
+                self.stale = Some(Known::Nothing);
+                return;
+            }
+            Err(error) => error.to_string(),
+        };
+        log::warn!("conntrack's events are not to be had ({cannot}), so the flows are polled");
+    }
+
+    /// The kernel does not tell any more: it is polled from now on.
+    fn give_up_events(&mut self, why: &str) {
+        self.subscription = None;
+        self.stale = None;
+        log::warn!("conntrack's events have ended ({why}), so the flows are polled");
+        let now = Instant::now();
+        for target in self.usage.watched() {
+            self.poll_from_now(target, now);
+        }
+        self.usage.forget_all();
+    }
+
+    fn read_events(&mut self) {
+        let Some(subscription) = &mut self.subscription else { return };
+        self.gathering = None;
+        for _ in 0..BATCH {
+            let event = match subscription.recv() {
+                Ok(Some(event)) => event,
+                Ok(None) => return,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    log::debug!("a conntrack event: {error}");
+                    continue;
+                }
+                Err(error) => return self.give_up_events(&error.to_string()),
+            };
+            let now = Instant::now();
+            self.gathering = Some(now + GATHER);
+            match event {
+                conntrack::Event::New(entry) | conntrack::Event::Update(entry) => {
+                    if let Some(frontend) = self.index.frontend(&entry) {
+                        self.usage.told(now, self.target_of[frontend], frontend, &entry);
+                    }
+                }
+                conntrack::Event::Destroy(entry) => {
+                    if let Some(frontend) = self.index.frontend(&entry) {
+                        self.usage.end(now, self.target_of[frontend], &entry.key(), Some(entry.id));
+                    }
+                }
+                conntrack::Event::Overrun => {
+                    log::debug!("conntrack's events came too fast");
+                    self.stale = Some(Known::SomeLost);
+                }
+            }
+        }
+        self.gathering = None;
+    }
+
+    // ---- orders ----
+
+    fn carry_out(&mut self, order: FlowOrder) {
+        match order {
+            FlowOrder::Watch(target) => {
+                self.awaited.insert(target);
+                if self.subscription.is_some() {
+                    self.usage.watch(target, true);
+                } else if let Some((next, _)) = self.polled.get_mut(&target) {
+                    *next = Instant::now();
+                } else {
+                    self.poll_from_now(target, Instant::now());
+                }
+            }
+            FlowOrder::Release(target) => self.release(target),
+            FlowOrder::Check(target) => {
+                let now = Instant::now();
+                self.checks.insert(target, Check { until: now + UNANSWERED, next: now });
+            }
+            FlowOrder::Forget(target) => {
+                if let Err(error) = self.forget(target) {
+                    log::warn!("cannot delete the conntrack entries of a drained target: {error}");
+                }
+                self.usage.clear(target);
+                self.release(target);
+                self.inbox.send(Message::Event(Event::FlowsForgotten(target)));
+            }
+            FlowOrder::ForgetStale(frontends) => {
+                if let Err(error) = self.forget_stale(&frontends) {
+                    log::warn!("cannot delete stale conntrack entries: {error}");
+                }
+            }
+            FlowOrder::Survey(details) => {
+                let survey = self.survey(details).map_err(|error| error.to_string());
+                self.inbox.send(Message::Surveyed(survey));
+            }
+            FlowOrder::End => {}
+        }
+    }
+
+    fn release(&mut self, target: TargetId) {
+        self.usage.watch(target, false);
+        self.polled.remove(&target);
+        self.awaited.remove(&target);
+        self.checks.remove(&target);
+    }
+
+    fn poll_from_now(&mut self, target: TargetId, now: Instant) {
+        let (idle, trace) = self.times[target];
+        let polled = Polled::new(now, idle, trace);
+        self.polled.insert(target, (polled.first_look(), polled));
+    }
+
+    // ---- what is due ----
+
+    /// Asks the kernel what has to be known by now, and answers those who wait.
+    fn attend(&mut self) {
+        let now = Instant::now();
+        if self.retry.is_none_or(|at| at <= now) {
+            match self.ask(now) {
+                Ok(()) => self.retry = None,
+                Err(error) => {
+                    if self.retry.is_none() {
+                        log::warn!("cannot tell which flows there are, so nothing drains: {error}");
+                    }
+                    self.retry = Some(now + RETRY);
+                    // Better one drain too few.
+                    for (target, _) in std::mem::take(&mut self.checks) {
+                        self.inbox.send(Message::Event(Event::Checked { target, used: true, since: None }));
+                    }
+                }
+            }
+        }
+        if self.subscription.is_none() || self.stale.is_some() {
+            return;
+        }
+        let usage = &self.usage;
+        let unused: Vec<_> = self.awaited.iter().filter(|target| usage.flows(**target).is_empty()).copied().collect();
+        for target in unused {
+            self.awaited.remove(&target);
+            let since = self.usage.ended(target);
+            self.inbox.send(Message::Event(Event::Unused { target, since }));
+        }
+    }
+
+    fn ask(&mut self, now: Instant) -> io::Result<()> {
+        let used: Vec<_> =
+            self.checks.keys().filter(|target| !self.usage.flows(**target).is_empty()).copied().collect();
+        for target in used {
+            self.checked(target, true);
+        }
+        let poll_due = self.polled.values().any(|(next, _)| *next <= now);
+        let check_due = self.checks.values().any(|check| check.next <= now);
+        if poll_due || check_due || self.stale.is_some() {
+            self.look()?;
+            return Ok(());
+        }
+        for target in self.usage.doubtful(now) {
+            let suspects = self.usage.suspects(target, now);
+            if suspects.len() > FEW {
+                self.look()?;
+                return Ok(());
+            }
+            for (key, id, frontend) in suspects {
+                let at = Instant::now();
+                let entry = self.with_conntrack(|conntrack, _| conntrack.look_up(&key, id))?;
+                let answered = Instant::now();
+                match entry {
+                    Some(entry) => {
+                        let timeouts = self.index.rules(frontend).timeouts;
+                        let closed = closed_between(&entry, timeouts, (at, answered)).1;
+                        self.usage.answered(at, closed, target, &entry);
+                    }
+                    None => self.usage.end(answered, target, &key, Some(id)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the kernel for all flows, and tells everybody who needs to know.
+    fn look(&mut self) -> io::Result<Dump> {
+        let dump = self.dump()?;
+        let counts = self.count(&dump);
+        for (target, (next, polled)) in &mut self.polled {
+            let count = counts.get(target).copied().unwrap_or_default();
+            match polled.observe(dump.asked.0, &count) {
+                Verdict::LookAt(at) => *next = at,
+                Verdict::Unused => {
+                    // Until it is asked for again, the last moment that still finds the traces of what ends now.
+                    *next = polled.last_look(dump.asked.0);
+                    if self.awaited.remove(target) {
+                        let since = Some(polled.since());
+                        self.inbox.send(Message::Event(Event::Unused { target: *target, since }));
+                    }
+                }
+            }
+        }
+        if self.subscription.is_some() {
+            let known = self.stale.take().unwrap_or(Known::Everything);
+            let seen: Vec<_> = dump
+                .entries
+                .iter()
+                .map(|(frontend, entry)| {
+                    let closed = closed_between(entry, self.index.rules(*frontend).timeouts, dump.asked).1;
+                    (self.target_of[*frontend], *frontend, *entry, closed)
+                })
+                .collect();
+            self.usage.reconcile(dump.asked, &seen, known);
+        }
+        self.look_for_checks(&dump, &counts);
+        Ok(dump)
+    }
+
+    fn look_for_checks(&mut self, dump: &Dump, counts: &BTreeMap<TargetId, Count>) {
+        let targets: Vec<_> = self.checks.keys().copied().collect();
+        for target in targets {
+            let used = counts.get(&target).is_some_and(|count| count.open() > 0);
+            let may_be_used = dump.entries.iter().any(|(frontend, entry)| {
+                self.target_of[*frontend] == target
+                    && Seen::new(entry) == Some(Seen::Idle)
+                    && may_be_answered(entry, self.index.rules(*frontend).timeouts)
+            });
+            if used || !may_be_used {
+                self.checked(target, used);
+            } else if let Some(check) = self.checks.get_mut(&target) {
+                check.next = dump.asked.1 + CHECK;
+                if check.until <= dump.asked.1 {
+                    self.checked(target, false);
+                }
+            }
+        }
+    }
+
+    fn checked(&mut self, target: TargetId, used: bool) {
+        self.checks.remove(&target);
+        let since = self.subscription.as_ref().and_then(|_| self.usage.ended(target));
+        self.inbox.send(Message::Event(Event::Checked { target, used, since }));
+        if used && self.subscription.is_some() && !kernel_tells() {
+            self.give_up_events("nf_conntrack_events is 0");
+        }
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        let reads = self.gathering.is_none();
+        let next = match self.retry {
+            Some(retry) => Some(retry),
+            None => {
+                let polls = self.polled.values().map(|(next, _)| *next);
+                let checks = self.checks.values().map(|check| check.next);
+                polls.chain(checks).chain(self.usage.deadline(Instant::now())).min()
+            }
+        };
+        let until = next.into_iter().chain(self.gathering).min();
+        let events = self.subscription.as_ref().filter(|_| reads).map(AsFd::as_fd);
+        let fds: Vec<_> = std::iter::once(self.waker.as_fd()).chain(events).collect();
+        wait_readable(&fds, until).map(|_| ())
+    }
+
+    // ---- the kernel ----
+
+    /// The socket, opened when it is first needed. After a failure a new one is opened.
+    fn with_conntrack<R>(&mut self, ask: impl FnOnce(&mut Conntrack, &Index) -> io::Result<R>) -> io::Result<R> {
+        let mut conntrack = match self.conntrack.take() {
+            Some(conntrack) => conntrack,
+            None => Conntrack::open()?,
+        };
+        let answer = ask(&mut conntrack, &self.index)?;
+        self.conntrack = Some(conntrack);
+        Ok(answer)
+    }
+
+    fn dump(&mut self) -> io::Result<Dump> {
+        let at = Instant::now();
+        let mut entries = Vec::new();
+        self.with_conntrack(|conntrack, index| {
+            conntrack.dump_dnat(&mut |entry| {
+                if let Some(frontend) = index.frontend(entry) {
+                    entries.push((frontend, *entry));
+                }
+            })
+        })?;
+        let answered = Instant::now();
+        self.dumped = Some(answered);
+        log::debug!("dumped {} flows in {:.1?}", entries.len(), answered - at);
+        Ok(Dump { asked: (at, answered), entries })
+    }
+
+    fn count(&self, dump: &Dump) -> BTreeMap<TargetId, Count> {
+        let mut counts: BTreeMap<TargetId, Count> = BTreeMap::new();
+        for (frontend, entry) in &dump.entries {
+            let timeouts = self.index.rules(*frontend).timeouts;
+            counts.entry(self.target_of[*frontend]).or_default().add(entry, timeouts, dump.asked);
+        }
+        counts
+    }
+
+    fn forget(&mut self, target: TargetId) -> io::Result<()> {
+        let dump = self.dump()?;
+        let target_of = &self.target_of;
+        let entries: Vec<_> = dump.entries.iter().filter(|(id, _)| target_of[*id] == target).map(|(_, e)| *e).collect();
+        self.with_conntrack(|conntrack, _| delete(conntrack, &entries))
+    }
+
+    fn forget_stale(&mut self, frontends: &[FrontendId]) -> io::Result<()> {
+        self.with_conntrack(|conntrack, index| {
+            let mut entries = Vec::new();
+            let mut keep = |entry: &Entry| {
+                let came_to = entry.original.destination;
+                let stale = |id: &FrontendId| {
+                    let rules = index.rules(*id);
+                    rules.matches(entry.protocol, came_to) && entry.reply.source != rules.endpoint
+                };
+                if frontends.iter().any(stale) {
+                    entries.push(*entry);
+                }
+            };
+            match frontends {
+                [one] => conntrack.dump_to(Protocol::Udp, Some(index.rules(*one).listen.port()), &mut keep)?,
+                _ => conntrack.dump_to(Protocol::Udp, None, &mut keep)?,
+            }
+            delete(conntrack, &entries)
+        })
+    }
+
+    // ---- for people ----
+
+    fn survey(&mut self, details: Option<TargetId>) -> io::Result<Survey> {
+        let now = Instant::now();
+        let fresh = self.dumped.is_some_and(|at| now.saturating_duration_since(at) < FRESH);
+        let accounted = self.subscription.is_some() && self.stale.is_none();
+        let dump = match (details, accounted) {
+            (None, true) if fresh || !self.usage.any_doubt(now) => None,
+            _ => Some(self.look()?),
+        };
+        let mut survey = Survey {
+            targets: vec![TargetUse::default(); self.times.len()],
+            frontends: vec![0; self.target_of.len()],
+            details: Vec::new(),
+        };
+        match &dump {
+            Some(dump) => {
+                for (frontend, entry) in dump.entries.iter().filter(|(_, entry)| Seen::new(entry) == Some(Seen::Open)) {
+                    survey.frontends[*frontend] += 1;
+                    let used = &mut survey.targets[self.target_of[*frontend]];
+                    used.flows += 1;
+                    used.until = used.until.max(Some(dump.asked.0 + left(entry)));
+                }
+            }
+            None => {
+                for (target, survey_use) in survey.targets.iter_mut().enumerate() {
+                    survey_use.flows = self.usage.flows(target).len() as u32;
+                    self.usage.flows(target).values().for_each(|flow| survey.frontends[flow.frontend] += 1);
+                }
+            }
+        }
+        for (target, survey_use) in survey.targets.iter_mut().enumerate() {
+            let polled = self.polled.get(&target).map(|(_, polled)| polled.since());
+            survey_use.ended = if self.subscription.is_some() { self.usage.ended(target) } else { polled };
+        }
+        if let (Some(target), Some(dump)) = (details, dump) {
+            survey.details = self.details(target, &dump);
+        }
+        Ok(survey)
+    }
+
+    fn details(&self, target: TargetId, dump: &Dump) -> Vec<FlowDetail> {
+        let now = dump.asked.1;
+        let of_target = dump.entries.iter().filter(|(frontend, _)| self.target_of[*frontend] == target);
+        let mut details: Vec<_> = of_target
+            .filter_map(|(frontend, entry)| {
+                let seen = Seen::new(entry)?;
+                let known = self.usage.flows(target).get(&entry.key()).filter(|flow| flow.id == entry.id);
+                let stamped = entry.start.and_then(|start| {
+                    let start = SystemTime::UNIX_EPOCH + Duration::from_nanos(start);
+                    SystemTime::now().duration_since(start).ok()
+                });
+                let age = stamped.or(known.map(|flow| now.saturating_duration_since(flow.began)));
+                let counts = seen == Seen::Open;
+                let detail = FlowDetail { frontend: *frontend, entry: *entry, counts, age };
+                (seen != Seen::Over).then_some(detail)
+            })
+            .collect();
+        details.sort_by_key(|detail| (!detail.counts, std::cmp::Reverse(detail.age), detail.entry.original));
+        details.truncate(LISTED);
+        details
+    }
+}
+
+/// Whether the kernel is set to tell of changes. Where that cannot be read, it is what the subscription has shown.
+fn kernel_tells() -> bool {
+    std::fs::read_to_string(EVENTS).map_or(true, |value| value.trim() != "0")
+}
+
+fn delete(conntrack: &mut Conntrack, entries: &[Entry]) -> io::Result<()> {
+    for entry in entries {
+        conntrack.delete(entry)?;
+    }
+    if !entries.is_empty() {
+        log::debug!("deleted {} conntrack entries", entries.len());
+    }
+    Ok(())
+}
