@@ -50,7 +50,7 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
         "kind: static:none",
         "kind: static:none\n    idle: 5m",
         &[
-            r#"f:5:5: targets[0] "backend": unknown key "idle": there are name, kind, idle_timeout, endpoints, readiness and options"#,
+            r#"f:5:5: targets[0] "backend": unknown key "idle": there are name, kind, idle_timeout, min_uptime, max_uptime, endpoints, readiness and options"#,
         ],
     ),
     (
