@@ -99,7 +99,7 @@ pub struct Life<'a> {
     pub drained: Option<Cause>,
     /// Why it last failed.
     pub last_error: Option<&'a str>,
-    /// When it may be tried again, if not at once.
+    /// While it is inactive: when it may be tried again, if not at once.
     pub retry_at: Option<Instant>,
     /// Whether it is to be warmed as soon as that may be.
     pub wanted: bool,
@@ -196,7 +196,7 @@ impl Target {
                 _ => self.drained,
             },
             last_error: self.last_error.as_deref(),
-            retry_at: self.backoff.until(now),
+            retry_at: self.backoff.until(now).filter(|_| matches!(self.phase, Phase::Inactive)),
             wanted: self.wanted,
             kept: self.keepers > 0,
             idle_from: match self.phase {
