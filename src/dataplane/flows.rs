@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::listens::Listens;
 use super::plan::{Plan, Rules};
 use crate::config::Protocol;
 use crate::engine::core::{Event, FlowReport, FrontendId, TargetFlows, TargetId};
@@ -58,23 +58,20 @@ pub fn spawn(plan: &Plan, target_of: Vec<TargetId>, inbox: Inbox) -> io::Result<
 /// Finds the frontend of a flow.
 struct Index {
     rules: Vec<Rules>,
-    by_endpoint: HashMap<(Protocol, SocketAddr), Vec<FrontendId>>,
+    listens: Listens,
 }
 
 impl Index {
     fn new(plan: &Plan) -> Index {
-        let mut by_endpoint: HashMap<_, Vec<_>> = HashMap::new();
-        for (id, rules) in plan.frontends.iter().enumerate() {
-            by_endpoint.entry((rules.protocol, rules.endpoint)).or_default().push(id);
-        }
-        Index { rules: plan.frontends.clone(), by_endpoint }
+        let listens = Listens::new(plan.frontends.iter().enumerate());
+        Index { rules: plan.frontends.clone(), listens }
     }
 
     /// The frontend whose rules have translated this flow, if any.
     fn frontend(&self, entry: &Entry) -> Option<FrontendId> {
-        let candidates = self.by_endpoint.get(&(entry.protocol, entry.reply.source))?;
         let came_to = entry.original.destination;
-        candidates.iter().copied().find(|id| self.rules[*id].matches(entry.protocol, came_to))
+        let id = self.listens.find(entry.protocol, came_to)?;
+        (self.rules[id].translate(entry.protocol, came_to) == Some(entry.reply.source)).then_some(id)
     }
 }
 
@@ -162,17 +159,18 @@ impl Flows {
             let mut keep = |entry: &Entry| {
                 let came_to = entry.original.destination;
                 let stale = |id: &FrontendId| {
-                    let rules = &index.rules[*id];
-                    rules.matches(entry.protocol, came_to) && entry.reply.source != rules.endpoint
+                    let sent_to = index.rules[*id].translate(entry.protocol, came_to);
+                    sent_to.is_some_and(|to| to != entry.reply.source)
                 };
                 if frontends.iter().any(stale) {
                     entries.push(*entry);
                 }
             };
-            match frontends {
-                [one] => conntrack.dump_to(Protocol::Udp, Some(index.rules[*one].listen.port()), &mut keep)?,
-                _ => conntrack.dump_to(Protocol::Udp, None, &mut keep)?,
-            }
+            let port = match frontends {
+                [one] => index.rules[*one].only_port(),
+                _ => None,
+            };
+            conntrack.dump_to(Protocol::Udp, port, &mut keep)?;
             delete(conntrack, &entries)
         })
     }

@@ -2,7 +2,7 @@
 
 use super::core::Core;
 use super::status::{EndpointStatus, FrontendStatus, Status, TargetStatus};
-use crate::config::Config;
+use crate::config::{Address, Config};
 use crate::dataplane::hold::AllCounters;
 
 /// The state of everything, sorted by name.
@@ -12,7 +12,8 @@ pub(super) fn status(config: &Config, core: &Core, holds: &AllCounters) -> Statu
         let endpoints = spec.endpoints.iter().map(|endpoint| EndpointStatus {
             name: endpoint.name.clone(),
             protocol: endpoint.protocol,
-            address: endpoint.address,
+            address: endpoint.addresses[0],
+            addresses: several(&endpoint.addresses),
         });
         TargetStatus {
             name: spec.name.clone(),
@@ -31,10 +32,12 @@ pub(super) fn status(config: &Config, core: &Core, holds: &AllCounters) -> Statu
             state,
             last_error: last_error.map(str::to_owned),
             protocol: spec.protocol,
-            listen: spec.listen,
+            listen: spec.listen[0],
+            listens: several(&spec.listen),
             target_name: config.targets[spec.target].name.clone(),
             endpoint_name: endpoint.name.clone(),
-            proxy_address: endpoint.address,
+            proxy_address: endpoint.addresses[0],
+            proxy_addresses: several(&endpoint.addresses),
             hold: holds.frontends.get(&id).map(|counters| counters.read()),
         }
     });
@@ -44,4 +47,9 @@ pub(super) fn status(config: &Config, core: &Core, holds: &AllCounters) -> Statu
     status.targets.sort_by(|a, b| a.name.cmp(&b.name));
     status.frontends.sort_by(|a, b| a.name.cmp(&b.name));
     status
+}
+
+/// All addresses, where one does not say it all.
+fn several(addresses: &[Address]) -> Vec<Address> {
+    if addresses.len() > 1 { addresses.to_vec() } else { Vec::new() }
 }
