@@ -159,7 +159,6 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
         &[
             "f:10:5: frontends[0]: name is missing: a name is required",
             "f:10:5: frontends[0]: kind is missing: a kind, namespace:name, such as static:cmd is required",
-            "f:10:5: frontends[0]: protocol is missing: tcp or udp is required",
             "f:10:5: frontends[0]: listen is missing: an address such as 0.0.0.0:80 or [::]:80 is required",
             "f:10:5: frontends[0]: flow_timeout is missing: a duration such as 30s or 5m is required",
             "f:10:5: frontends[0]: target is missing: an endpoint, target:endpoint, such as backend:http is required",
@@ -289,7 +288,7 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
         "0.0.0.0:80",
         "'[::]:80'",
         &[
-            r#"f:13:13: frontends[0] "public": listen: [::]:80 is IPv6, but the endpoint backend:http at 10.0.0.1:8080 is IPv4: they must agree"#,
+            r#"f:13:13: frontends[0] "public": listen: [::]:80 is IPv6, but the endpoint backend:http at 10.0.0.1:8080 has no IPv6 address: give it one, or leave this listen out"#,
         ],
     ),
     (
@@ -315,7 +314,7 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
         "protocol: tcp\n",
         "protocol: udp\n",
         &[
-            r#"f:12:15: frontends[0] "public": protocol: udp, but the endpoint backend:http speaks tcp: they must agree"#,
+            r#"f:12:15: frontends[0] "public": protocol: udp, but the endpoint backend:http speaks tcp: they must agree, or leave this one out"#,
         ],
     ),
     // References.
@@ -323,8 +322,92 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
         "backend:http",
         "backend",
         &[
-            r#"f:15:13: frontends[0] "public": target: "backend" is not an endpoint: write target:endpoint, such as backend:http"#,
+            r#"f:15:13: frontends[0] "public": target: the target "backend" has 2 endpoints: write backend:ENDPOINT with one of http and dns"#,
         ],
+    ),
+    (
+        "backend:http",
+        "a:b:c",
+        &[
+            r#"f:15:13: frontends[0] "public": target: "a:b:c" is not an endpoint: write target:endpoint, such as backend:http"#,
+        ],
+    ),
+    // Several addresses, and ranges of ports.
+    (
+        "0.0.0.0:80",
+        "[]",
+        &[
+            r#"f:13:13: frontends[0] "public": listen: an empty list: an address such as 0.0.0.0:80 or [::]:80 is required"#,
+        ],
+    ),
+    (
+        "0.0.0.0:80",
+        "[0.0.0.0:80, 192.0.2.1]",
+        &[
+            r#"f:13:14: frontends[0] "public": listen: [1]: "192.0.2.1" is not an address: the port is missing, write 192.0.2.1:PORT"#,
+        ],
+    ),
+    (
+        "0.0.0.0:80",
+        "[0.0.0.0:80, 192.0.2.1:80, 0.0.0.0:80, '[::1]:80']",
+        &[
+            r#"f:13:14: frontends[0] "public": listen: [::1]:80 is IPv6, but the endpoint backend:http at 10.0.0.1:8080 has no IPv6 address: give it one, or leave this listen out"#,
+            r#"f:13:14: frontends[0] "public": listen: 192.0.2.1:80 overlaps with 0.0.0.0:80 before it: leave one out"#,
+            r#"f:13:14: frontends[0] "public": listen: 0.0.0.0:80 overlaps with 0.0.0.0:80 before it: leave one out"#,
+        ],
+    ),
+    (
+        "0.0.0.0:80",
+        "0.0.0.0:80-89",
+        &[
+            r#"f:13:13: frontends[0] "public": listen: 0.0.0.0:80-89 has 10 ports, but the endpoint backend:http at 10.0.0.1:8080 has 1 port: they must be as many"#,
+        ],
+    ),
+    (
+        "0.0.0.0:80",
+        "0.0.0.0:89-80",
+        &[
+            r#"f:13:13: frontends[0] "public": listen: "0.0.0.0:89-80" is a range that ends before it begins: write 80-89"#,
+        ],
+    ),
+    (
+        "10.0.0.1:8080",
+        "[10.0.0.1:8080, '[fd00::1]:80', 10.0.0.2:8080]",
+        &[
+            r#"f:7:47: targets[0] "backend": endpoints[0] "http": address: [2]: 10.0.0.2:8080 is a second IPv4 address beside 10.0.0.1:8080: one of each family at the most"#,
+        ],
+    ),
+    (
+        "10.0.0.1:8080",
+        "[10.0.0.1:8080, '[::]:80']",
+        &[
+            r#"f:7:47: targets[0] "backend": endpoints[0] "http": address: [1]: [::]:80 is every address and none: write the one to route to, such as [::1]:80"#,
+        ],
+    ),
+    (
+        "listen: 0.0.0.0:80",
+        "listen: '[::]:80'\n    dual_stack: true",
+        &[
+            r#"f:13:13: frontends[0] "public": listen: [::]:80 is IPv6, but the endpoint backend:http at 10.0.0.1:8080 has no IPv6 address: give it one, or leave this listen out"#,
+        ],
+    ),
+    (
+        "listen: 0.0.0.0:80",
+        "listen: 0.0.0.0:80\n    dual_stack: true",
+        &[
+            r#"f:14:17: frontends[0] "public": dual_stack: only one listen on every IPv6 address can serve both families: write listen: "[::]:80", or list the addresses of both and leave this out"#,
+        ],
+    ),
+    (
+        "listen: 0.0.0.0:80",
+        "listen: 0.0.0.0:80\n    dual_stack: both",
+        &[r#"f:14:17: frontends[0] "public": dual_stack: true or false is expected, found the text "both""#],
+    ),
+    // What is left out is the endpoint's, and judged as if it were written.
+    (
+        "kind: static:always\n    protocol: tcp\n    listen: 0.0.0.0:80\n    flow_timeout: 1m\n    target: backend:http",
+        "kind: static:http\n    options: {content: x}\n    listen: 0.0.0.0:80\n    flow_timeout: 1m\n    target: backend:dns",
+        &[r#"f:12:15: frontends[0] "public": options: static:http speaks HTTP, so the frontend's protocol is tcp"#],
     ),
     (
         "backend:http",
@@ -444,7 +527,7 @@ fn a_thousand_mistakes_are_told_up_to_a_hundred() {
 /// A frontend on a free line of its own.
 fn frontend(name: &str, protocol: &str, listen: &str, target: &str) -> String {
     format!(
-        "  - {{name: {name}, kind: static:always, protocol: {protocol}, listen: '{listen}', flow_timeout: 1m, target: {target}}}\n"
+        "  - {{name: {name}, kind: static:always, protocol: {protocol}, listen: {listen}, flow_timeout: 1m, target: {target}}}\n"
     )
 }
 
@@ -454,16 +537,65 @@ fn overlaps_name_both_frontends() {
         ("tcp", "0.0.0.0:80", "backend:http", Some("0.0.0.0:80/tcp")),
         ("tcp", "10.0.0.9:80", "backend:http", Some("10.0.0.9:80/tcp")),
         ("tcp", "10.0.0.9:81", "backend:http", None),
+        ("tcp", "[10.0.0.9:81,10.0.0.9:80]", "backend:http", Some("10.0.0.9:80/tcp")),
         ("udp", "0.0.0.0:80", "backend:dns", None),
     ] {
         let text = GOOD.to_owned() + &frontend("second", protocol, listen, target);
         let expected = expected.map(|own| {
             format!(
-                r#"f:16:64: frontends[1] "second": listen: {own} overlaps with frontends[0] "public" on 0.0.0.0:80: a packet could go to either (line 13)"#
+                r#"f:16:{}: frontends[1] "second": listen: {own} overlaps with frontends[0] "public" on 0.0.0.0:80: a packet could go to either (line 13)"#,
+                // A list's place is its first element.
+                if listen.starts_with('[') { 65 } else { 64 }
             )
         });
         assert_eq!(parse(&text).map(|_| ()).err(), expected, "{listen}");
     }
+}
+
+/// Four frontends on ranges, the last of which overlaps with the second.
+#[test]
+fn overlaps_of_ranges_are_found() {
+    let ranges =
+        [("a", "0.0.0.0:100-109"), ("b", "10.0.0.9:110-119"), ("c", "10.0.0.8:110-119"), ("d", "10.0.0.9:101-110")];
+    let frontends: String = ranges.iter().map(|(name, listen)| frontend(name, "udp", listen, "games:udp")).collect();
+    let target = "  - {name: games, kind: static:none, idle_timeout: 1m, endpoints: [{name: udp, protocol: udp, address: '10.0.0.1:200-209'}]}\n";
+    let text = format!("version: v1\ntargets:\n{target}frontends:\n{frontends}");
+    let expected = r#"f:8:59: frontends[3] "d": listen: 10.0.0.9:101-110/udp overlaps with frontends[1] "b" on 10.0.0.9:110-119: a packet could go to either (line 6)"#;
+    assert_eq!(parse(&text).map(|_| ()), Err(expected.to_owned()));
+}
+
+#[test]
+fn ranges_that_lead_to_other_ports_are_bounded() {
+    let target = |first: u16| {
+        format!(
+            "  - {{name: t{first}, kind: static:none, idle_timeout: 1m, endpoints: [{{name: udp, protocol: udp, address: '10.0.0.1:{first}-{}'}}]}}\n",
+            first + 29_999
+        )
+    };
+    let targets: String = [2, 3, 4].map(target).concat();
+    let listen = |ip: u8| format!("10.0.1.{ip}:1-30000");
+    let shared = [
+        frontend("a", "udp", &listen(1), "t2"),
+        frontend("b", "udp", &listen(2), "t2"),
+        frontend("c", "udp", &listen(3), "t3"),
+    ];
+    let text = format!("version: v1\ntargets:\n{targets}frontends:\n{}", shared.concat());
+    parse(&text).expect("two maps of 30,000 ports");
+    let text = text + &frontend("d", "udp", &listen(4), "t4");
+    let expected = "f:7:6: frontends: the ranges that lead to other ports than their own have 90000 ports: 65536 at the most; give endpoints the ports of their frontends";
+    assert_eq!(parse(&text).map(|_| ()), Err(expected.to_owned()));
+}
+
+#[test]
+fn a_page_on_too_many_ports_is_refused() {
+    let text = |last: u16| {
+        GOOD.replace("kind: static:always", "kind: static:http\n    options: {content: x}")
+            .replace("0.0.0.0:80", &format!("[0.0.0.0:1-{last}, 10.0.0.9:100-{}]", 99 + last))
+            .replace("10.0.0.1:8080", &format!("10.0.0.1:1001-{}", 1000 + last))
+    };
+    parse(&text(32)).expect("64 sockets");
+    let expected = r#"f:12:15: frontends[0] "public": options: static:http would need 66 sockets for this listen: 64 at the most; packet:hold needs none"#;
+    assert_eq!(parse(&text(33)).map(|_| ()), Err(expected.to_owned()));
 }
 
 #[test]

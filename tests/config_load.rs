@@ -46,10 +46,10 @@ fn the_example_of_v1() {
     assert_eq!((target.readiness.probe.clone(), target.readiness.deadline), (Probe::Auto, Duration::from_secs(30)));
     let frontend = &config.frontends[0];
     assert_eq!((frontend.name.as_str(), frontend.protocol), ("public-http", Protocol::Tcp));
-    assert_eq!(frontend.listen.to_string(), "0.0.0.0:8088");
+    assert_eq!(frontend.listen[0].to_string(), "0.0.0.0:8088");
     assert_eq!(frontend.flow_timeout, Duration::from_secs(60));
     let endpoint = config.endpoint_of(frontend);
-    assert_eq!((endpoint.name.as_str(), endpoint.address.to_string().as_str()), ("http", "127.0.0.1:8080"));
+    assert_eq!((endpoint.name.as_str(), endpoint.addresses[0].to_string().as_str()), ("http", "127.0.0.1:8080"));
     assert_eq!(setup.targets.len(), 1);
     assert_eq!((setup.frontends[0].cold, setup.frontends[0].keeps_warm), (ColdPath::Drop, true));
 }

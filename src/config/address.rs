@@ -1,35 +1,61 @@
-//! Addresses as text: `IP:port` and `[IPv6]:port`, with a reason and a remedy for everything else.
+//! Addresses as text: `IP:port` and `[IPv6]:port`, also with a range of ports, and with a reason and a remedy for everything
+//! else.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::suggest::quoted;
+use super::{Address, Ports};
 
 /// What every message ends with that has no better remedy.
 const FORM: &str = "write IP:port or [IPv6]:port, such as 127.0.0.1:8080 or [::1]:8080";
 
-/// Reads an address with a port from 1 to 65535.
+/// What to write instead of a number that is no port.
+const TOO_LARGE: &str = "the port is too large, write one from 1 to 65535";
+
+/// Reads an address with a port from 1 to 65535, or with a range of them, such as `10.0.0.1:27015-27030`.
 ///
 /// # Errors
 /// What is wrong and what would be right, in lower case.
-pub(crate) fn parse(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn parse(text: &str) -> Result<Address, String> {
     let shown = quoted(text);
     if text.contains('%') {
         return Err(format!("{shown} has a zone, which cannot be routed: {FORM}, without %"));
     }
-    match text.parse::<SocketAddr>() {
-        Ok(address) => check(address),
-        Err(_) => Err(format!("{shown} is not an address: {}", remedy(text))),
-    }
-}
-
-fn check(address: SocketAddr) -> Result<SocketAddr, String> {
-    if address.port() == 0 {
+    // A range is read by its first port.
+    let (single, last) = match range(text) {
+        Some((single, last)) => (single, Some(last)),
+        None => (text, None),
+    };
+    let Ok(first) = single.parse::<SocketAddr>() else {
+        return Err(format!("{shown} is not an address: {}", remedy(single)));
+    };
+    let last = match last.map(str::parse::<u16>) {
+        None => first.port(),
+        Some(Ok(last)) => last,
+        Some(Err(_)) => return Err(format!("{shown} is not an address: {TOO_LARGE}")),
+    };
+    if first.port() == 0 || last == 0 {
         return Err("port 0 is not a port: write one from 1 to 65535".to_owned());
     }
-    if let IpAddr::V6(ip) = address.ip()
+    let Some(ports) = Ports::range(first.port(), last) else {
+        return Err(format!("{shown} is a range that ends before it begins: write {last}-{}", first.port()));
+    };
+    check(Address { ip: first.ip(), ports })
+}
+
+/// Splits an address whose port is `FIRST-LAST`: the same with the first port alone, and the last.
+fn range(text: &str) -> Option<(&str, &str)> {
+    let (single, last) = text.rsplit_once('-')?;
+    let (_, first) = single.rsplit_once(':')?;
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    (digits(first) && digits(last)).then_some((single, last))
+}
+
+fn check(address: Address) -> Result<Address, String> {
+    if let IpAddr::V6(ip) = address.ip
         && let Some(ip) = ip.to_ipv4_mapped()
     {
-        let plain = SocketAddr::new(ip.into(), address.port());
+        let plain = Address { ip: ip.into(), ..address };
         return Err(format!("{address} is an IPv4 address in IPv6 clothing: write {plain}"));
     }
     Ok(address)
@@ -60,7 +86,7 @@ fn remedy(text: &str) -> String {
         } + ", write one from 1 to 65535";
     }
     if port.parse::<u16>().is_err() {
-        return "the port is too large, write one from 1 to 65535".to_owned();
+        return TOO_LARGE.to_owned();
     }
     if matches!(host, "" | "*") {
         return format!(
@@ -88,12 +114,12 @@ fn remedy(text: &str) -> String {
 ///
 /// # Errors
 /// Which sort of address it is.
-pub(crate) fn check_endpoint(address: SocketAddr) -> Result<SocketAddr, String> {
-    if address.ip().is_unspecified() {
+pub(crate) fn check_endpoint(address: Address) -> Result<Address, String> {
+    if address.ip.is_unspecified() {
         let own = if address.is_ipv4() { "127.0.0.1" } else { "[::1]" };
         return Err(format!(
             "{address} is every address and none: write the one to route to, such as {own}:{}",
-            address.port()
+            address.ports
         ));
     }
     check_unicast(address)
@@ -103,18 +129,13 @@ pub(crate) fn check_endpoint(address: SocketAddr) -> Result<SocketAddr, String> 
 ///
 /// # Errors
 /// Which sort of address it is.
-pub(crate) fn check_unicast(address: SocketAddr) -> Result<SocketAddr, String> {
-    let sort = match address.ip() {
+pub(crate) fn check_unicast(address: Address) -> Result<Address, String> {
+    let sort = match address.ip {
         ip if ip.is_multicast() => "a multicast",
         IpAddr::V4(Ipv4Addr::BROADCAST) => "the broadcast",
         _ => return Ok(address),
     };
     Err(format!("{address} is {sort} address: write a unicast one"))
-}
-
-/// `IPv4` or `IPv6`.
-pub(crate) fn family(address: SocketAddr) -> &'static str {
-    if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
 #[cfg(test)]

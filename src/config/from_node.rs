@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::suggest::quoted;
-use super::{Node, address, parse_duration};
+use super::{Address, Node, address, parse_duration};
 
 /// A type that [`Section`](super::Section) can read. A plugin may implement it for types of its own.
 pub trait FromNode: Sized {
@@ -104,8 +104,22 @@ impl FromNode for SocketAddr {
 
     fn from_node(node: &Node) -> Result<SocketAddr, String> {
         match node {
-            Node::Str(text) => address::parse(text),
+            Node::Str(text) => match address::parse(text)? {
+                address if address.ports.is_range() => Err(format!("{address} has a range of ports: write one port")),
+                address => Ok(address.first()),
+            },
             _ => Err(unexpected::<SocketAddr>(node)),
+        }
+    }
+}
+
+impl FromNode for Address {
+    const EXPECTED: &'static str = SocketAddr::EXPECTED;
+
+    fn from_node(node: &Node) -> Result<Address, String> {
+        match node {
+            Node::Str(text) => address::parse(text),
+            _ => Err(unexpected::<Address>(node)),
         }
     }
 }

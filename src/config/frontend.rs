@@ -1,22 +1,22 @@
 //! Reads an element of `frontends`.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use super::load;
 use super::suggest::{listed, quoted};
-use super::target::{NO_ADDRESS, ReadTarget};
-use super::values::{KernelTimeout, ListenAddress, Name, Reference};
-use super::{Access, FrontendSpec, Kind, Protocol, Section, address};
+use super::target::{NO_ADDRESS, ReadEndpoint, ReadTarget};
+use super::values::{KernelTimeout, ListenAddresses, Name, Reference};
+use super::{Access, Address, FrontendSpec, Kind, Protocol, Section};
 use crate::plugin::{Frontend, Registry};
 
 /// A frontend as far as it could be read.
 pub(super) struct ReadFrontend {
     /// Complete; where something is wrong there is a stand-in.
     pub(super) spec: FrontendSpec,
-    /// What the file says, if it is right.
-    pub(super) listens: Option<(Protocol, SocketAddr)>,
+    /// Whether its protocol and its listens are what the file says.
+    pub(super) listens: bool,
     pub(super) frontend: Option<Frontend>,
 }
 
@@ -30,12 +30,17 @@ pub(super) struct Targets<'t> {
 pub(super) fn read(section: &mut Section<'_>, targets: &Targets<'_>, registry: &Registry) -> ReadFrontend {
     let name = section.required("name").map(|Name(name)| name);
     let kind = section.required::<Kind>("kind");
-    let protocol = section.required::<Protocol>("protocol");
-    let listen = section.required("listen").map(|ListenAddress(listen)| listen);
+    let before = section.problem_count();
+    let mut protocol = section.optional::<Protocol>("protocol");
+    let left_out = protocol.is_none() && section.problem_count() == before;
+    let listen = read_listen(section);
     let flow_timeout = section.required("flow_timeout").map(|KernelTimeout(timeout)| timeout);
     let endpoint = section.required("target").and_then(|reference| resolve(section, &reference, targets));
     if let Some((target, endpoint)) = endpoint {
-        agree(section, protocol, listen, targets, target, endpoint);
+        let target = &targets.list[target];
+        let endpoint = &target.endpoints[endpoint];
+        agree(section, protocol, listen.as_deref(), &target.spec.name, endpoint);
+        protocol = if left_out { endpoint.protocol } else { protocol };
     }
 
     let (target, endpoint) = endpoint.unwrap_or_default();
@@ -43,7 +48,7 @@ pub(super) fn read(section: &mut Section<'_>, targets: &Targets<'_>, registry: &
         name: name.unwrap_or_default(),
         kind: Kind { namespace: String::new(), name: String::new() },
         protocol: protocol.unwrap_or(Protocol::Tcp),
-        listen: listen.unwrap_or(NO_ADDRESS),
+        listen: listen.clone().unwrap_or_else(|| vec![NO_ADDRESS]),
         flow_timeout: flow_timeout.unwrap_or(Duration::from_secs(60)),
         target,
         endpoint,
@@ -68,7 +73,30 @@ pub(super) fn read(section: &mut Section<'_>, targets: &Targets<'_>, registry: &
             }
         }
     }
-    ReadFrontend { spec, listens: protocol.zip(listen), frontend }
+    ReadFrontend { spec, listens: protocol.is_some() && listen.is_some(), frontend }
+}
+
+/// Reads `listen` and `dual_stack`, which is short for a list.
+fn read_listen(section: &mut Section<'_>) -> Option<Vec<Address>> {
+    let listen = section.required("listen").map(|ListenAddresses(listen)| listen);
+    let dual_stack = section.optional("dual_stack").unwrap_or(false);
+    let listen = listen?;
+    match (dual_stack, listen.as_slice()) {
+        (false, _) => Some(listen),
+        (true, [six]) if six.ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+            let four = Address { ip: Ipv4Addr::UNSPECIFIED.into(), ..*six };
+            Some(vec![*six, four])
+        }
+        (true, [first, ..]) => {
+            let ports = first.ports;
+            section.problem(
+                "dual_stack",
+                format_args!("only one listen on every IPv6 address can serve both families: write listen: \"[::]:{ports}\", or list the addresses of both and leave this out"),
+            );
+            None
+        }
+        (true, []) => None,
+    }
 }
 
 /// Finds the target and the endpoint that a reference means.
@@ -80,41 +108,76 @@ fn resolve(section: &mut Section<'_>, reference: &Reference, targets: &Targets<'
         return None;
     };
     let endpoints = &targets.list[index].endpoints;
-    let found = endpoints.iter().position(|endpoint| endpoint.name == reference.endpoint);
-    if found.is_none() && !endpoints.is_empty() {
-        let names = endpoints.iter().map(|endpoint| endpoint.name.as_str()).filter(|name| !name.is_empty());
-        let what = quoted(&reference.endpoint);
-        let target = quoted(&reference.target);
-        section
-            .problem("target", format_args!("the target {target} has no endpoint {what}; there are {}", listed(names)));
-    }
+    let target = quoted(&reference.target);
+    let names = || listed(endpoints.iter().map(|endpoint| endpoint.name.as_str()).filter(|name| !name.is_empty()));
+    let found = match (&reference.endpoint, endpoints.len()) {
+        // The target's own problem.
+        (_, 0) => None,
+        (None, 1) => Some(0),
+        (None, count) => {
+            let names = names();
+            section.problem(
+                "target",
+                format_args!(
+                    "the target {target} has {count} endpoints: write {}:ENDPOINT with one of {names}",
+                    reference.target
+                ),
+            );
+            None
+        }
+        (Some(name), _) => {
+            let found = endpoints.iter().position(|endpoint| endpoint.name == *name);
+            if found.is_none() {
+                let (what, names) = (quoted(name), names());
+                section
+                    .problem("target", format_args!("the target {target} has no endpoint {what}; there are {names}"));
+            }
+            found
+        }
+    };
     found.map(|endpoint| (index, endpoint))
 }
 
-/// Checks that a packet to the frontend could be sent to the endpoint: DNAT changes neither protocol nor address family.
+/// Checks that a packet to the frontend could be sent to the endpoint: DNAT changes neither protocol nor address family, and
+/// each port of a range has one of its own.
 fn agree(
     section: &mut Section<'_>,
     protocol: Option<Protocol>,
-    listen: Option<SocketAddr>,
-    targets: &Targets<'_>,
-    target: usize,
-    endpoint: usize,
+    listen: Option<&[Address]>,
+    target: &str,
+    endpoint: &ReadEndpoint,
 ) {
-    let target = &targets.list[target];
-    let endpoint = &target.endpoints[endpoint];
-    let shown = format!("{}:{}", target.spec.name, endpoint.name);
+    let shown = format!("{target}:{}", endpoint.name);
     if let (Some(own), Some(other)) = (protocol, endpoint.protocol)
         && own != other
     {
-        section.problem("protocol", format_args!("{own}, but the endpoint {shown} speaks {other}: they must agree"));
-    }
-    if let (Some(listen), Some(other)) = (listen, endpoint.address)
-        && listen.is_ipv4() != other.is_ipv4()
-    {
-        let (own, its) = (address::family(listen), address::family(other));
         section.problem(
-            "listen",
-            format_args!("{listen} is {own}, but the endpoint {shown} at {other} is {its}: they must agree"),
+            "protocol",
+            format_args!("{own}, but the endpoint {shown} speaks {other}: they must agree, or leave this one out"),
         );
     }
+    let (Some(listen), Some(addresses)) = (listen, &endpoint.addresses) else { return };
+    let its = addresses.iter().map(Address::to_string).collect::<Vec<_>>().join(" and ");
+    for own in listen {
+        let family = own.family();
+        match addresses.iter().find(|address| address.family() == family) {
+            None => section.problem(
+                "listen",
+                format_args!("{own} is {family}, but the endpoint {shown} at {its} has no {family} address: give it one, or leave this listen out"),
+            ),
+            Some(other) if other.ports.count() != own.ports.count() => section.problem(
+                "listen",
+                format_args!(
+                    "{own} has {}, but the endpoint {shown} at {other} has {}: they must be as many",
+                    ports(own.ports.count()),
+                    ports(other.ports.count())
+                ),
+            ),
+            Some(_) => {}
+        }
+    }
+}
+
+fn ports(count: u32) -> String {
+    if count == 1 { "1 port".to_owned() } else { format!("{count} ports") }
 }

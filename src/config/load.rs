@@ -1,6 +1,6 @@
 //! Reads the document: its version, the log, the plugins, then targets, then frontends.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::frontend::{self, ReadFrontend, Targets};
 use super::overlap::Listeners;
@@ -9,8 +9,11 @@ use super::suggest::{listed, quoted};
 use super::target::{self, ReadTarget};
 use super::values::Level;
 use super::yaml::Place;
-use super::{Config, Kind, Log, LogOutput, Node, Section, Setup};
+use super::{Config, Kind, Log, LogOutput, Node, Route, Section, Setup};
 use crate::plugin::Registry;
+
+/// The most ports that are in ranges that lead to other ports, in all.
+const MOST_SHIFTED: u32 = 1 << 16;
 
 /// Reads a whole document. `None` if there are problems.
 pub(super) fn document(node: &Node, problems: &Problems, registry: &mut Registry) -> Option<Setup> {
@@ -22,6 +25,9 @@ pub(super) fn document(node: &Node, problems: &Problems, registry: &mut Registry
     plugins(top.child("plugins"), registry);
     let targets = targets(&mut top, registry);
     let frontends = frontends(&mut top, &targets, registry);
+    if problems.is_empty() {
+        count_shifted(&mut top, &targets, &frontends);
+    }
     top.finish();
     if !problems.is_empty() {
         return None;
@@ -121,14 +127,18 @@ fn frontends(top: &mut Section<'_>, targets: &[ReadTarget], registry: &Registry)
             unique("frontends", &mut first, name, index, &mut section);
         }
         let frontend = frontend::read(&mut section, &targets, registry);
-        if let Some((protocol, listen)) = frontend.listens
-            && let Some(other) = listeners.add(index, protocol, listen)
-        {
-            let theirs = &frontends[other].spec;
+        for (at, listen) in frontend.spec.listen.iter().enumerate().filter(|_| frontend.listens) {
+            let protocol = frontend.spec.protocol;
+            let Some((other, theirs)) = listeners.add((index, at), protocol, *listen) else { continue };
+            if other == index {
+                let theirs = frontend.spec.listen[theirs];
+                section.problem("listen", format_args!("{listen} overlaps with {theirs} before it: leave one out"));
+                continue;
+            }
+            let (name, theirs) = (&frontends[other].spec.name, frontends[other].spec.listen[theirs]);
             let message = format!(
-                "{listen}/{protocol} overlaps with frontends[{other}] {} on {}: a packet could go to either",
-                quoted(&theirs.name),
-                theirs.listen
+                "{listen}/{protocol} overlaps with frontends[{other}] {} on {theirs}: a packet could go to either",
+                quoted(name)
             );
             let place: &Place = &places[other];
             section.problem_about("listen", message, Some(place.clone()));
@@ -138,6 +148,24 @@ fn frontends(top: &mut Section<'_>, targets: &[ReadTarget], registry: &Registry)
         frontends.push(frontend);
     }
     frontends
+}
+
+/// Bounds what ranges cost that lead to other ports than their own: a map with an element for each port. Frontends with the
+/// same ranges share one.
+fn count_shifted(top: &mut Section<'_>, targets: &[ReadTarget], frontends: &[ReadFrontend]) {
+    let mut shifts = HashSet::new();
+    for ReadFrontend { spec, .. } in frontends {
+        let endpoint = &targets[spec.target].spec.endpoints[spec.endpoint];
+        shifts.extend(endpoint.routes(&spec.listen).filter_map(Route::shift));
+    }
+    let count: u32 = shifts.iter().map(|shift| shift.from.count()).sum();
+    if count > MOST_SHIFTED {
+        let message = format!(
+            "the ranges that lead to other ports than their own have {count} ports: {MOST_SHIFTED} at the most; give \
+             endpoints the ports of their frontends"
+        );
+        top.problem("frontends", message);
+    }
 }
 
 /// Reports a name that an element before has.

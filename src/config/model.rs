@@ -4,13 +4,12 @@
 //! [`TargetSpec::endpoints`], so a [`Config`] that exists is a valid one.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Access;
+use super::{Access, Address, Route};
 
 /// A whole, valid configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -118,14 +117,14 @@ pub struct Endpoint {
     pub name: String,
     /// What it speaks.
     pub protocol: Protocol,
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// Where it listens: one address, or one of each family.
+    pub addresses: Vec<Address>,
 }
 
 /// A target's `readiness`: what must be true before it is routed to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Readiness {
-    /// What is asked of each endpoint.
+    /// What is asked at each address of each endpoint.
     pub probe: Probe,
     /// How long the target may take from its start until it is ready.
     pub deadline: Duration,
@@ -159,8 +158,9 @@ pub struct FrontendSpec {
     pub kind: Kind,
     /// What its clients speak.
     pub protocol: Protocol,
-    /// The address and port that clients connect to; an unspecified address stands for every address of this host.
-    pub listen: SocketAddr,
+    /// What clients connect to: at least one address, each with a counterpart of its family and its number of ports at the
+    /// endpoint. An unspecified address stands for every address of this host.
+    pub listen: Vec<Address>,
     /// How long a silent flow lives.
     pub flow_timeout: Duration,
     /// The target, as a position in [`Config::targets`].
@@ -169,6 +169,14 @@ pub struct FrontendSpec {
     pub endpoint: usize,
     /// Who may reach it.
     pub access: Access,
+}
+
+impl Endpoint {
+    /// Where each of these listens leads: to the address of its own family.
+    pub fn routes(&self, listens: &[Address]) -> impl Iterator<Item = Route> {
+        let to = |listen: &Address| self.addresses.iter().find(|address| address.is_ipv4() == listen.is_ipv4());
+        listens.iter().filter_map(move |listen| Some(Route { listen: *listen, endpoint: *to(listen)? }))
+    }
 }
 
 impl Config {

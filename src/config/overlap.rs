@@ -1,43 +1,32 @@
 //! Finds frontends that would match the same packet. Takes time in proportion to their number.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::Protocol;
+use super::{Address, PortMap, Protocol};
 
-/// What frontends listen on so far, each with its position in the list.
+/// A listen: the frontend's position, and its own in the frontend.
+pub(super) type ListenId = (usize, usize);
+
+/// What frontends listen on so far.
 #[derive(Default)]
 pub(super) struct Listeners {
-    addresses: HashMap<(Protocol, SocketAddr), usize>,
-    ports: HashMap<(Protocol, u16, bool), Port>,
-}
-
-/// The listeners on one port of one family.
-struct Port {
-    /// Which came first, whatever its address.
-    first: usize,
-    /// Which listens on every address.
-    wildcard: Option<usize>,
+    /// By address; the unspecified ones are addresses of their own.
+    addresses: HashMap<(Protocol, IpAddr), PortMap<ListenId>>,
+    /// By family, whatever the address.
+    families: HashMap<(Protocol, bool), PortMap<ListenId>>,
 }
 
 impl Listeners {
-    /// Adds a frontend, and returns one that was added before and overlaps with it, if there is one.
-    pub(super) fn add(&mut self, index: usize, protocol: Protocol, listen: SocketAddr) -> Option<usize> {
-        let wildcard = listen.ip().is_unspecified();
-        let port = self.ports.get(&(protocol, listen.port(), listen.is_ipv4()));
-        let same = self.addresses.get(&(protocol, listen)).copied();
-        let overlap = match port {
-            Some(port) => same.or(port.wildcard).or(wildcard.then_some(port.first)),
-            None => None,
-        };
-        self.addresses.entry((protocol, listen)).or_insert(index);
-        let port = self
-            .ports
-            .entry((protocol, listen.port(), listen.is_ipv4()))
-            .or_insert(Port { first: index, wildcard: None });
-        if wildcard {
-            port.wildcard = port.wildcard.or(Some(index));
-        }
+    /// Adds a listen, and returns one that was added before and overlaps with it, if there is one.
+    pub(super) fn add(&mut self, id: ListenId, protocol: Protocol, listen: Address) -> Option<ListenId> {
+        let any: IpAddr = if listen.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let of = |ip| self.addresses.get(&(protocol, ip)).and_then(|ports| ports.overlapping(listen.ports));
+        let family = self.families.entry((protocol, listen.is_ipv4())).or_default();
+        let overlap =
+            of(listen.ip).or_else(|| if listen.ip == any { family.overlapping(listen.ports) } else { of(any) });
+        family.insert(listen.ports, id);
+        self.addresses.entry((protocol, listen.ip)).or_default().insert(listen.ports, id);
         overlap
     }
 }
@@ -47,13 +36,13 @@ mod tests {
     use super::*;
 
     /// Every pair, by the definition.
-    fn slowly(listeners: &[(Protocol, SocketAddr)], index: usize) -> bool {
+    fn slowly(listeners: &[(Protocol, Address)], index: usize) -> bool {
         let (protocol, own) = listeners[index];
         listeners[..index].iter().any(|(other_protocol, other)| {
             protocol == *other_protocol
-                && own.port() == other.port()
+                && own.ports.common(other.ports).is_some()
                 && own.is_ipv4() == other.is_ipv4()
-                && (own.ip() == other.ip() || own.ip().is_unspecified() || other.ip().is_unspecified())
+                && (own.ip == other.ip || own.ip.is_unspecified() || other.ip.is_unspecified())
         })
     }
 
@@ -66,18 +55,19 @@ mod tests {
             (seed >> 33) % below
         };
         for _ in 0..500 {
-            let listeners: Vec<(Protocol, SocketAddr)> = (0..12)
+            let listeners: Vec<(Protocol, Address)> = (0..12)
                 .map(|_| {
                     let protocol = if random(2) == 0 { Protocol::Tcp } else { Protocol::Udp };
-                    let address = format!("{}:{}", ADDRESSES[random(6) as usize], 80 + random(3));
+                    let first = 80 + random(6);
+                    let address = format!("{}:{first}-{}", ADDRESSES[random(6) as usize], first + random(3));
                     (protocol, address.parse().expect("an address"))
                 })
                 .collect();
             let mut seen = Listeners::default();
             for (index, (protocol, listen)) in listeners.iter().enumerate() {
-                let found = seen.add(index, *protocol, *listen);
+                let found = seen.add((index, 0), *protocol, *listen);
                 assert_eq!(found.is_some(), slowly(&listeners, index), "{index} of {listeners:?}");
-                if let Some(other) = found {
+                if let Some((other, _)) = found {
                     let pair = [listeners[other], listeners[index]];
                     assert!(other < index && slowly(&pair, 1), "{other} and {index} of {listeners:?}");
                 }

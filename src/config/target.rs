@@ -1,19 +1,19 @@
 //! Reads an element of `targets`.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use super::load;
-use super::values::{EndpointAddress, Name, Timeout};
-use super::{Endpoint, Kind, Probe, Protocol, Readiness, Section, TargetSpec};
+use super::values::{EndpointAddresses, Name, Timeout};
+use super::{Address, Endpoint, Kind, Ports, Probe, Protocol, Readiness, Section, TargetSpec};
 use crate::plugin::{Registry, Target};
 
 /// How long a target may take until it is ready, unless it says otherwise.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// An address for an element whose own is wrong. The file is refused, but its other problems are to be found.
-pub(super) const NO_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
+pub(super) const NO_ADDRESS: Address = Address { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), ports: Ports::one(1) };
 
 /// A target as far as it could be read.
 pub(super) struct ReadTarget {
@@ -29,7 +29,7 @@ pub(super) struct ReadTarget {
 pub(super) struct ReadEndpoint {
     pub(super) name: String,
     pub(super) protocol: Option<Protocol>,
-    pub(super) address: Option<SocketAddr>,
+    pub(super) addresses: Option<Vec<Address>>,
 }
 
 /// Reads one target. Its options are read even if something else is wrong with it, so that all problems show at once.
@@ -50,11 +50,11 @@ pub(super) fn read(mut section: Section<'_>, registry: &Registry) -> ReadTarget 
         .map(|endpoint| Endpoint {
             name: endpoint.name.clone(),
             protocol: endpoint.protocol.unwrap_or(Protocol::Tcp),
-            address: endpoint.address.unwrap_or(NO_ADDRESS),
+            addresses: endpoint.addresses.clone().unwrap_or_else(|| vec![NO_ADDRESS]),
         })
         .collect();
     if known.is_empty() {
-        known.push(Endpoint { name: String::new(), protocol: Protocol::Tcp, address: NO_ADDRESS });
+        known.push(Endpoint { name: String::new(), protocol: Protocol::Tcp, addresses: vec![NO_ADDRESS] });
     }
     let mut spec = TargetSpec {
         name: name.unwrap_or_default(),
@@ -103,9 +103,9 @@ fn read_endpoints(section: &mut Section<'_>) -> Vec<ReadEndpoint> {
         }
         let name = element.required("name").map(|Name(name)| name);
         let protocol = element.required("protocol");
-        let address = element.required("address").map(|EndpointAddress(address)| address);
+        let addresses = element.required("address").map(|EndpointAddresses(addresses)| addresses);
         element.finish();
-        endpoints.push(ReadEndpoint { name: name.unwrap_or_default(), protocol, address });
+        endpoints.push(ReadEndpoint { name: name.unwrap_or_default(), protocol, addresses });
     }
     endpoints
 }

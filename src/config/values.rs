@@ -1,13 +1,12 @@
 //! The types that only the file has, or that the file restricts: names, kinds, references, bounded durations.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use log::LevelFilter;
 
 use super::from_node::text;
 use super::suggest::quoted;
-use super::{FromNode, Kind, LogOutput, Node, Protocol, address};
+use super::{Address, FromNode, Kind, LogOutput, Node, Protocol, address};
 
 /// The most bytes of a name.
 const MAX_NAME: usize = 128;
@@ -69,15 +68,20 @@ impl FromNode for Kind {
 /// A frontend's `target`.
 pub(super) struct Reference {
     pub(super) target: String,
-    pub(super) endpoint: String,
+    /// `None` stands for the only one.
+    pub(super) endpoint: Option<String>,
 }
 
 impl FromNode for Reference {
     const EXPECTED: &'static str = "an endpoint, target:endpoint, such as backend:http";
 
     fn from_node(node: &Node) -> Result<Reference, String> {
+        let name = text(node)?;
+        if check_name(name).is_ok() {
+            return Ok(Reference { target: name.to_owned(), endpoint: None });
+        }
         let (target, endpoint) = pair(node, "an endpoint: write target:endpoint, such as backend:http")?;
-        Ok(Reference { target, endpoint })
+        Ok(Reference { target, endpoint: Some(endpoint) })
     }
 }
 
@@ -93,28 +97,54 @@ impl FromNode for Protocol {
     }
 }
 
-/// An address that a backend can be reached at.
-pub(super) struct EndpointAddress(pub(super) SocketAddr);
+/// Where a backend can be reached: one address, or a list with one of each family.
+pub(super) struct EndpointAddresses(pub(super) Vec<Address>);
 
-impl FromNode for EndpointAddress {
-    const EXPECTED: &'static str = SocketAddr::EXPECTED;
+impl FromNode for EndpointAddresses {
+    const EXPECTED: &'static str = Address::EXPECTED;
 
-    fn from_node(node: &Node) -> Result<EndpointAddress, String> {
-        SocketAddr::from_node(node).and_then(address::check_endpoint).map(EndpointAddress)
+    fn from_node(node: &Node) -> Result<EndpointAddresses, String> {
+        let addresses = one_or_more(node, EndpointAddresses::EXPECTED, address::check_endpoint)?;
+        for (index, address) in addresses.iter().enumerate() {
+            let family = address.family();
+            if let Some(other) = addresses[..index].iter().find(|other| other.family() == family) {
+                return Err(format!(
+                    "[{index}]: {address} is a second {family} address beside {other}: one of each family at the most"
+                ));
+            }
+        }
+        Ok(EndpointAddresses(addresses))
     }
 }
 
-/// An address that clients can connect to; the unspecified one stands for all of this host.
-pub(super) struct ListenAddress(pub(super) SocketAddr);
+/// Addresses that clients can connect to, one or a list; the unspecified ones stand for all of this host.
+pub(super) struct ListenAddresses(pub(super) Vec<Address>);
 
-impl FromNode for ListenAddress {
+impl FromNode for ListenAddresses {
     const EXPECTED: &'static str = "an address such as 0.0.0.0:80 or [::]:80";
 
-    fn from_node(node: &Node) -> Result<ListenAddress, String> {
-        let Node::Str(_) = node else {
-            return Err(format!("{} is expected, found {}", ListenAddress::EXPECTED, node.describe()));
-        };
-        SocketAddr::from_node(node).and_then(address::check_unicast).map(ListenAddress)
+    fn from_node(node: &Node) -> Result<ListenAddresses, String> {
+        one_or_more(node, ListenAddresses::EXPECTED, address::check_unicast).map(ListenAddresses)
+    }
+}
+
+/// One address, or a list of at least one.
+fn one_or_more(
+    node: &Node,
+    expected: &str,
+    check: fn(Address) -> Result<Address, String>,
+) -> Result<Vec<Address>, String> {
+    let one = |node: &Node| match node {
+        Node::Str(_) => Address::from_node(node).and_then(check),
+        _ => Err(format!("{expected} is expected, found {}", node.describe())),
+    };
+    match node {
+        Node::Seq(elements) if elements.is_empty() => Err(format!("an empty list: {expected} is required")),
+        Node::Seq(elements) => {
+            let elements = elements.iter().enumerate();
+            elements.map(|(index, node)| one(node).map_err(|wrong| format!("[{index}]: {wrong}"))).collect()
+        }
+        _ => one(node).map(|address| vec![address]),
     }
 }
 

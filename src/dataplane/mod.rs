@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod flows;
 pub mod hold;
+mod listens;
 pub mod plan;
 pub mod render;
 pub mod rules;

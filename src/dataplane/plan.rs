@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::config::{Access, Config, Protocol};
+use crate::config::{Access, Config, Protocol, Route, Shift};
 use crate::plugin::ColdPath;
 
 /// The longest time that conntrack shows a closed TCP connection for; the kernel's default for TIME_WAIT.
@@ -24,10 +24,8 @@ pub struct Rules {
     pub name: String,
     /// What is matched, with the next field.
     pub protocol: Protocol,
-    /// The original destination; an unspecified address is any address of this host.
-    pub listen: SocketAddr,
-    /// The new destination.
-    pub endpoint: SocketAddr,
+    /// Each listen, and where it leads; at least one.
+    pub routes: Vec<Route>,
     /// How long a silent flow lives.
     pub timeouts: Timeouts,
     /// What happens to new flows while the target is not active.
@@ -37,29 +35,34 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Whether the frontend listens on every address of this host.
-    pub fn is_wildcard(&self) -> bool {
-        self.listen.ip().is_unspecified()
-    }
-
-    /// Whether the endpoint itself is among the addresses that a wildcard stands for, at the same port: what is addressed to
-    /// it needs no DNAT, and a readiness probe of ours must not be held.
+    /// Whether the endpoint itself is among the addresses that a wildcard of the frontend stands for.
     pub fn shadows_endpoint(&self) -> bool {
-        self.is_wildcard() && self.listen.port() == self.endpoint.port()
+        self.routes.iter().any(|route| route.shadows_endpoint().is_some())
     }
 
-    /// Whether a flow to `destination` is one of this frontend's.
-    pub fn matches(&self, protocol: Protocol, destination: SocketAddr) -> bool {
-        self.protocol == protocol
-            && self.listen.port() == destination.port()
-            && self.listen.is_ipv4() == destination.is_ipv4()
-            && (self.is_wildcard() || self.listen.ip() == destination.ip())
+    /// The routes of one family.
+    pub fn routes_of(&self, v4: bool) -> impl Iterator<Item = &Route> {
+        self.routes.iter().filter(move |route| route.listen.is_ipv4() == v4)
+    }
+
+    /// The port that all of its listens are on, if it is one.
+    pub fn only_port(&self) -> Option<u16> {
+        let ports = self.routes.first()?.listen.ports;
+        let same = self.routes.iter().all(|route| route.listen.ports == ports);
+        (same && !ports.is_range()).then_some(ports.first())
+    }
+
+    /// Where a flow to `destination` is sent to, if it is one of this frontend's.
+    pub fn translate(&self, protocol: Protocol, destination: SocketAddr) -> Option<SocketAddr> {
+        let route = self.routes.iter().find(|route| route.matches(destination));
+        route.filter(|_| self.protocol == protocol).map(|route| route.translate(destination))
     }
 
     /// Whether clients outside need `route_localnet` and its guard: they are sent to 127.0.0.0/8.
     pub fn needs_route_localnet(&self) -> bool {
         let outside = |ip: IpAddr| !ip.is_loopback();
-        matches!(self.endpoint.ip(), IpAddr::V4(ip) if ip.is_loopback()) && outside(self.listen.ip())
+        let inside = |ip: IpAddr| ip.is_ipv4() && ip.is_loopback();
+        self.routes.iter().any(|route| inside(route.endpoint.ip) && outside(route.listen.ip))
     }
 }
 
@@ -115,8 +118,7 @@ impl Plan {
         let frontends = config.frontends.iter().zip(cold).map(|(frontend, cold)| Rules {
             name: frontend.name.clone(),
             protocol: frontend.protocol,
-            listen: frontend.listen,
-            endpoint: config.endpoint_of(frontend).address,
+            routes: config.endpoint_of(frontend).routes(&frontend.listen).collect(),
             timeouts: Timeouts::new(frontend.flow_timeout),
             cold,
             access: frontend.access.clone(),
@@ -135,6 +137,11 @@ impl Plan {
             ColdPath::Hold(options) => Some(options.group),
             ColdPath::Local | ColdPath::Drop => None,
         })
+    }
+
+    /// Every range that leads to other ports than its own.
+    pub fn shifts(&self) -> BTreeSet<Shift> {
+        self.frontends.iter().flat_map(|rules| &rules.routes).filter_map(|route| route.shift()).collect()
     }
 
     /// Every distinct set of timeouts.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::core::{Core, TargetId};
 use super::status::{EndpointStatus, FrontendStatus, Status, TargetStatus};
 use super::wall::Wall;
-use crate::config::Config;
+use crate::config::{Address, Config};
 use crate::dataplane::flows::{Survey, TargetUse};
 use crate::dataplane::hold::AllCounters;
 
@@ -30,7 +30,8 @@ impl View<'_> {
             let endpoints = spec.endpoints.iter().map(|endpoint| EndpointStatus {
                 name: endpoint.name.clone(),
                 protocol: endpoint.protocol,
-                address: endpoint.address,
+                address: endpoint.addresses[0],
+                addresses: several(&endpoint.addresses),
             });
             TargetStatus {
                 name: spec.name.clone(),
@@ -55,10 +56,12 @@ impl View<'_> {
                 flows: self.survey.ok().map(|survey| survey.frontends[id]),
                 last_error: last_error.map(str::to_owned),
                 protocol: spec.protocol,
-                listen: spec.listen,
+                listen: spec.listen[0],
+                listens: several(&spec.listen),
                 target_name: self.config.targets[spec.target].name.clone(),
                 endpoint_name: endpoint.name.clone(),
-                proxy_address: endpoint.address,
+                proxy_address: endpoint.addresses[0],
+                proxy_addresses: several(&endpoint.addresses),
                 hold: self.holds.frontends.get(&id).map(|counters| counters.read()),
             }
         });
@@ -95,4 +98,9 @@ impl View<'_> {
 /// A begun second counts.
 pub(super) fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
+/// All addresses, where one does not say it all.
+fn several(addresses: &[Address]) -> Vec<Address> {
+    if addresses.len() > 1 { addresses.to_vec() } else { Vec::new() }
 }

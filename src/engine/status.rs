@@ -1,12 +1,12 @@
 //! What the engine tells whoever asks. The keys and their spelling are a contract with people's scripts: new ones may be
 //! added, these never change, and optional ones that are empty are left out.
 
-use std::net::SocketAddr;
+use std::fmt::Display;
 
 use serde::{Serialize, Serializer};
 
 use super::explain::Explanation;
-use crate::config::Protocol;
+use crate::config::{Address, Protocol};
 use crate::dataplane::hold::{HoldStatus, TotalsStatus};
 
 /// A question or an order to the engine.
@@ -92,9 +92,12 @@ pub struct EndpointStatus {
     pub name: String,
     /// What it speaks.
     pub protocol: Protocol,
-    /// Where it listens.
+    /// Where it listens, or the first of it.
     #[serde(serialize_with = "as_text")]
-    pub address: SocketAddr,
+    pub address: Address,
+    /// All of it, where there are several.
+    #[serde(serialize_with = "as_texts", skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<Address>,
 }
 
 /// The state of one frontend.
@@ -114,16 +117,22 @@ pub struct FrontendStatus {
     pub last_error: Option<String>,
     /// What its clients speak.
     pub protocol: Protocol,
-    /// Where they connect to.
+    /// Where they connect to, or the first of it.
     #[serde(serialize_with = "as_text")]
-    pub listen: SocketAddr,
+    pub listen: Address,
+    /// All of it, where there are several.
+    #[serde(serialize_with = "as_texts", skip_serializing_if = "Vec::is_empty")]
+    pub listens: Vec<Address>,
     /// The target behind it.
     pub target_name: String,
     /// The endpoint of that target.
     pub endpoint_name: String,
-    /// The endpoint's address.
+    /// The endpoint's address, or the first.
     #[serde(rename = "proxyaddress", serialize_with = "as_text")]
-    pub proxy_address: SocketAddr,
+    pub proxy_address: Address,
+    /// All of them, where there are several.
+    #[serde(rename = "proxyaddresses", serialize_with = "as_texts", skip_serializing_if = "Vec::is_empty")]
+    pub proxy_addresses: Vec<Address>,
     /// What has been done with first packets, where they are held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<HoldStatus>,
@@ -162,6 +171,10 @@ pub enum FrontendState {
 }
 
 /// An address as text in every format: the binary ones would have it as numbers.
-pub(super) fn as_text<S: Serializer>(address: &SocketAddr, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn as_text<S: Serializer>(address: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(address)
+}
+
+fn as_texts<S: Serializer>(addresses: &[Address], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(addresses.iter().map(Address::to_string))
 }

@@ -17,7 +17,9 @@ mod listen;
 mod registry;
 mod target;
 
-pub use crate::config::{Endpoint, FromNode, FrontendSpec, Kind, Node, Probe, Protocol, Section, TargetSpec};
+pub use crate::config::{
+    Address, Endpoint, FromNode, FrontendSpec, Kind, Node, Ports, Probe, Protocol, Section, TargetSpec,
+};
 pub use crate::engine::core::{Change, FrontendId};
 pub use crate::engine::{
     EndpointStatus, FrontendState, FrontendStatus, Reply, Request, Status, TargetState, TargetStatus,

@@ -18,11 +18,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Asks the endpoints of one target.
 pub(crate) struct Prober<'a> {
-    endpoints: Vec<(&'a Endpoint, Question<'a>)>,
+    /// Each address of each endpoint. Of a range of ports, the first is asked.
+    endpoints: Vec<(&'a Endpoint, SocketAddr, Question<'a>)>,
     diag: Option<sock_diag::Diag>,
 }
 
-/// What is asked of one endpoint.
+/// What is asked at one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Question<'a> {
     /// Is a socket of this host bound to it?
@@ -35,29 +36,31 @@ enum Question<'a> {
 
 impl<'a> Prober<'a> {
     pub(crate) fn new(probe: &'a Probe, endpoints: &'a [Endpoint]) -> Prober<'a> {
-        let endpoints = endpoints.iter().filter_map(|endpoint| Some((endpoint, question(probe, endpoint)?))).collect();
-        Prober { endpoints, diag: None }
+        let addresses =
+            endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter().map(move |at| (endpoint, at.first())));
+        let questions = addresses.filter_map(|(endpoint, at)| Some((endpoint, at, question(probe, endpoint, at)?)));
+        Prober { endpoints: questions.collect(), diag: None }
     }
 
-    /// Asks each endpoint until one is not ready.
+    /// Asks each address until one is not ready.
     ///
     /// # Errors
     /// Which endpoint is not ready, and what it lacks.
     pub(crate) fn probe(&mut self) -> Result<(), Error> {
-        for (endpoint, question) in &self.endpoints {
+        for (endpoint, address, question) in &self.endpoints {
             let missing = |what: &dyn std::fmt::Display| {
-                format!("endpoint {:?}: {} {}: {what}", endpoint.name, endpoint.protocol, endpoint.address)
+                format!("endpoint {:?}: {} {address}: {what}", endpoint.name, endpoint.protocol)
             };
             match question {
-                Question::Bound => match bound(&mut self.diag, endpoint.protocol, endpoint.address) {
+                Question::Bound => match bound(&mut self.diag, endpoint.protocol, *address) {
                     Ok(true) => {}
                     Ok(false) => return Err(missing(&"no socket is bound to it").into()),
                     Err(error) => return Err(missing(&format_args!("cannot ask the kernel: {error}")).into()),
                 },
                 Question::Connect => {
-                    TcpStream::connect_timeout(&endpoint.address, PATIENCE).map_err(|error| missing(&error))?;
+                    TcpStream::connect_timeout(address, PATIENCE).map_err(|error| missing(&error))?;
                 }
-                Question::Http(path) => http::get(endpoint.address, path, PATIENCE).map_err(|error| missing(&error))?,
+                Question::Http(path) => http::get(*address, path, PATIENCE).map_err(|error| missing(&error))?,
             }
         }
         Ok(())
@@ -66,7 +69,7 @@ impl<'a> Prober<'a> {
     /// How long to wait before the next question, when the target has been starting for `elapsed`: a small part of that, so
     /// that a slow backend is not asked a thousand times and a quick one is not waited for.
     pub(crate) fn pause(&self, elapsed: Duration) -> Duration {
-        if self.endpoints.iter().all(|(_, question)| *question == Question::Bound) {
+        if self.endpoints.iter().all(|(_, _, question)| *question == Question::Bound) {
             (elapsed / 200).clamp(Duration::from_millis(1), Duration::from_millis(25))
         } else {
             (elapsed / 20).clamp(Duration::from_millis(5), Duration::from_millis(500))
@@ -74,14 +77,14 @@ impl<'a> Prober<'a> {
     }
 }
 
-fn question<'a>(probe: &'a Probe, endpoint: &Endpoint) -> Option<Question<'a>> {
+fn question<'a>(probe: &'a Probe, endpoint: &Endpoint, address: SocketAddr) -> Option<Question<'a>> {
     let tcp = endpoint.protocol == Protocol::Tcp;
     match probe {
         Probe::None => None,
         Probe::Bound => Some(Question::Bound),
         Probe::Connect => tcp.then_some(Question::Connect),
         Probe::Http { path } => tcp.then_some(Question::Http(path)),
-        Probe::Auto => match route::is_local(endpoint.address.ip()) {
+        Probe::Auto => match route::is_local(address.ip()) {
             Ok(true) => Some(Question::Bound),
             Ok(false) => tcp.then_some(Question::Connect),
             Err(error) => {

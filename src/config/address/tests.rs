@@ -11,6 +11,10 @@ fn good_addresses() {
         ("[2001:DB8:0:0::1]:80", "[2001:db8::1]:80"),
         ("10.0.0.1:0080", "10.0.0.1:80"),
         ("[64:ff9b::1.2.3.4]:80", "[64:ff9b::102:304]:80"),
+        ("0.0.0.0:27015-27030", "0.0.0.0:27015-27030"),
+        ("[::]:1-65535", "[::]:1-65535"),
+        ("10.0.0.1:080-081", "10.0.0.1:80-81"),
+        ("10.0.0.1:80-80", "10.0.0.1:80"),
     ] {
         assert_eq!(parse(text).map(|address| address.to_string()), Ok(shown.to_owned()), "{text}");
     }
@@ -31,6 +35,25 @@ fn bad_addresses_say_what_to_write() {
         ("10.0.0.1:http", r#""10.0.0.1:http" is not an address: "http" is not a port, write one from 1 to 65535"#),
         ("10.0.0.1:-1", r#""10.0.0.1:-1" is not an address: "-1" is not a port, write one from 1 to 65535"#),
         ("10.0.0.1:65536", r#""10.0.0.1:65536" is not an address: the port is too large, write one from 1 to 65535"#),
+        (
+            "10.0.0.1:80-65536",
+            r#""10.0.0.1:80-65536" is not an address: the port is too large, write one from 1 to 65535"#,
+        ),
+        ("10.0.0.1:0-5", "port 0 is not a port: write one from 1 to 65535"),
+        ("10.0.0.1:90-80", r#""10.0.0.1:90-80" is a range that ends before it begins: write 80-90"#),
+        ("10.0.0.1:80-", r#""10.0.0.1:80-" is not an address: "80-" is not a port, write one from 1 to 65535"#),
+        (
+            "10.0.0.1:80-82-84",
+            r#""10.0.0.1:80-82-84" is not an address: "80-82-84" is not a port, write one from 1 to 65535"#,
+        ),
+        (
+            ":80-90",
+            r#"":80-90" is not an address: the IP is missing, write 0.0.0.0:80 for every IPv4 address or [::]:80 for every IPv6 one"#,
+        ),
+        (
+            "[::ffff:10.0.0.1]:80-90",
+            "[::ffff:10.0.0.1]:80-90 is an IPv4 address in IPv6 clothing: write 10.0.0.1:80-90",
+        ),
         ("10.0.0.1:0", "port 0 is not a port: write one from 1 to 65535"),
         (
             ":80",

@@ -1,34 +1,27 @@
 //! Finds the frontend that a conntrack entry belongs to.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-
-use crate::config::Protocol;
+use crate::dataplane::listens::Listens;
 use crate::dataplane::plan::{Plan, Rules};
 use crate::engine::core::FrontendId;
 use crate::netlink::conntrack::Entry;
 
-/// The frontends by endpoint.
+/// The frontends by what they listen on.
 #[derive(Debug)]
 pub(super) struct Index {
     rules: Vec<Rules>,
-    by_endpoint: HashMap<(Protocol, SocketAddr), Vec<FrontendId>>,
+    listens: Listens,
 }
 
 impl Index {
     pub(super) fn new(plan: &Plan) -> Index {
-        let mut by_endpoint: HashMap<_, Vec<_>> = HashMap::new();
-        for (id, rules) in plan.frontends.iter().enumerate() {
-            by_endpoint.entry((rules.protocol, rules.endpoint)).or_default().push(id);
-        }
-        Index { rules: plan.frontends.clone(), by_endpoint }
+        Index { rules: plan.frontends.clone(), listens: Listens::new(plan.frontends.iter().enumerate()) }
     }
 
     /// The frontend whose rules have translated this flow, if any.
     pub(super) fn frontend(&self, entry: &Entry) -> Option<FrontendId> {
-        let candidates = self.by_endpoint.get(&(entry.protocol, entry.reply.source))?;
         let came_to = entry.original.destination;
-        candidates.iter().copied().find(|id| self.rules[*id].matches(entry.protocol, came_to))
+        let id = self.listens.find(entry.protocol, came_to)?;
+        (self.rules[id].translate(entry.protocol, came_to) == Some(entry.reply.source)).then_some(id)
     }
 
     /// The rules of a frontend.

@@ -445,17 +445,18 @@ impl Flows {
             let mut keep = |entry: &Entry| {
                 let came_to = entry.original.destination;
                 let stale = |id: &FrontendId| {
-                    let rules = index.rules(*id);
-                    rules.matches(entry.protocol, came_to) && entry.reply.source != rules.endpoint
+                    let sent_to = index.rules(*id).translate(entry.protocol, came_to);
+                    sent_to.is_some_and(|to| to != entry.reply.source)
                 };
                 if frontends.iter().any(stale) {
                     entries.push(*entry);
                 }
             };
-            match frontends {
-                [one] => conntrack.dump_to(Protocol::Udp, Some(index.rules(*one).listen.port()), &mut keep)?,
-                _ => conntrack.dump_to(Protocol::Udp, None, &mut keep)?,
-            }
+            let port = match frontends {
+                [one] => index.rules(*one).only_port(),
+                _ => None,
+            };
+            conntrack.dump_to(Protocol::Udp, port, &mut keep)?;
             delete(conntrack, &entries)
         })
     }

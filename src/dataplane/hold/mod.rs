@@ -12,9 +12,8 @@ mod packet;
 mod sender;
 mod store;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,8 +22,8 @@ use std::time::Instant;
 use mio::Interest;
 use mio::unix::SourceFd;
 
-use super::plan::{Plan, Rules};
-use crate::config::Protocol;
+use super::listens::Listens;
+use super::plan::Plan;
 use crate::engine::core::{Change, FrontendId};
 use crate::netlink::conntrack::Conntrack;
 use crate::netlink::nflog::{Logged, Nflog, Received};
@@ -44,7 +43,7 @@ const PER_TURN: usize = 1024;
 pub struct Holder {
     group: u16,
     fronts: BTreeMap<FrontendId, Front>,
-    by_address: HashMap<(Protocol, SocketAddr), FrontendId>,
+    listens: Listens,
     open: Option<Open>,
     /// There is more to read than one turn allowed for.
     more: bool,
@@ -71,28 +70,26 @@ impl Holder {
     /// A holder for the frontends of the plan that hold packets, and what it counts; `None` if there is none.
     pub fn new(plan: &Plan) -> Option<(Holder, AllCounters)> {
         let mut fronts = BTreeMap::new();
-        let mut by_address = HashMap::new();
         let mut group = None;
         for (id, rules) in plan.frontends.iter().enumerate() {
             if let ColdPath::Hold(options) = rules.cold {
                 let front = Front { options, store: Store::default(), active: false, counters: Arc::default() };
                 fronts.insert(id, front);
-                by_address.insert(address_of(rules), id);
                 group = Some(options.group);
             }
         }
         let totals = Arc::<Totals>::default();
         let frontends = fronts.iter().map(|(id, front)| (*id, front.counters.clone())).collect();
         let counters = AllCounters { frontends, totals: Some(totals.clone()) };
-        let holder = Holder { group: group?, fronts, by_address, open: None, more: false, totals };
+        let held = plan.frontends.iter().enumerate().filter(|(id, _)| fronts.contains_key(id));
+        let listens = Listens::new(held);
+        let holder = Holder { group: group?, fronts, listens, open: None, more: false, totals };
         Some((holder, counters))
     }
 
     /// The frontend that a packet came to.
     fn front_of(&self, packet: &Packet) -> Option<FrontendId> {
-        let (protocol, to) = (packet.flow.protocol, packet.flow.destination);
-        let any = SocketAddr::new(if to.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, to.port());
-        self.by_address.get(&(protocol, to)).or_else(|| self.by_address.get(&(protocol, any))).copied()
+        self.listens.find(packet.flow.protocol, packet.flow.destination)
     }
 
     /// Reads what the kernel has captured, for one turn.
@@ -255,8 +252,4 @@ fn forget(conntrack: &mut Conntrack, packet: &Packet) {
     if let Err(error) = conntrack.delete_flow(flow.protocol, flow.source, flow.destination) {
         log::debug!("cannot delete the entry of {} to {}: {error}", flow.source, flow.destination);
     }
-}
-
-fn address_of(rules: &Rules) -> (Protocol, SocketAddr) {
-    (rules.protocol, rules.listen)
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::cold::refuse_all;
 use super::transaction::Transaction;
 use super::words::{
-    address_type, drop, field, go_back, goto, is_member, is_not, is_not_member, is_not_one_of, meta, text,
+    address_type, drop, field, go_back, goto, ip_of, is_member, is_not, is_not_member, is_not_one_of, meta, text,
 };
 use crate::config::Prefix;
 use crate::dataplane::plan::Rules;
@@ -35,19 +35,24 @@ pub(super) fn gate(transaction: &mut Transaction, id: usize, rules: &Rules) {
         transaction.add_rule(&away, vec![drop()], None);
     }
     transaction.add_chain(&gate);
-    let ip = if rules.listen.is_ipv4() { "ip" } else { "ip6" };
-    let source = || vec![field(ip, "saddr")];
-    if !access.deny.is_empty() {
-        let set = format!("deny-{id}");
-        transaction.add_interval_set(&set, rules.listen.is_ipv4(), elements(&access.deny, rules));
-        // ip saddr @deny-0 goto away-0
-        transaction.add_rule(&gate, vec![is_member(source(), &set), goto(&away)], None);
-    }
-    if !access.allow.is_empty() {
-        let set = format!("allow-{id}");
-        transaction.add_interval_set(&set, rules.listen.is_ipv4(), elements(&access.allow, rules));
-        // ip saddr != @allow-0 goto away-0
-        transaction.add_rule(&gate, vec![is_not_member(source(), &set), goto(&away)], None);
+    for (v4, version) in [(true, 4), (false, 6)] {
+        // No client of another family comes.
+        if rules.routes_of(v4).next().is_none() {
+            continue;
+        }
+        let source = || vec![field(ip_of(v4), "saddr")];
+        if !access.deny.is_empty() {
+            let set = format!("deny{version}-{id}");
+            transaction.add_interval_set(&set, v4, elements(&access.deny, v4));
+            // ip saddr @deny4-0 goto away-0
+            transaction.add_rule(&gate, vec![is_member(source(), &set), goto(&away)], None);
+        }
+        if !access.allow.is_empty() {
+            let set = format!("allow{version}-{id}");
+            transaction.add_interval_set(&set, v4, elements(&access.allow, v4));
+            // ip saddr != @allow4-0 goto away-0
+            transaction.add_rule(&gate, vec![is_not_member(source(), &set), goto(&away)], None);
+        }
     }
     if !access.interfaces.is_empty() {
         // Only packets from this host have an outgoing interface here: those of its own clients, and those that were held
@@ -66,10 +71,10 @@ pub(super) fn gate(transaction: &mut Transaction, id: usize, rules: &Rules) {
     }
 }
 
-/// The prefixes of the listen's own address family: no client of another comes to it.
-fn elements(prefixes: &[Prefix], rules: &Rules) -> impl Iterator<Item = Value> {
-    let ours = prefixes.iter().filter(|prefix| prefix.address.is_ipv4() == rules.listen.is_ipv4());
-    let whole = if rules.listen.is_ipv4() { 32 } else { 128 };
+/// The prefixes of one family.
+fn elements(prefixes: &[Prefix], v4: bool) -> impl Iterator<Item = Value> {
+    let ours = prefixes.iter().filter(move |prefix| prefix.address.is_ipv4() == v4);
+    let whole = if v4 { 32 } else { 128 };
     ours.map(move |prefix| match prefix.length {
         length if length == whole => json!(prefix.address.to_string()),
         length => json!({ "prefix": { "addr": prefix.address.to_string(), "len": length } }),

@@ -15,24 +15,21 @@ use std::collections::BTreeSet;
 
 use nftables::expr::{Expression, MetaKey};
 use nftables::types::{NfChainType, NfHook};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::maps::{Map, key_of};
 use super::transaction::Transaction;
 use super::words::{
-    accept, and, ct, drop, field, goto, is, is_member, is_not, log_to_group, meta, refuse, reset, text,
+    accept, and, ct, drop, field, goto, ip_of, is, is_family, is_member, is_not, log_to_group, meta, refuse, reset,
+    text,
 };
 use super::{PRIORITY, only_this_host, only_what_is_meant};
-use crate::config::Protocol;
+use crate::config::{Protocol, Route};
 use crate::dataplane::plan::{Plan, Rules};
 use crate::plugin::{ColdPath, OnFailure};
 
-/// The sets of UDP listens that are guarded, and their keys.
-const GUARDED: [(&str, &[&str]); 4] = [
-    ("guarded_ip4", &["ipv4_addr", "inet_service"]),
-    ("guarded_any4", &["inet_service"]),
-    ("guarded_ip6", &["ipv6_addr", "inet_service"]),
-    ("guarded_any6", &["inet_service"]),
-];
+/// What the names of the sets of guarded UDP listens begin with.
+const GUARDED: &str = "guarded";
 
 /// Whether first packets of clients on this host are dropped by the guard.
 fn is_guarded(rules: &Rules) -> bool {
@@ -54,16 +51,20 @@ fn has_own_chain(rules: &Rules) -> bool {
     !rules.access.is_open() || (rules.shadows_endpoint() && rules.cold != ColdPath::Local)
 }
 
-/// The chain of a frontend's cold path; `None` where its flows go on to this host's own sockets.
-pub(super) fn cold_chain(id: usize, rules: &Rules, refusing: bool) -> Option<String> {
+/// The chain of a route's cold path; `None` where its flows go on to this host's own sockets.
+pub(super) fn cold_chain(id: usize, rules: &Rules, route: &Route, refusing: bool) -> Option<String> {
     let shared = shared_name(rules, refusing);
     if has_own_chain(rules) {
-        Some(format!("{}-{id}", shared.unwrap_or("cold-local")))
-    } else if rules.is_wildcard() {
+        Some(own_name(id, rules, refusing))
+    } else if route.is_wildcard() {
         Some(format!("{}-any", shared?))
     } else {
         Some(shared?.to_owned())
     }
+}
+
+fn own_name(id: usize, rules: &Rules, refusing: bool) -> String {
+    format!("{}-{id}", shared_name(rules, refusing).unwrap_or("cold-local"))
 }
 
 /// The chains that are shared, and the guard.
@@ -88,12 +89,12 @@ pub(super) fn shared_chains(transaction: &mut Transaction, plan: &Plan) {
         names.push("cold-hold");
     }
     if plan.frontends.iter().any(is_guarded) {
-        guard(transaction);
+        guard(transaction, plan);
     }
     for name in names {
         let any = format!("{name}-any");
         transaction.add_chain(&any);
-        only_this_host(transaction, &any);
+        only_this_host(transaction, &any, Vec::new());
         // goto cold-drop
         transaction.add_rule(&any, vec![goto(name)], None);
     }
@@ -106,7 +107,7 @@ pub(super) fn own_chains(transaction: &mut Transaction, id: usize, rules: &Rules
     }
     let refuses = matches!(rules.cold, ColdPath::Hold(options) if options.on_failure == OnFailure::Reject);
     for refusing in [false, true].into_iter().take(1 + usize::from(refuses)) {
-        let Some(name) = cold_chain(id, rules, refusing) else { continue };
+        let name = own_name(id, rules, refusing);
         transaction.add_chain(&name);
         only_what_is_meant(transaction, &name, id, rules);
         if let Some(shared) = shared_name(rules, refusing) {
@@ -135,26 +136,26 @@ pub(super) fn refuse_all(transaction: &mut Transaction, chain: &str) {
 }
 
 /// Drops the UDP of clients on this host after it has left them.
-fn guard(transaction: &mut Transaction) {
+fn guard(transaction: &mut Transaction, plan: &Plan) {
     const CHAIN: &str = "cold-guard";
-    for (set, key) in GUARDED {
-        transaction.add_set(set, key);
+    for map in Map::of(plan) {
+        transaction.add_set(&map.name(GUARDED), &map.key(false), map.range);
     }
     // type filter hook input priority -101; policy accept;
     transaction.add_base_chain(CHAIN, NfChainType::Filter, NfHook::Input, PRIORITY);
-    for (ip, version) in [("ip", 4), ("ip6", 6)] {
-        // iifname "lo" meta l4proto udp ct status & dnat != dnat ip daddr . udp dport @guarded_ip4 drop
-        let ours = || {
-            let not_sent = is_not(and(ct("status"), text("dnat")), text("dnat"));
-            vec![is(meta(MetaKey::Iifname), text("lo")), is(meta(MetaKey::L4proto), text("udp")), not_sent]
-        };
-        let key = vec![field(ip, "daddr"), field("udp", "dport")];
-        let one = is_member(key, &format!("guarded_ip{version}"));
-        transaction.add_rule(CHAIN, [ours(), vec![one, drop()]].concat(), None);
-        // …meta nfproto ipv4 udp dport @guarded_any4 drop
-        let family = is(meta(MetaKey::Nfproto), text(format!("ipv{version}")));
-        let any = is_member(vec![field("udp", "dport")], &format!("guarded_any{version}"));
-        transaction.add_rule(CHAIN, [ours(), vec![family, any, drop()]].concat(), None);
+    for map in Map::of(plan) {
+        let set = map.name(GUARDED);
+        let not_sent = is_not(and(ct("status"), text("dnat")), text("dnat"));
+        let mut expr = vec![is(meta(MetaKey::Iifname), text("lo")), is(meta(MetaKey::L4proto), text("udp")), not_sent];
+        if map.any {
+            // …meta nfproto ipv4 udp dport @guarded_any4 drop
+            expr.extend([is_family(map.v4), is_member(vec![field("udp", "dport")], &set)]);
+        } else {
+            // iifname "lo" meta l4proto udp ct status & dnat != dnat ip daddr . udp dport @guarded_ip4 drop
+            expr.push(is_member(vec![field(ip_of(map.v4), "daddr"), field("udp", "dport")], &set));
+        }
+        expr.push(drop());
+        transaction.add_rule(CHAIN, expr, None);
     }
 }
 
@@ -166,22 +167,15 @@ pub(super) fn change_guarded(
     after: &BTreeSet<usize>,
 ) {
     let guarded = |id: &&usize| is_guarded(&plan.frontends[**id]);
-    for (set, _) in GUARDED {
+    for map in Map::of(plan) {
+        let set = map.name(GUARDED);
         let keys = |ids: &mut dyn Iterator<Item = &usize>| -> Vec<Value> {
-            let rules = ids.filter(guarded).map(|id| &plan.frontends[*id]);
-            rules.filter(|rules| format!("guarded_{}", super::map_of(rules)) == set).map(key_of).collect()
+            let routes = ids.filter(guarded).flat_map(|id| &plan.frontends[*id].routes);
+            routes.filter(|route| Map::for_route(route) == map).map(|route| key_of(None, route)).collect()
         };
         let removed = keys(&mut before.difference(after));
-        transaction.delete_elements(set, removed.into_iter());
+        transaction.delete_elements(&set, removed.into_iter());
         let added = keys(&mut after.difference(before));
-        transaction.add_members(set, added.into_iter());
-    }
-}
-
-fn key_of(rules: &Rules) -> Value {
-    if rules.is_wildcard() {
-        json!(rules.listen.port())
-    } else {
-        json!({ "concat": [rules.listen.ip().to_string(), rules.listen.port()] })
+        transaction.add_members(&set, added.into_iter());
     }
 }

@@ -10,6 +10,7 @@
 //!     map active_ip4 { type inet_proto . ipv4_addr . inet_service : verdict }   # listen on one address
 //!     map active_any4 { type inet_proto . inet_service : verdict }              # listen on every address of this host
 //!     …the same for IPv6, and all four again as cold_…
+//!     map active_range_any4 { type inet_proto . inet_service : verdict; flags interval }   # …where there are ranges of ports
 //!     set guarded_any4 { type inet_service }                                    # cold UDP, see `cold`
 //!     chain prerouting { type nat hook prerouting priority -101; … vmap @active_ip4 … vmap @cold_ip4 … }
 //!     chain output { …the same, for clients on this host }
@@ -22,23 +23,29 @@
 
 mod access;
 mod cold;
+mod maps;
 mod timeouts;
 mod transaction;
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use nftables::expr::{FibFlag, MetaKey};
+use nftables::expr::{Expression, FibFlag, MetaKey};
+use nftables::stmt::Statement;
 use nftables::types::{NfChainType, NfHook};
-use serde_json::{Value, json};
 
 use super::plan::{Plan, Rules, State};
+use crate::config::{Ports, Route, Shift};
 use cold::cold_chain;
+use maps::{Map, key_of};
 use timeouts::timeout_chain;
 pub use timeouts::timeouts;
 use transaction::Transaction;
-use words::{address_type, and, ct, dnat, drop, field, go_back, is, is_not, jump, look_up, meta, prefix, text};
+use words::{
+    address_type, and, ct, dnat, drop, field, go_back, ip_of, is, is_family, is_not, jump, look_up, map_to, meta,
+    port_or_range, prefix, text,
+};
 
 /// The name of our table, of family `inet`.
 pub const TABLE: &str = "proxygw";
@@ -50,14 +57,6 @@ const PRIORITY: i32 = -101;
 /// The longest comment that nft takes, in bytes.
 const LONGEST_COMMENT: usize = 127;
 
-/// The keys of the maps, by whether they name an address and by IP version.
-const MAPS: [(&str, &[&str]); 4] = [
-    ("ip4", &["inet_proto", "ipv4_addr", "inet_service"]),
-    ("any4", &["inet_proto", "inet_service"]),
-    ("ip6", &["inet_proto", "ipv6_addr", "inet_service"]),
-    ("any6", &["inet_proto", "inet_service"]),
-];
-
 /// One transaction that replaces whatever is there by the whole table in the given state. The timeouts follow in a
 /// transaction of their own, see [`timeouts`].
 pub fn table(plan: &Plan, state: &State) -> String {
@@ -67,9 +66,12 @@ pub fn table(plan: &Plan, state: &State) -> String {
     transaction.delete_table();
     transaction.add_table();
     for temperature in ["active", "cold"] {
-        for (map, key) in MAPS {
-            transaction.add_verdict_map(&format!("{temperature}_{map}"), key);
+        for map in Map::of(plan) {
+            transaction.add_verdict_map(&map.name(temperature), &map.key(true), map.range);
         }
+    }
+    for shift in plan.shifts() {
+        transaction.add_port_map(&ports_name(shift), shift.pairs());
     }
     for timeouts in plan.timeouts() {
         transaction.add_chain(&timeout_chain(timeouts));
@@ -81,9 +83,9 @@ pub fn table(plan: &Plan, state: &State) -> String {
         cold::own_chains(&mut transaction, id, rules);
     }
     // type nat hook prerouting priority -101; policy accept;
-    entrance(&mut transaction, "prerouting", NfHook::Prerouting);
+    entrance(&mut transaction, plan, "prerouting", NfHook::Prerouting);
     // type nat hook output priority -101; policy accept;
-    entrance(&mut transaction, "output", NfHook::Output);
+    entrance(&mut transaction, plan, "output", NfHook::Output);
     if plan.needs_route_localnet() {
         guard(&mut transaction);
     }
@@ -107,19 +109,22 @@ pub fn removal() -> String {
 }
 
 /// A chain where a new flow's first packet is looked up.
-fn entrance(transaction: &mut Transaction, chain: &str, hook: NfHook) {
+fn entrance(transaction: &mut Transaction, plan: &Plan, chain: &str, hook: NfHook) {
     transaction.add_base_chain(chain, NfChainType::NAT, hook, PRIORITY);
     let protocol = || meta(MetaKey::L4proto);
     let port = || field("th", "dport");
     for temperature in ["active", "cold"] {
-        for (ip, version) in [("ip", 4), ("ip6", 6)] {
-            // meta l4proto . ip daddr . th dport vmap @active_ip4
-            let key = vec![protocol(), field(ip, "daddr"), port()];
-            transaction.add_rule(chain, vec![look_up(key, &format!("{temperature}_ip{version}"))], None);
-            // meta nfproto ipv4 meta l4proto . th dport vmap @active_any4
-            let family = is(meta(MetaKey::Nfproto), text(format!("ipv{version}")));
-            let any = look_up(vec![protocol(), port()], &format!("{temperature}_any{version}"));
-            transaction.add_rule(chain, vec![family, any], None);
+        for map in Map::of(plan) {
+            let name = map.name(temperature);
+            if map.any {
+                // meta nfproto ipv4 meta l4proto . th dport vmap @active_any4
+                let any = look_up(vec![protocol(), port()], &name);
+                transaction.add_rule(chain, vec![is_family(map.v4), any], None);
+            } else {
+                // meta l4proto . ip daddr . th dport vmap @active_ip4
+                let key = vec![protocol(), field(ip_of(map.v4), "daddr"), port()];
+                transaction.add_rule(chain, vec![look_up(key, &name)], None);
+            }
         }
     }
 }
@@ -131,22 +136,74 @@ fn active_chain(transaction: &mut Transaction, id: usize, rules: &Rules) {
     only_what_is_meant(transaction, &name, id, rules);
     // jump timeout-60s
     transaction.add_rule(&name, vec![jump(&timeout_chain(rules.timeouts))], None);
-    // meta l4proto tcp dnat ip to 127.0.0.1:8080 comment "public-http"
-    // The match is there for nft, which wants one before it takes a port.
-    let protocol = is(meta(MetaKey::L4proto), text(rules.protocol.name()));
-    transaction.add_rule(&name, vec![protocol, dnat(rules.endpoint)], Some(shortened(&rules.name)));
+    for v4 in [true, false] {
+        let Some(first) = rules.routes_of(v4).next() else { continue };
+        // All lead to one endpoint, and only those to a range of it keep or shift their ports.
+        let differ = rules.routes_of(v4).any(|route| new_port(rules, route) != new_port(rules, first));
+        for route in rules.routes_of(v4).take(if differ { usize::MAX } else { 1 }) {
+            // meta l4proto tcp dnat ip to 127.0.0.1:8080 comment "public-http"
+            // The match is there for nft, which wants one before it takes a port.
+            let mut expr = vec![is(meta(MetaKey::L4proto), text(rules.protocol.name()))];
+            if differ {
+                expr.extend(is_for(rules, route));
+            }
+            expr.push(dnat(route.endpoint.ip, new_port(rules, route)));
+            transaction.add_rule(&name, expr, Some(shortened(&rules.name)));
+        }
+    }
+}
+
+/// The port that a packet goes to; `None` where that is its own.
+fn new_port(rules: &Rules, route: &Route) -> Option<Expression<'static>> {
+    if let Some(shift) = route.shift() {
+        // udp dport map @ports-27015-27030-to-30015
+        return Some(map_to(field(rules.protocol.name(), "dport"), &ports_name(shift)));
+    }
+    let ports = route.endpoint.ports;
+    (!ports.is_range()).then(|| Expression::Number(ports.first().into()))
+}
+
+/// The map of a range to another one. Frontends with the same ranges share it.
+fn ports_name(shift: Shift) -> String {
+    format!("ports-{}-to-{}", shift.from, shift.to)
+}
+
+/// Tells the packets of one route from those of the frontend's others.
+fn is_for(rules: &Rules, route: &Route) -> [Statement<'static>; 2] {
+    let address = if route.is_wildcard() {
+        // meta nfproto ipv4
+        is_family(route.listen.is_ipv4())
+    } else {
+        // ip daddr 192.0.2.1
+        is(field(ip_of(route.listen.is_ipv4()), "daddr"), text(route.listen.ip.to_string()))
+    };
+    // udp dport 27015-27030
+    [address, is_port(rules, route.listen.ports)]
+}
+
+fn is_port(rules: &Rules, ports: Ports) -> Statement<'static> {
+    is(field(rules.protocol.name(), "dport"), port_or_range(ports))
 }
 
 /// Sends back from a frontend's chain what its map's key alone cannot tell from its flows, and those who may not come in.
 fn only_what_is_meant(transaction: &mut Transaction, chain: &str, id: usize, rules: &Rules) {
-    if rules.is_wildcard() {
-        only_this_host(transaction, chain);
+    if rules.routes.iter().all(|route| route.is_wildcard()) {
+        only_this_host(transaction, chain, Vec::new());
+    } else {
+        for route in rules.routes.iter().filter(|route| route.is_wildcard()) {
+            only_this_host(transaction, chain, is_for(rules, route).into());
+        }
     }
-    if rules.shadows_endpoint() {
+    for route in &rules.routes {
+        let Some(ports) = route.shadows_endpoint() else { continue };
         // ip daddr 127.0.0.1 return
-        let ip = if rules.endpoint.is_ipv4() { "ip" } else { "ip6" };
-        let endpoint = is(field(ip, "daddr"), text(rules.endpoint.ip().to_string()));
-        transaction.add_rule(chain, vec![endpoint, go_back()], None);
+        let v4 = route.endpoint.is_ipv4();
+        let mut expr = vec![is(field(ip_of(v4), "daddr"), text(route.endpoint.ip.to_string()))];
+        if rules.routes_of(v4).any(|other| other.listen.ports != ports) {
+            expr.push(is_port(rules, ports));
+        }
+        expr.push(go_back());
+        transaction.add_rule(chain, expr, None);
     }
     if !rules.access.is_open() {
         // jump gate-0
@@ -154,10 +211,11 @@ fn only_what_is_meant(transaction: &mut Transaction, chain: &str, id: usize, rul
     }
 }
 
-/// Leaves alone what is merely forwarded.
-fn only_this_host(transaction: &mut Transaction, chain: &str) {
+/// Leaves alone what is merely forwarded, of the packets that `which` tells from others.
+fn only_this_host(transaction: &mut Transaction, chain: &str, mut which: Vec<Statement<'static>>) {
     // fib daddr type != local return
-    transaction.add_rule(chain, vec![is_not(address_type(FibFlag::Daddr), text("local")), go_back()], None);
+    which.extend([is_not(address_type(FibFlag::Daddr), text("local")), go_back()]);
+    transaction.add_rule(chain, which, None);
 }
 
 /// With `route_localnet`, keeps everybody outside from 127.0.0.0/8 who was not sent there by a DNAT.
@@ -172,51 +230,42 @@ fn guard(transaction: &mut Transaction) {
     transaction.add_rule(CHAIN, vec![outside, loopback, not_sent, drop()], None);
 }
 
-/// What is in force of one temperature: each frontend's chain.
-type Elements = BTreeMap<usize, String>;
+/// What is in force of one temperature: the chain of each route of each frontend.
+type Elements = BTreeMap<(usize, usize), String>;
 
 fn change(transaction: &mut Transaction, plan: &Plan, before: &State, after: &State) {
-    let active = |state: &State| -> Elements { state.active.iter().map(|id| (*id, active_name(*id))).collect() };
-    let cold = |state: &State| -> Elements {
-        let chain = |id: &usize| Some((*id, cold_chain(*id, &plan.frontends[*id], state.refusing.contains(id))?));
-        state.cold.iter().filter_map(chain).collect()
+    let routes = |ids: &BTreeSet<usize>, chain: &dyn Fn(usize, &Route) -> Option<String>| -> Elements {
+        let of = |id: usize| plan.frontends[id].routes.iter().enumerate().map(move |(at, route)| (id, at, route));
+        let all = ids.iter().flat_map(|id| of(*id));
+        all.filter_map(|(id, at, route)| Some(((id, at), chain(id, route)?))).collect()
+    };
+    let active = |state: &State| routes(&state.active, &|id, _| Some(active_name(id)));
+    let cold = |state: &State| {
+        let chain = |id, route: &Route| cold_chain(id, &plan.frontends[id], route, state.refusing.contains(&id));
+        routes(&state.cold, &chain)
     };
     change_maps(transaction, plan, "active", &active(before), &active(after));
     change_maps(transaction, plan, "cold", &cold(before), &cold(after));
     cold::change_guarded(transaction, plan, &before.cold, &after.cold);
 }
 
-/// Brings the four maps of one temperature from one set of elements to another. A transaction is seen as a whole or not at
+/// Brings the maps of one temperature from one set of elements to another. A transaction is seen as a whole or not at
 /// all, so that no packet meets neither path.
 fn change_maps(transaction: &mut Transaction, plan: &Plan, temperature: &str, before: &Elements, after: &Elements) {
-    for (map, _) in MAPS {
-        let not_in = |id: &usize, chain: &String, others: &Elements| {
-            map_of(&plan.frontends[*id]) == map && others.get(id) != Some(chain)
+    let route_of = |(id, at): (usize, usize)| (Some(plan.frontends[id].protocol), &plan.frontends[id].routes[at]);
+    for map in Map::of(plan) {
+        let not_in = |at: (usize, usize), chain: &String, others: &Elements| {
+            Map::for_route(route_of(at).1) == map && others.get(&at) != Some(chain)
         };
-        let name = format!("{temperature}_{map}");
-        let removed = before.iter().filter(|(id, chain)| not_in(id, chain, after));
-        transaction.delete_elements(&name, removed.map(|(id, _)| key_of(&plan.frontends[*id])));
-        let added = after.iter().filter(|(id, chain)| not_in(id, chain, before));
-        let added = added.map(|(id, chain)| (key_of(&plan.frontends[*id]), chain.clone()));
-        transaction.add_elements(&name, added);
-    }
-}
-
-fn map_of(rules: &Rules) -> &'static str {
-    match (rules.is_wildcard(), rules.listen.is_ipv4()) {
-        (false, true) => "ip4",
-        (true, true) => "any4",
-        (false, false) => "ip6",
-        (true, false) => "any6",
-    }
-}
-
-fn key_of(rules: &Rules) -> Value {
-    let (protocol, address, port) = (rules.protocol.name(), rules.listen.ip().to_string(), rules.listen.port());
-    if rules.is_wildcard() {
-        json!({ "concat": [protocol, port] })
-    } else {
-        json!({ "concat": [protocol, address, port] })
+        let key = |at: (usize, usize)| {
+            let (protocol, route) = route_of(at);
+            key_of(protocol, route)
+        };
+        let name = map.name(temperature);
+        let removed = before.iter().filter(|(at, chain)| not_in(**at, chain, after));
+        transaction.delete_elements(&name, removed.map(|(at, _)| key(*at)));
+        let added = after.iter().filter(|(at, chain)| not_in(**at, chain, before));
+        transaction.add_elements(&name, added.map(|(at, chain)| (key(*at), chain.clone())));
     }
 }
 

@@ -39,15 +39,26 @@ impl Transaction {
     }
 
     /// A map from `key` to verdicts. The crate has no type for it: its `SetType` lacks `verdict`.
-    pub(super) fn add_verdict_map(&mut self, name: &str, key: &[&str]) {
-        let map = json!({ "family": "inet", "table": TABLE, "name": name, "type": key, "map": "verdict" });
+    pub(super) fn add_verdict_map(&mut self, name: &str, key: &[&str], ranges: bool) {
+        let mut map = json!({ "family": "inet", "table": TABLE, "name": name, "type": key, "map": "verdict" });
+        allow_ranges(&mut map, ranges);
         self.command("add", json!({ "map": map }));
     }
 
-    /// A set of single values.
-    pub(super) fn add_set(&mut self, name: &str, key: &[&str]) {
+    /// A map from ports to ports.
+    pub(super) fn add_port_map(&mut self, name: &str, elements: impl Iterator<Item = (u16, u16)>) {
+        let port = "inet_service";
+        let map = json!({ "family": "inet", "table": TABLE, "name": name, "type": port, "map": port });
+        self.command("add", json!({ "map": map }));
+        self.elements("add", name, elements.map(|(from, to)| json!([from, to])));
+    }
+
+    /// A set of single values, or of ranges too.
+    pub(super) fn add_set(&mut self, name: &str, key: &[&str], ranges: bool) {
         let key = if let [one] = key { json!(one) } else { json!(key) };
-        self.command("add", json!({ "set": { "family": "inet", "table": TABLE, "name": name, "type": key } }));
+        let mut set = json!({ "family": "inet", "table": TABLE, "name": name, "type": key });
+        allow_ranges(&mut set, ranges);
+        self.command("add", json!({ "set": set }));
     }
 
     /// A set of addresses and prefixes, none of which is in another.
@@ -117,6 +128,12 @@ impl Transaction {
             comment: comment.map(Into::into),
         };
         self.command("add", NfListObject::Rule(rule));
+    }
+}
+
+fn allow_ranges(set: &mut Value, ranges: bool) {
+    if ranges {
+        set["flags"] = json!(["interval"]);
     }
 }
 

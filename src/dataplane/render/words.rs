@@ -1,15 +1,17 @@
 //! The few words of nft's JSON (libnftables-json(5)) that the rules are made of.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use nftables::expr::{
-    BinaryOperation, CT, Expression, Fib, FibFlag, FibResult, Meta, MetaKey, NamedExpression, Payload, PayloadField,
-    Prefix, SetItem,
+    BinaryOperation, CT, Expression, Fib, FibFlag, FibResult, Map, Meta, MetaKey, NamedExpression, Payload,
+    PayloadField, Prefix, Range, SetItem,
 };
 use nftables::stmt::{
     self, JumpTarget, Log, Match, NAT, NATFamily, Operator, Reject, RejectType, Statement, VerdictMap,
 };
 use nftables::types::RejectCode;
+
+use crate::config::Ports;
 
 type E = Expression<'static>;
 type S = Statement<'static>;
@@ -103,13 +105,38 @@ pub(super) fn look_up(key: Vec<E>, map: &str) -> S {
     Statement::VerdictMap(VerdictMap { key: concat(key), data: text(format!("@{map}")) })
 }
 
-pub(super) fn dnat(to: SocketAddr) -> S {
+/// `dnat ip to …`; without a port, the packet's own stays.
+pub(super) fn dnat(to: IpAddr, port: Option<E>) -> S {
     Statement::DNAT(Some(NAT {
-        addr: Some(text(to.ip().to_string())),
+        addr: Some(text(to.to_string())),
         family: Some(if to.is_ipv4() { NATFamily::IP } else { NATFamily::IP6 }),
-        port: Some(Expression::Number(to.port().into())),
+        port,
         flags: None,
     }))
+}
+
+/// `ip` or `ip6`.
+pub(super) fn ip_of(v4: bool) -> &'static str {
+    if v4 { "ip" } else { "ip6" }
+}
+
+/// `meta nfproto ipv4`, or the same of IPv6.
+pub(super) fn is_family(v4: bool) -> S {
+    is(meta(MetaKey::Nfproto), text(if v4 { "ipv4" } else { "ipv6" }))
+}
+
+/// What the named map has for a key.
+pub(super) fn map_to(key: E, map: &str) -> E {
+    let data = text(format!("@{map}"));
+    Expression::Named(NamedExpression::Map(Box::new(Map { key, data })))
+}
+
+pub(super) fn port_or_range(ports: Ports) -> E {
+    let number = |port: u16| Expression::Number(port.into());
+    if !ports.is_range() {
+        return number(ports.first());
+    }
+    Expression::Range(Box::new(Range { range: [number(ports.first()), number(ports.last())] }))
 }
 
 pub(super) fn reset() -> S {

@@ -33,8 +33,9 @@ const ACCEPTED_AT_ONCE: usize = 32;
 /// How long to wait before accepting again when there is no descriptor left.
 const SHORTAGE: Duration = Duration::from_millis(100);
 
-/// The listener's key; connections count up from the next.
-const LISTENER: usize = 0;
+/// The most sockets that a frontend listens on: one for each address and port. Their keys are 0 and up, and connections
+/// count up from here.
+const MOST_LISTENERS: usize = 64;
 
 /// Reads the options `content` and `endpoint`.
 pub(super) fn frontend(spec: &FrontendSpec, options: &mut Section<'_>) -> Option<Frontend> {
@@ -46,13 +47,28 @@ pub(super) fn frontend(spec: &FrontendSpec, options: &mut Section<'_>) -> Option
     if spec.protocol != Protocol::Tcp {
         options.problem("", "static:http speaks HTTP, so the frontend's protocol is tcp");
     }
+    let sockets: usize = spec.listen.iter().map(|listen| listen.ports.count() as usize).sum();
+    if sockets > MOST_LISTENERS {
+        options.problem(
+            "",
+            format_args!(
+                "static:http would need {sockets} sockets for this listen: {MOST_LISTENERS} at the most; packet:hold needs none"
+            ),
+        );
+    }
     let page = Page { content: content?, path: endpoint };
     let handler = Http {
-        listen: spec.listen,
+        listen: spec
+            .listen
+            .iter()
+            .take(MOST_LISTENERS)
+            .flat_map(|listen| listen.sockets())
+            .take(MOST_LISTENERS)
+            .collect(),
         page,
-        listener: None,
+        listeners: Vec::new(),
         connections: BTreeMap::new(),
-        next: LISTENER + 1,
+        next: MOST_LISTENERS,
         retry: None,
     };
     (!options.failed()).then(|| Frontend { cold: ColdPath::Local, keeps_warm: false, handler: Some(Box::new(handler)) })
@@ -65,9 +81,10 @@ struct Page {
 }
 
 struct Http {
-    listen: SocketAddr,
+    listen: Vec<SocketAddr>,
     page: Page,
-    listener: Option<TcpListener>,
+    /// By key: as many as `listen` while the frontend runs, none otherwise.
+    listeners: Vec<TcpListener>,
     /// By key, and so by age.
     connections: BTreeMap<usize, Connection>,
     next: usize,
@@ -100,9 +117,20 @@ enum Next {
 
 impl Handler for Http {
     fn start(&mut self, io: &mut Io<'_>) -> Result<(), Error> {
-        let mut listener = listen(self.listen).map_err(|error| format!("cannot listen on {}: {error}", self.listen))?;
-        io.register(&mut listener, LISTENER, Interest::READABLE)?;
-        self.listener = Some(listener);
+        for (key, address) in self.listen.iter().enumerate() {
+            let opened = listen(*address).and_then(|mut listener| {
+                io.register(&mut listener, key, Interest::READABLE)?;
+                Ok(listener)
+            });
+            match opened {
+                Ok(listener) => self.listeners.push(listener),
+                Err(error) => {
+                    let message = format!("cannot listen on {address}: {error}");
+                    self.close_listeners(io);
+                    return Err(message.into());
+                }
+            }
+        }
         Ok(())
     }
 
@@ -110,15 +138,13 @@ impl Handler for Http {
         while let Some(key) = self.connections.keys().next().copied() {
             self.close(io, key);
         }
-        if let Some(mut listener) = self.listener.take() {
-            io.deregister(&mut listener, LISTENER);
-        }
+        self.close_listeners(io);
         self.retry = None;
     }
 
     fn ready(&mut self, io: &mut Io<'_>, key: usize, _readiness: Readiness) {
-        if key == LISTENER {
-            return self.accept(io);
+        if key < MOST_LISTENERS {
+            return self.accept(io, key);
         }
         let Some(connection) = self.connections.get_mut(&key) else { return };
         if connection.go_on(&self.page, io) == Next::Close {
@@ -140,21 +166,21 @@ impl Handler for Http {
             self.close(io, key);
         }
         if self.retry.take_if(|at| *at <= now).is_some() {
-            self.accept(io);
+            (0..self.listeners.len()).for_each(|key| self.accept(io, key));
         }
     }
 }
 
 impl Http {
-    fn accept(&mut self, io: &mut Io<'_>) {
+    fn accept(&mut self, io: &mut Io<'_>, key: usize) {
         for _ in 0..ACCEPTED_AT_ONCE {
-            let Some(listener) = &self.listener else { return };
+            let Some(listener) = self.listeners.get(key) else { return };
             match listener.accept() {
                 Ok((stream, peer)) => self.admit(io, stream, peer),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
-                    log::warn!("cannot accept a connection on {}: {error}", self.listen);
+                    log::warn!("cannot accept a connection on {}: {error}", self.listen[key]);
                     self.make_room(io);
                     self.retry = Some(io.now() + SHORTAGE);
                     return;
@@ -162,10 +188,10 @@ impl Http {
             }
         }
         // Events tell of changes only; this one is wanted again if there are more.
-        if let Some(listener) = &mut self.listener
-            && let Err(error) = io.reregister(listener, LISTENER, Interest::READABLE)
+        if let Some(listener) = self.listeners.get_mut(key)
+            && let Err(error) = io.reregister(listener, key, Interest::READABLE)
         {
-            log::warn!("cannot watch {}: {error}", self.listen);
+            log::warn!("cannot watch {}: {error}", self.listen[key]);
             self.retry = Some(io.now() + SHORTAGE);
         }
     }
@@ -177,7 +203,7 @@ impl Http {
         let key = self.next;
         self.next += 1;
         if let Err(error) = io.register(&mut stream, key, Interest::READABLE | Interest::WRITABLE) {
-            return log::warn!("cannot watch a connection on {}: {error}", self.listen);
+            return log::warn!("cannot watch a connection of {peer}: {error}");
         }
         let expires = io.now() + PATIENCE;
         let mut connection = Connection { stream, peer, expires, state: State::Reading(Vec::new()) };
@@ -186,6 +212,12 @@ impl Http {
         self.connections.insert(key, connection);
         if next == Next::Close {
             self.close(io, key);
+        }
+    }
+
+    fn close_listeners(&mut self, io: &mut Io<'_>) {
+        for (key, mut listener) in std::mem::take(&mut self.listeners).into_iter().enumerate() {
+            io.deregister(&mut listener, key);
         }
     }
 

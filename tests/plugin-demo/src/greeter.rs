@@ -21,7 +21,14 @@ pub fn target(spec: &TargetSpec, options: &mut Section<'_>) -> Option<Box<dyn Ta
     if endpoint.protocol != Protocol::Tcp {
         options.problem("", "a greeter speaks tcp, so that is its endpoint's protocol");
     }
-    let (address, greeting) = (endpoint.address, greeting?);
+    let [address] = endpoint.addresses.as_slice() else {
+        options.problem("", "a greeter stands in one place, so its endpoint has one address");
+        return None;
+    };
+    if address.ports.is_range() {
+        options.problem("", "a greeter stands in one place, so its endpoint has one port");
+    }
+    let (address, greeting) = (address.first(), greeting?);
     (!options.failed()).then(|| Box::new(Greeter { address, greeting, boot, run: None }) as Box<dyn Target>)
 }
 

@@ -30,9 +30,16 @@ pub fn frontend(spec: &FrontendSpec, options: &mut Section<'_>, patience: Durati
     if spec.protocol != Protocol::Tcp {
         options.problem("", "a knock comes over tcp, so that is the frontend's protocol");
     }
+    let [door] = spec.listen.as_slice() else {
+        options.problem("", "a house has one door, so the frontend listens on one address");
+        return None;
+    };
+    if door.ports.is_range() {
+        options.problem("", "a house has one door, so the frontend listens on one port");
+    }
     let handler = Knock {
         name: spec.name.clone(),
-        address: spec.listen,
+        address: door.first(),
         secret: secret?,
         patience,
         state: "asleep",
