@@ -6,6 +6,7 @@
 
 mod index;
 mod polled;
+mod reach;
 mod seen;
 mod survey;
 mod thread;
@@ -39,6 +40,8 @@ pub enum FlowOrder {
     ForgetStale(Vec<FrontendId>),
     /// Count the flows of all targets, and list those of one; answered with `Surveyed`.
     Survey(Option<TargetId>),
+    /// Endpoints whose clients were not answered have been asked: have they answered the gateway? From a thread of its own.
+    Asked(Vec<(FrontendId, Result<(), String>)>),
     /// Everything has ended.
     End,
 }
@@ -66,8 +69,8 @@ impl FlowOrders {
 pub fn spawn(config: &Config, plan: &Plan, inbox: Inbox) -> io::Result<(FlowOrders, JoinHandle<()>)> {
     // Per target a few orders follow each other before it waits for an answer.
     let (sender, receiver) = crossbeam_channel::bounded(8 * config.targets.len() + 64);
-    let waker = Waker::new()?;
-    let flows = thread::Flows::new(config, plan, inbox, receiver, waker.clone());
+    let orders = FlowOrders { orders: sender, waker: Waker::new()? };
+    let flows = thread::Flows::new(config, plan, inbox, receiver, orders.clone());
     let thread = std::thread::Builder::new().name("conntrack".to_owned()).spawn(move || flows.run())?;
-    Ok((FlowOrders { orders: sender, waker }, thread))
+    Ok((orders, thread))
 }

@@ -2,23 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Receiver;
 
-use super::FlowOrder;
 use super::index::Index;
 use super::polled::{Count, Polled, Verdict};
+use super::reach::Reach;
 use super::seen::{Seen, UNANSWERED, closed_between, left, may_be_answered};
 use super::survey::{FlowDetail, LISTED, Survey, TargetUse};
 use super::usage::{Known, Usage};
+use super::{FlowOrder, FlowOrders};
 use crate::config::{Config, Protocol};
 use crate::dataplane::plan::Plan;
 use crate::engine::core::{Event, FrontendId, TargetId};
 use crate::engine::{Inbox, Message};
-use crate::netlink::conntrack::{self, Conntrack, Entry, Subscription};
-use crate::system::{Waker, wait_readable};
+use crate::netlink::conntrack::{self, Conntrack, Entry, Subscription, TcpState};
+use crate::system::wait_readable;
 
 /// How long events are left to gather after some have been read: a busy gateway wakes us fifty times a second at the most.
 const GATHER: Duration = Duration::from_millis(20);
@@ -35,6 +37,9 @@ const CHECK: Duration = Duration::from_millis(250);
 /// How long to wait before the kernel is asked again after a failure.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// How long an endpoint may take to answer the gateway itself.
+const ANSWER: Duration = Duration::from_secs(1);
+
 /// How old a count may be that somebody asks for.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -47,7 +52,8 @@ pub(super) struct Flows {
     target_of: Vec<TargetId>,
     inbox: Inbox,
     orders: Receiver<FlowOrder>,
-    waker: Waker,
+    /// For threads of its own.
+    own: FlowOrders,
     conntrack: Option<Conntrack>,
     /// `None` where the kernel does not tell: then it is polled.
     subscription: Option<Subscription>,
@@ -64,6 +70,9 @@ pub(super) struct Flows {
     awaited: BTreeSet<TargetId>,
     /// Who waits for `Checked`.
     checks: BTreeMap<TargetId, Check>,
+    reach: Reach,
+    /// A thread asks endpoints whether they answer the gateway itself.
+    asking: bool,
     /// After a failure: when the kernel may be asked again.
     retry: Option<Instant>,
     dumped: Option<Instant>,
@@ -83,7 +92,13 @@ struct Dump {
 }
 
 impl Flows {
-    pub(super) fn new(config: &Config, plan: &Plan, inbox: Inbox, orders: Receiver<FlowOrder>, waker: Waker) -> Flows {
+    pub(super) fn new(
+        config: &Config,
+        plan: &Plan,
+        inbox: Inbox,
+        orders: Receiver<FlowOrder>,
+        own: FlowOrders,
+    ) -> Flows {
         // A target without frontends has no flows.
         let mut times: Vec<_> =
             config.targets.iter().map(|target| (target.idle_timeout, Duration::from_secs(1 << 30))).collect();
@@ -96,7 +111,7 @@ impl Flows {
             target_of: config.frontends.iter().map(|frontend| frontend.target).collect(),
             inbox,
             orders,
-            waker,
+            own,
             conntrack: None,
             subscription: None,
             gathering: None,
@@ -106,6 +121,8 @@ impl Flows {
             times,
             awaited: BTreeSet::new(),
             checks: BTreeMap::new(),
+            reach: Reach::new(config.frontends.len()),
+            asking: false,
             retry: None,
             dumped: None,
         }
@@ -114,7 +131,7 @@ impl Flows {
     pub(super) fn run(mut self) {
         self.subscribe();
         loop {
-            self.waker.reset();
+            self.own.waker.reset();
             while let Ok(order) = self.orders.try_recv() {
                 if order == FlowOrder::End {
                     return;
@@ -179,6 +196,9 @@ impl Flows {
                 conntrack::Event::New(entry) | conntrack::Event::Update(entry) => {
                     if let Some(frontend) = self.index.frontend(&entry) {
                         self.usage.told(now, self.target_of[frontend], frontend, &entry);
+                        if self.reach.told(now, frontend, &entry) {
+                            self.inbox.send(Message::Event(Event::ClientsLost { frontend, problem: None }));
+                        }
                     }
                 }
                 conntrack::Event::Destroy(entry) => {
@@ -220,11 +240,22 @@ impl Flows {
                 }
                 self.usage.clear(target);
                 self.release(target);
+                let frontends = self.target_of.iter().enumerate().filter(|(_, of)| **of == target);
+                frontends.for_each(|(frontend, _)| self.reach.reset(frontend));
                 self.inbox.send(Message::Event(Event::FlowsForgotten(target)));
             }
             FlowOrder::ForgetStale(frontends) => {
                 if let Err(error) = self.forget_stale(&frontends) {
                     log::warn!("cannot delete stale conntrack entries: {error}");
+                }
+            }
+            FlowOrder::Asked(answers) => {
+                self.asking = false;
+                for (frontend, answer) in answers {
+                    if let Some(endpoint) = self.reach.asked(frontend) {
+                        let problem = Some(words(endpoint, answer));
+                        self.inbox.send(Message::Event(Event::ClientsLost { frontend, problem }));
+                    }
                 }
             }
             FlowOrder::Survey(details) => {
@@ -292,6 +323,7 @@ impl Flows {
             self.look()?;
             return Ok(());
         }
+        self.ask_endpoints(now)?;
         for target in self.usage.doubtful(now) {
             let suspects = self.usage.suspects(target, now);
             if suspects.len() > FEW {
@@ -385,13 +417,45 @@ impl Flows {
             None => {
                 let polls = self.polled.values().map(|(next, _)| *next);
                 let checks = self.checks.values().map(|check| check.next);
-                polls.chain(checks).chain(self.usage.deadline(Instant::now())).min()
+                let silent = self.reach.deadline().filter(|_| !self.asking);
+                polls.chain(checks).chain(silent).chain(self.usage.deadline(Instant::now())).min()
             }
         };
         let until = next.into_iter().chain(self.gathering).min();
         let events = self.subscription.as_ref().filter(|_| reads).map(AsFd::as_fd);
-        let fds: Vec<_> = std::iter::once(self.waker.as_fd()).chain(events).collect();
+        let fds: Vec<_> = std::iter::once(self.own.waker.as_fd()).chain(events).collect();
         wait_readable(&fds, until).map(|_| ())
+    }
+
+    // ---- clients that get no answer ----
+
+    /// Asks the endpoints themselves whose clients have waited for an answer for too long.
+    fn ask_endpoints(&mut self, now: Instant) -> io::Result<()> {
+        if self.asking {
+            return Ok(());
+        }
+        let mut silent = Vec::new();
+        for (frontend, suspect) in self.reach.due(now) {
+            let entry = self.with_conntrack(|conntrack, _| conntrack.look_up(&suspect.key, suspect.id))?;
+            let waits = entry.is_some_and(|entry| entry.tcp_state == Some(TcpState::SynSent));
+            self.reach.still_waits(frontend, &suspect, waits);
+            if waits {
+                silent.push((frontend, suspect.endpoint));
+            }
+        }
+        if silent.is_empty() {
+            return Ok(());
+        }
+        let own = self.own.clone();
+        // It ends by itself: each question has a bound.
+        std::thread::Builder::new().name("reach".to_owned()).spawn(move || {
+            let ask = |(frontend, endpoint)| {
+                (frontend, TcpStream::connect_timeout(&endpoint, ANSWER).map(|_| ()).map_err(|error| error.to_string()))
+            };
+            own.send(FlowOrder::Asked(silent.into_iter().map(ask).collect()));
+        })?;
+        self.asking = true;
+        Ok(())
     }
 
     // ---- the kernel ----
@@ -522,6 +586,17 @@ impl Flows {
         details.sort_by_key(|detail| (!detail.counts, std::cmp::Reverse(detail.age), detail.entry.original));
         details.truncate(LISTED);
         details
+    }
+}
+
+/// What is wrong when clients are not answered, given whether the gateway itself is.
+fn words(endpoint: SocketAddr, answer: Result<(), String>) -> String {
+    match answer {
+        Ok(()) => format!(
+            "its clients get no answer from {endpoint}, though the gateway itself does: the endpoint's way back does not lead \
+             through this gateway; make it the endpoint's route to the clients, or set masquerade: always"
+        ),
+        Err(error) => format!("its clients get no answer from {endpoint}, nor does the gateway itself: {error}"),
     }
 }
 

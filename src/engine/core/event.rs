@@ -64,6 +64,13 @@ pub enum Event {
     },
     /// The answer to [`Effect::ForgetFlows`].
     FlowsForgotten(TargetId),
+    /// Clients of a frontend get no answer from its endpoint; or they do again.
+    ClientsLost {
+        /// Which frontend.
+        frontend: FrontendId,
+        /// What is wrong, and what can be done; `None` if nothing is any more.
+        problem: Option<String>,
+    },
     /// A deadline of the core has come, or nothing but time has passed.
     Tick,
     /// The daemon is to end.

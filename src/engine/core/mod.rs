@@ -155,6 +155,7 @@ impl Core {
                 self.checked(now, target, used || lately, effects);
             }
             Event::FlowsForgotten(id) => self.flows_forgotten(now, id, effects),
+            Event::ClientsLost { frontend, problem } => self.clients_lost(frontend, problem),
             Event::Tick => {}
             Event::Shutdown => self.shutdown(now, effects),
         }
@@ -459,6 +460,15 @@ impl Core {
             let until = frontend.backoff.until(now);
             self.arm_frontend(id, until);
         }
+    }
+
+    fn clients_lost(&mut self, id: FrontendId, problem: Option<String>) {
+        let frontend = &mut self.frontends[id];
+        match &problem {
+            Some(problem) => log::warn!("frontend {}: {problem}", frontend.plan.name),
+            None => log::info!("frontend {}: a client gets an answer again", frontend.plan.name),
+        }
+        frontend.last_error = problem;
     }
 
     fn frontend_running(&mut self, now: Instant, id: FrontendId, effects: &mut Effects) {
