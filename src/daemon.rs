@@ -3,6 +3,7 @@
 //! The main thread runs the reactor. Everything that can fail does so before the first thread is started, or stops one
 //! target or frontend alone.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -13,10 +14,11 @@ use std::time::Instant;
 
 use lexopt::prelude::{Long, Short, ValueExt as _};
 
-use crate::config::{self, Setup};
+use crate::config::{self, Masquerade, Setup};
 use crate::dataplane::apply::{Language, Nft};
 use crate::dataplane::flows;
 use crate::dataplane::hold::{AllCounters, Holder};
+use crate::dataplane::links::{self, Links};
 use crate::dataplane::plan::Plan;
 use crate::dataplane::render::{self, TABLE};
 use crate::dataplane::rules::Table;
@@ -160,11 +162,19 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
         own.push(Box::new(holder));
         holds = counters;
     }
+    let mut on_link = BTreeSet::new();
+    if plan.has_masquerade(Masquerade::Auto) {
+        own.push(Box::new(Links::default()));
+    }
     let services = services.into_iter().map(|(_, service)| service).chain(own).collect();
     let (mut reactor, orders) =
         Reactor::new(handlers, services, inbox.clone()).map_err(Failure::system("cannot set up the event loop"))?;
     reactor.start_services().map_err(|error| Failure::System(error.to_string()))?;
 
+    // After the watch has begun, so that no change is missed.
+    if plan.has_masquerade(Masquerade::Auto) {
+        on_link = links::on_link().map_err(Failure::system("cannot ask for the interfaces' addresses"))?;
+    }
     let mut table = Table::new(Nft::find(), plan);
     let mark = Mark::of_namespace().map_err(Failure::system("cannot read /proc"))?;
     // What a crashed daemon has left goes while nft works.
@@ -183,10 +193,22 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
         log::info!("ready after {:.1?}: {} targets, {} frontends", began.elapsed(), counts.0, counts.1);
         notify("READY=1");
     });
-    let engine =
-        Engine { config, targets, keeps_warm, has_handler, table, flows, orders, inbox, receiver, holds, ready }
-            .spawn()
-            .map_err(&no_thread)?;
+    let engine = Engine {
+        config,
+        targets,
+        keeps_warm,
+        has_handler,
+        table,
+        on_link,
+        flows,
+        orders,
+        inbox,
+        receiver,
+        holds,
+        ready,
+    }
+    .spawn()
+    .map_err(&no_thread)?;
     reactor.run(|signal| exit_at_once(&mark, signal)).map_err(Failure::system("cannot wait for events"))?;
     let panicked = |_| Failure::System("a thread has panicked".to_owned());
     let all_ended = engine.join().map_err(panicked)?;

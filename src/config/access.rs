@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::from_node::text;
 use super::suggest::quoted;
-use super::{FromNode, Node, Section};
+use super::{FromNode, Masquerade, Node, Section};
 
 /// The longest name of an interface (`IFNAMSIZ` of linux/if.h, less its terminating NUL).
 const LONGEST_INTERFACE: usize = 15;
@@ -43,8 +43,8 @@ impl Access {
         }
         let on_denied: Option<OnDenied> = section.optional("on_denied");
         Access {
-            allow: merged(allow.unwrap_or_default()),
-            deny: merged(deny.unwrap_or_default()),
+            allow: Prefix::merged(allow.unwrap_or_default()),
+            deny: Prefix::merged(deny.unwrap_or_default()),
             interfaces: interfaces.unwrap_or_default().into_iter().map(|Interface(name)| name).collect(),
             reject: on_denied == Some(OnDenied::Reject),
         }
@@ -61,6 +61,19 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// The prefix of this length that the address is in.
+    pub fn around(address: IpAddr, length: u8) -> Prefix {
+        Prefix { address: masked(address, length), length }
+    }
+
+    /// Sorted, and without those that are in others: nft's sets refuse overlaps.
+    pub fn merged(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
+        // A prefix comes right before what it contains.
+        prefixes.sort_unstable_by_key(|prefix| (prefix.address, prefix.length));
+        prefixes.dedup_by(|next, kept| kept.contains(*next));
+        prefixes
+    }
+
     /// Whether every address of another prefix is in this one.
     fn contains(self, other: Prefix) -> bool {
         self.address.is_ipv4() == other.address.is_ipv4()
@@ -109,12 +122,18 @@ fn masked(address: IpAddr, length: u8) -> IpAddr {
     }
 }
 
-/// Sorted, and without those that are in others: nft's sets refuse overlaps.
-fn merged(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
-    // A prefix comes right before what it contains.
-    prefixes.sort_unstable_by_key(|prefix| (prefix.address, prefix.length));
-    prefixes.dedup_by(|next, kept| kept.contains(*next));
-    prefixes
+/// The key `masquerade` of a frontend.
+impl FromNode for Masquerade {
+    const EXPECTED: &'static str = "auto, always or never";
+
+    fn from_node(node: &Node) -> Result<Masquerade, String> {
+        match text(node)? {
+            "auto" => Ok(Masquerade::Auto),
+            "always" => Ok(Masquerade::Always),
+            "never" => Ok(Masquerade::Never),
+            other => Err(format!("{} is not known: write auto, always or never", quoted(other))),
+        }
+    }
 }
 
 struct Interface(String);
@@ -179,7 +198,7 @@ mod tests {
     #[test]
     fn what_is_in_another_prefix_goes() {
         let all = ["10.0.0.0/8", "10.1.0.0/16", "10.255.255.255", "11.0.0.0/8", "::/0", "2001:db8::/32", "10.0.0.0/8"];
-        let left = merged(all.iter().map(|text| prefix(text).expect("a prefix")).collect());
+        let left = Prefix::merged(all.iter().map(|text| prefix(text).expect("a prefix")).collect());
         let expected = ["10.0.0.0/8", "11.0.0.0/8", "::/0"].map(|text| prefix(text).expect("a prefix"));
         assert_eq!(left, expected);
     }

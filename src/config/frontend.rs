@@ -53,6 +53,7 @@ pub(super) fn read(section: &mut Section<'_>, targets: &Targets<'_>, registry: &
         target,
         endpoint,
         access: Access::read(section),
+        masquerade: section.optional("masquerade").unwrap_or_default(),
     };
     let mut options = section.child("options");
     let mut frontend = None;

@@ -30,7 +30,9 @@ use std::path::Path;
 pub use access::{Access, Prefix};
 pub use duration::parse_duration;
 pub use from_node::FromNode;
-pub use model::{Config, Endpoint, FrontendSpec, Kind, Log, LogOutput, Probe, Protocol, Readiness, TargetSpec};
+pub use model::{
+    Config, Endpoint, FrontendSpec, Kind, Log, LogOutput, Masquerade, Probe, Protocol, Readiness, TargetSpec,
+};
 pub use node::Node;
 pub(crate) use ports::PortMap;
 pub use ports::{Address, Ports};

@@ -169,6 +169,20 @@ pub struct FrontendSpec {
     pub endpoint: usize,
     /// Who may reach it.
     pub access: Access,
+    /// Whose source address the endpoint sees.
+    pub masquerade: Masquerade,
+}
+
+/// When the endpoint sees this gateway's address instead of the client's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Masquerade {
+    /// Where the client's could not work.
+    #[default]
+    Auto,
+    /// At all times, but for endpoints on this host.
+    Always,
+    /// Never.
+    Never,
 }
 
 impl Endpoint {

@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod flows;
 pub mod hold;
+pub mod links;
 mod listens;
 pub mod plan;
 pub mod render;

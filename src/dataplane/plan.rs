@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::config::{Access, Config, Protocol, Route, Shift};
+use crate::config::{Access, Config, Masquerade, Prefix, Protocol, Route, Shift};
 use crate::plugin::ColdPath;
 
 /// The longest time that conntrack shows a closed TCP connection for; the kernel's default for TIME_WAIT.
@@ -32,6 +32,8 @@ pub struct Rules {
     pub cold: ColdPath,
     /// Who may reach it.
     pub access: Access,
+    /// Whose source address the endpoint sees.
+    pub masquerade: Masquerade,
 }
 
 impl Rules {
@@ -58,11 +60,19 @@ impl Rules {
         route.filter(|_| self.protocol == protocol).map(|route| route.translate(destination))
     }
 
-    /// Whether clients outside need `route_localnet` and its guard: they are sent to 127.0.0.0/8.
+    /// Whether clients need `route_localnet` and its guard: those outside who are sent to 127.0.0.0/8, or those on
+    /// 127.0.0.0/8 who are sent elsewhere.
     pub fn needs_route_localnet(&self) -> bool {
-        let outside = |ip: IpAddr| !ip.is_loopback();
         let inside = |ip: IpAddr| ip.is_ipv4() && ip.is_loopback();
-        self.routes.iter().any(|route| inside(route.endpoint.ip) && outside(route.listen.ip))
+        let enters = |route: &Route| inside(route.endpoint.ip) && !route.listen.ip.is_loopback();
+        let leaves = |route: &&Route| route.is_wildcard() && route.listen.is_ipv4() || inside(route.listen.ip);
+        self.routes.iter().any(enters) || self.masqueraded().any(|route| leaves(&route))
+    }
+
+    /// The routes whose clients' source addresses may have to be replaced: those to other hosts.
+    pub fn masqueraded(&self) -> impl Iterator<Item = &Route> {
+        let may = self.masquerade != Masquerade::Never;
+        self.routes.iter().filter(move |route| may && !route.endpoint.ip.is_loopback())
     }
 }
 
@@ -110,6 +120,17 @@ pub struct State {
     pub active: BTreeSet<usize>,
     /// The frontends whose cold path refuses clients.
     pub refusing: BTreeSet<usize>,
+    /// Who is on which link.
+    pub on_link: BTreeSet<OnLink>,
+}
+
+/// The addresses that are on the link of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OnLink {
+    /// The interface's index.
+    pub interface: u32,
+    /// What is reached there without a router.
+    pub prefix: Prefix,
 }
 
 impl Plan {
@@ -122,11 +143,17 @@ impl Plan {
             timeouts: Timeouts::new(frontend.flow_timeout),
             cold,
             access: frontend.access.clone(),
+            masquerade: frontend.masquerade,
         });
         Plan { frontends: frontends.collect() }
     }
 
-    /// Whether any frontend sends clients from outside to 127.0.0.0/8.
+    /// Whether any frontend that sends its clients to other hosts masquerades like this.
+    pub fn has_masquerade(&self, how: Masquerade) -> bool {
+        self.frontends.iter().any(|rules| rules.masquerade == how && rules.masqueraded().next().is_some())
+    }
+
+    /// Whether any frontend sends clients from outside to 127.0.0.0/8, or from there to the outside.
     pub fn needs_route_localnet(&self) -> bool {
         self.frontends.iter().any(Rules::needs_route_localnet)
     }

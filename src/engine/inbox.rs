@@ -4,15 +4,17 @@
 //! it, a target at most three events of its own and four about its flows, and requests are counted. So nobody waits for
 //! room, and the engine and the reactor cannot wait for each other.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender};
 
 use super::core::{Event, FrontendId};
 use super::status::Request;
 use crate::dataplane::flows::Survey;
+use crate::dataplane::plan::OnLink;
 
 /// How many requests can wait for the engine; a further one is refused.
 const MOST_REQUESTS: usize = 256;
@@ -38,6 +40,8 @@ pub enum Message {
     Surveyed(Result<Survey, String>),
     /// Somebody else has deleted our table.
     RulesLost,
+    /// An address of an interface has come or gone: [`Inbox::on_link`] has what there is now.
+    OnLink,
 }
 
 /// The sending side. Clones share all bounds.
@@ -47,6 +51,8 @@ pub struct Inbox {
     /// Which frontends have a wake under way.
     wakes: Arc<[AtomicBool]>,
     requests: Arc<AtomicUsize>,
+    /// Who is on which link, where the engine does not know yet.
+    on_link: Arc<Mutex<Option<BTreeSet<OnLink>>>>,
 }
 
 impl Inbox {
@@ -55,7 +61,7 @@ impl Inbox {
         let room = 4 * frontends + 7 * targets + MOST_REQUESTS + SPARE;
         let (sender, receiver) = crossbeam_channel::bounded(room);
         let wakes = (0..frontends).map(|_| AtomicBool::new(false)).collect();
-        (Inbox { sender, wakes, requests: Arc::default() }, receiver)
+        (Inbox { sender, wakes, requests: Arc::default(), on_link: Arc::default() }, receiver)
     }
 
     /// Sends what the bounds above allow for.
@@ -79,6 +85,19 @@ impl Inbox {
         }
     }
 
+    /// Says who is on which link; one message, however often that changes before it is taken in.
+    pub fn tell_on_link(&self, links: BTreeSet<OnLink>) {
+        let before = self.on_link.lock().unwrap_or_else(PoisonError::into_inner).replace(links);
+        if before.is_none() {
+            self.send(Message::OnLink);
+        }
+    }
+
+    /// For the engine: what [`Message::OnLink`] has announced.
+    pub(super) fn on_link(&self) -> Option<BTreeSet<OnLink>> {
+        self.on_link.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// For the engine: a message has been taken out, so there is room for another of its sort.
     pub(super) fn taken(&self, message: &Message) {
         match message {
@@ -86,7 +105,7 @@ impl Inbox {
             Message::Request { .. } => {
                 self.requests.fetch_sub(1, Ordering::Relaxed);
             }
-            Message::Event(_) | Message::Surveyed(_) | Message::RulesLost => {}
+            Message::Event(_) | Message::Surveyed(_) | Message::RulesLost | Message::OnLink => {}
         }
     }
 }

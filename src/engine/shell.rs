@@ -3,7 +3,7 @@
 //! It drains its inbox before it runs nft, so that a thousand wakes at once become a few transactions. It blocks on its
 //! inbox until the core's nearest deadline, on nft, and for a moment on the reactor's bounded orders; on nothing else.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -21,7 +21,7 @@ use super::wall::Wall;
 use crate::config::{Config, Protocol};
 use crate::dataplane::flows::{FlowOrder, FlowOrders, Survey};
 use crate::dataplane::hold::AllCounters;
-use crate::dataplane::plan::State;
+use crate::dataplane::plan::{OnLink, State};
 use crate::dataplane::render::TABLE;
 use crate::dataplane::rules::Table;
 use crate::plugin::{ColdPath, HoldOptions, OnFailure, Target};
@@ -45,6 +45,8 @@ pub struct Engine {
     pub has_handler: Vec<bool>,
     /// The loaded table.
     pub table: Table,
+    /// Who is on which link.
+    pub on_link: BTreeSet<OnLink>,
     /// The way to the flows' thread.
     pub flows: FlowOrders,
     /// The way to the reactor.
@@ -128,7 +130,7 @@ impl Shell {
             runners,
             has_handler: engine.has_handler,
             table: engine.table,
-            wanted: State::default(),
+            wanted: State { on_link: engine.on_link, ..State::default() },
             applied: Some(State::default()),
             stale: Vec::new(),
             flows: engine.flows,
@@ -207,6 +209,11 @@ impl Shell {
                 }
             },
             Message::Surveyed(survey) => self.answer_questions(survey),
+            Message::OnLink => {
+                if let Some(links) = self.inbox.on_link() {
+                    self.wanted.on_link = links;
+                }
+            }
             Message::RulesLost if self.core.closing() => {}
             Message::RulesLost => {
                 log::warn!("somebody has deleted the table inet {TABLE}; it is loaded anew");

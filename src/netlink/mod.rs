@@ -6,6 +6,7 @@
 //! | [`sock_diag`] | whether something is bound to an address, without connecting to it |
 //! | [`nflog`] | for packets that a rule has logged |
 //! | [`nftables`] | whether a table has been deleted |
+//! | [`addresses`] | which addresses the interfaces have, and to be told when they change |
 //! | [`route`] | whether an address is this host's own |
 //! | [`socket`] | the requests, dumps and replies under all of them |
 //! | [`message`] | the bytes of a message and its attributes |
@@ -17,6 +18,7 @@
 //! or given a receive timeout without `unsafe`. Its constants are used where it has them (it has none for conntrack or
 //! sock_diag), and its attribute types are not, for they allocate once per attribute.
 
+pub mod addresses;
 pub mod conntrack;
 pub mod message;
 pub mod nflog;

@@ -1,6 +1,6 @@
 //! What handlers reach through [`crate::plugin::Io`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -8,6 +8,7 @@ use std::time::Instant;
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
 
+use crate::dataplane::plan::OnLink;
 use crate::engine::{Inbox, Message, Request};
 
 /// The token of the engine's waker.
@@ -116,6 +117,11 @@ impl IoCore {
     /// For the daemon's own handlers.
     pub(crate) fn tell(&mut self, message: Message) {
         self.inbox.send(message);
+    }
+
+    /// For the daemon's own handlers.
+    pub(crate) fn tell_on_link(&mut self, links: BTreeSet<OnLink>) {
+        self.inbox.tell_on_link(links);
     }
 
     pub(crate) fn request(&mut self, owner: usize, tag: u64, request: Request) {

@@ -24,6 +24,7 @@
 mod access;
 mod cold;
 mod maps;
+mod masquerade;
 mod timeouts;
 mod transaction;
 mod words;
@@ -86,6 +87,7 @@ pub fn table(plan: &Plan, state: &State) -> String {
     entrance(&mut transaction, plan, "prerouting", NfHook::Prerouting);
     // type nat hook output priority -101; policy accept;
     entrance(&mut transaction, plan, "output", NfHook::Output);
+    masquerade::chains(&mut transaction, plan);
     if plan.needs_route_localnet() {
         guard(&mut transaction);
     }
@@ -247,6 +249,7 @@ fn change(transaction: &mut Transaction, plan: &Plan, before: &State, after: &St
     change_maps(transaction, plan, "active", &active(before), &active(after));
     change_maps(transaction, plan, "cold", &cold(before), &cold(after));
     cold::change_guarded(transaction, plan, &before.cold, &after.cold);
+    masquerade::change(transaction, plan, before, after);
 }
 
 /// Brings the maps of one temperature from one set of elements to another. A transaction is seen as a whole or not at

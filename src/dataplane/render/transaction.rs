@@ -74,6 +74,11 @@ impl Transaction {
         self.elements("add", map, elements.map(|(key, chain)| json!([key, { "goto": { "target": chain } }])));
     }
 
+    /// Puts elements into a verdict map: a key, and the chain to go to and come back from.
+    pub(super) fn add_jumps(&mut self, map: &str, elements: impl Iterator<Item = (Value, String)>) {
+        self.elements("add", map, elements.map(|(key, chain)| json!([key, { "jump": { "target": chain } }])));
+    }
+
     /// Puts elements into a set.
     pub(super) fn add_members(&mut self, set: &str, elements: impl Iterator<Item = Value>) {
         self.elements("add", set, elements);

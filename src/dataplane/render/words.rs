@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use nftables::expr::{
-    BinaryOperation, CT, Expression, Fib, FibFlag, FibResult, Map, Meta, MetaKey, NamedExpression, Payload,
+    BinaryOperation, CT, CTDir, Expression, Fib, FibFlag, FibResult, Map, Meta, MetaKey, NamedExpression, Payload,
     PayloadField, Prefix, Range, SetItem,
 };
 use nftables::stmt::{
@@ -37,6 +37,15 @@ pub(super) fn meta(key: MetaKey) -> E {
 
 pub(super) fn ct(key: &'static str) -> E {
     Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir: None }))
+}
+
+/// `ct original proto-dst`, and the like: what the flow's first packet had, before any translation.
+pub(super) fn ct_original(key: &'static str) -> E {
+    Expression::Named(NamedExpression::CT(CT { key: key.into(), family: None, dir: Some(CTDir::Original) }))
+}
+
+pub(super) fn masquerade() -> S {
+    Statement::Masquerade(None)
 }
 
 pub(super) fn and(left: E, right: E) -> E {
