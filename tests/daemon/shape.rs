@@ -1,6 +1,6 @@
 //! Lists of addresses, both families in one frontend, and ranges of ports.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 
@@ -257,6 +257,54 @@ fn a_shifted_range_keeps_the_order_of_its_ports() {
         for map in ["map ports-100-109-to-200 {", "map ports-105-114-to-200 {", "map ports-99-108-to-100 {"] {
             assert!(rules.contains(map), "{map}\n{rules}");
         }
+    });
+}
+
+/// As large as a file can have them, almost.
+#[test]
+fn a_shifted_range_may_be_large() {
+    with_each_nft(|lab| {
+        let _servers = echoes(&lab, BACKEND_V4, [30_001, 60_000]);
+        let target = one_endpoint("b", "udp", json!("203.0.113.2:30001-60000"));
+        let other = one_endpoint("c", "udp", json!("203.0.113.2:30002-60001"));
+        let frontends = [
+            short("f", "static:always", json!("198.51.100.1:1-30000"), "b"),
+            short("g", "static:always", json!("203.0.113.1:1-30000"), "c"),
+        ];
+        let daemon = Daemon::start(&lab, &config(&[target, other], &frontends));
+        daemon.await_target("b", "active", SOON);
+        assert_from(&ask(&lab, "198.51.100.1:1"), "30001", Lab::client_v4(0));
+        assert_from(&ask(&lab, "198.51.100.1:30000"), "60000", Lab::client_v4(0));
+        daemon.await_target("c", "active", SOON);
+        assert_from(&ask(&lab, "203.0.113.1:29999"), "60000", Lab::client_v4(0));
+    });
+}
+
+/// The cold path of a range changes within one transaction, in a map of intervals.
+#[test]
+fn clients_of_a_range_are_refused_while_its_target_backs_off() {
+    with_each_nft(|lab| {
+        let target = with(
+            command("b", &[], "exec sleep 1000"),
+            json!({"readiness": {"deadline": "500ms"},
+            "endpoints": [{"name": "e", "protocol": "tcp", "address": "127.0.0.1:300-309"}]}),
+        );
+        let frontend = with(hold("f", json!("0.0.0.0:300-309"), "b"), json!({"options": {"on_failure": "reject"}}));
+        let daemon = Daemon::start(&lab, &config(&[target], &[frontend]));
+        let refused = || {
+            let result = lab.client().run(|| http_get(at("198.51.100.1:305"), "/"));
+            assert_eq!(result.map_err(|error| error.kind()), Err(ErrorKind::ConnectionRefused), "{}", daemon.log());
+        };
+        assert!(elements(&lab.gateway, "cold_range_any4").contains(" : goto cold-hold-0"));
+        refused();
+        // Each failure doubles the backoff.
+        eventually("the cold path refuses", SOON, || {
+            refused();
+            elements(&lab.gateway, "cold_range_any4") == "tcp . 300-309 : goto cold-refuse-0 }"
+        });
+        eventually("it waits again", SOON, || {
+            elements(&lab.gateway, "cold_range_any4") == "tcp . 300-309 : goto cold-hold-0 }"
+        });
     });
 }
 
