@@ -119,11 +119,11 @@ targets:
   - name: backend
     kind: static:cmd
     idle_timeout: 1m
-    endpoints: [{name: http, protocol: tcp, address: '127.0.0.1:8080'}]
+    endpoints: [{name: http, protocol: tcp, address: ['127.0.0.1:8080', '[::1]:8080']}]
     options: {command: exit 3}
 frontends:
   - {name: awake, kind: static:always, protocol: tcp, listen: '0.0.0.0:81', flow_timeout: 1m, target: 'backend:http'}
-  - {name: web, kind: packet:hold, protocol: tcp, listen: '0.0.0.0:80', flow_timeout: 1m, target: 'backend:http'}
+  - {name: web, kind: packet:hold, protocol: tcp, listen: ['0.0.0.0:80', '[::]:80'], flow_timeout: 1m, target: 'backend:http'}
 ";
 
 /// Reference and manual page name every key that the schema has.

@@ -33,6 +33,18 @@ frontends:
   - {name: h, kind: packet:hold, protocol: tcp, listen: 10.0.0.3:81, flow_timeout: 30s, target: t:b, allow: [192.0.2.0/24], interfaces: [lo], options: {packets: 5, on_failure: reject}}
 ";
 
+/// Both families in one place, ranges that are kept and shifted, and nothing said twice.
+const SHORT: &str = "\
+version: v1
+targets:
+  - {name: web, kind: static:none, idle_timeout: 1h, endpoints: [{name: e, protocol: tcp, address: [10.0.0.1:80, '[fd00::1]:80']}]}
+  - {name: game, kind: static:none, idle_timeout: 1h, endpoints: [{name: e, protocol: udp, address: 10.0.0.1:27015-27030}]}
+frontends:
+  - {name: a, kind: static:always, listen: '[::]:443', dual_stack: true, flow_timeout: 30s, target: web}
+  - {name: b, kind: static:always, listen: ['[fd00::2]:80', 192.0.2.1:80], flow_timeout: 30s, target: web:e}
+  - {name: c, kind: static:always, listen: [192.0.2.1:27015-27030, 192.0.2.2:1-16], flow_timeout: 30s, target: game}
+";
+
 /// Replacements in [`FULL`] that keep it good.
 const GOOD: &[(&str, &str)] = &[
     ("static: }", "packet: {group: 7}}"),
@@ -65,6 +77,17 @@ const GOOD: &[(&str, &str)] = &[
     ("[2001:db8::1]:53", "[64:ff9b::1.2.3.4]:65535"),
     ("10.0.0.1:80", "10.0.0.1:0080"),
     ("10.0.0.2:80", "0.0.0.0:80"),
+    ("protocol: udp, listen: '[::]:53'", "listen: '[::]:53'"),
+    ("protocol: udp, listen: '[::]:53'", "protocol: , listen: ['[::]:53']"),
+    ("'[::]:53'", "['[2001:db8::2]:53', '[2001:db8::3]:54']"),
+    ("'[::]:53'", "'[::]:53', dual_stack: false"),
+    ("'[::]:53'", "'[::]:53', dual_stack: "),
+    ("address: 10.0.0.1:80}", "address: [10.0.0.1:80, '[2001:db8::1]:81']}"),
+    ("address: 10.0.0.1:80}", "address: [10.0.0.1:80]}"),
+    (
+        "'[2001:db8::1]:53'}, {name: b, protocol: tcp, address: 10.0.0.1:80}]",
+        "'[2001:db8::1]:53'}, {name: b, protocol: tcp, address: 10.0.0.1:80}, {name: c, protocol: udp, address: 10.0.0.1:27015-27030}]",
+    ),
     (", options: {}", ", options: "),
     (", endpoint: /go", ""),
     ("name: t\n", "name: ünïcode-1.x/y\n    <<: {}\n"),
@@ -180,7 +203,18 @@ const BAD: &[(&str, &str)] = &[
     ("    options: {command: run, stop_grace: 3s}\n", ""),
     ("stop_grace: 3s", "stop_grace: 3"),
     ("stop_grace: 3s", "grace: 3s"),
-    ("target: t:a", "target: t"),
+    ("target: t:a", "target: 't:'"),
+    ("'[::]:53'", "[]"),
+    ("'[::]:53'", "['[::]:53', 53]"),
+    ("'[::]:53'", "'[2001:db8::2]:53', dual_stack: true"),
+    ("'[::]:53'", "['[::]:53', '[2001:db8::2]:54'], dual_stack: true"),
+    ("'[::]:53'", "'[::]:53', dual_stack: 'yes'"),
+    ("'[::]:53'", "'[::]:53-'"),
+    ("'[::]:53'", "'[::]:53-65536'"),
+    ("'[::]:53'", "'[::]:0-53'"),
+    ("address: 10.0.0.1:80}", "address: []}"),
+    ("address: 10.0.0.1:80}", "address: [10.0.0.1:80, 0.0.0.0:81]}"),
+    ("address: 10.0.0.1:80}", "address: [10.0.0.1:80, '[fd00::1]:80', '[fd00::2]:80']}"),
     ("target: t:a", "target: 5"),
     (", options: {}", ", options: {a: 1}"),
     (", options: {}", ", options: 5"),
@@ -251,6 +285,7 @@ fn what_is_good_is_good_for_both() {
     let mut documents = vec![
         (CONFIG, EXAMPLE.to_owned()),
         (CONFIG, FULL.to_owned()),
+        (CONFIG, SHORT.to_owned()),
         (CONFIG, "version: v1\n".to_owned()),
         (CONFIG, "version: v1\nlog:\nplugins:\ntargets:\nfrontends:\n".to_owned()),
     ];

@@ -12,4 +12,5 @@ mod lifecycle;
 mod readiness;
 mod routing;
 mod setup;
+mod shape;
 mod udp;

@@ -281,3 +281,6 @@ fn shortened(name: &str) -> &str {
     let end = (0..=name.len().min(LONGEST_COMMENT)).rev().find(|end| name.is_char_boundary(*end));
     &name[..end.unwrap_or(0)]
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! What the rules are, without a kernel.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::*;
+use crate::config::{Access, Protocol};
+use crate::dataplane::plan::Timeouts;
+use crate::plugin::ColdPath;
+
+/// A frontend with these routes, `LISTEN>ENDPOINT`.
+fn rules(protocol: Protocol, routes: &[&str]) -> Rules {
+    let route = |text: &&str| {
+        let (listen, endpoint) = text.split_once('>').expect("LISTEN>ENDPOINT");
+        Route { listen: listen.parse().expect("an address"), endpoint: endpoint.parse().expect("an address") }
+    };
+    Rules {
+        name: "f".to_owned(),
+        protocol,
+        routes: routes.iter().map(route).collect(),
+        timeouts: Timeouts::new(Duration::from_secs(60)),
+        cold: ColdPath::Drop,
+        access: Access::default(),
+    }
+}
+
+/// The commands of a table in which the only frontend is cold and active.
+fn commands(rules: Rules) -> Vec<Value> {
+    let state = State { cold: [0].into(), active: [0].into(), refusing: [].into() };
+    let text = table(&Plan { frontends: vec![rules] }, &state);
+    let document: Value = serde_json::from_str(&text).expect("JSON");
+    document["nftables"].as_array().expect("a list").clone()
+}
+
+/// The names of the objects of one sort.
+fn names<'c>(commands: &'c [Value], sort: &str) -> Vec<&'c str> {
+    commands.iter().filter_map(|command| command["add"][sort]["name"].as_str()).collect()
+}
+
+/// The elements of a map or a set, as they are added.
+fn elements(commands: &[Value], map: &str) -> Vec<String> {
+    let added = commands.iter().filter_map(|command| command["add"].get("element"));
+    let elements = added.filter(|element| element["name"] == map).flat_map(|element| element["elem"].as_array());
+    elements.flatten().map(Value::to_string).collect()
+}
+
+/// The statements of the rules in a chain.
+fn chain(commands: &[Value], name: &str) -> Vec<String> {
+    let rules = commands.iter().filter_map(|command| command["add"].get("rule"));
+    rules.filter(|rule| rule["chain"] == name).map(|rule| rule["expr"].to_string()).collect()
+}
+
+#[test]
+fn without_ranges_there_are_no_maps_for_them() {
+    let commands =
+        commands(rules(Protocol::Tcp, &["0.0.0.0:80>10.0.0.1:81", "192.0.2.1:82>10.0.0.1:81", "[::]:80>[fd00::1]:80"]));
+    let maps = names(&commands, "map");
+    assert_eq!(maps.len(), 8, "{maps:?}");
+    assert!(names(&commands, "set").is_empty());
+    // One translation for each family, wherever it comes from.
+    let dnats: Vec<_> = chain(&commands, "frontend-0").into_iter().filter(|rule| rule.contains("dnat")).collect();
+    assert_eq!(dnats.len(), 2, "{dnats:?}");
+    assert_eq!(elements(&commands, "active_any4"), [r#"[{"concat":["tcp",80]},{"goto":{"target":"frontend-0"}}]"#]);
+    assert_eq!(elements(&commands, "active_ip4").len(), 1);
+    assert_eq!(elements(&commands, "active_any6").len(), 1);
+}
+
+#[test]
+fn a_range_to_itself_is_one_element_and_keeps_its_ports() {
+    let commands = commands(rules(Protocol::Udp, &["0.0.0.0:1-65535>10.0.0.1:1-65535"]));
+    let key = r#"[{"concat":["udp",{"range":[1,65535]}]},{"goto":{"target":"frontend-0"}}]"#;
+    assert_eq!(elements(&commands, "active_range_any4"), [key]);
+    assert_eq!(elements(&commands, "cold_range_any4").len(), 1);
+    assert_eq!(elements(&commands, "guarded_range_any4"), [r#"{"range":[1,65535]}"#]);
+    assert_eq!(names(&commands, "map").len(), 10);
+    let translation = chain(&commands, "frontend-0").pop().expect("a rule");
+    assert!(translation.ends_with(r#"{"dnat":{"addr":"10.0.0.1","family":"ip"}}]"#), "{translation}");
+}
+
+#[test]
+fn a_shifted_range_is_one_rule_and_a_map_of_its_ports() {
+    let commands = commands(rules(Protocol::Udp, &["192.0.2.1:100-102>10.0.0.1:200-202"]));
+    assert_eq!(elements(&commands, "ports-100-102-to-200"), ["[100,200]", "[101,201]", "[102,202]"]);
+    assert_eq!(elements(&commands, "active_range_ip4").len(), 1);
+    let translations: Vec<_> =
+        chain(&commands, "frontend-0").into_iter().filter(|rule| rule.contains("dnat")).collect();
+    assert_eq!(translations.len(), 1, "{translations:?}");
+    assert!(translations[0].contains(r#""data":"@ports-100-102-to-200""#), "{translations:?}");
+}
