@@ -129,7 +129,10 @@ fn load(path: &std::path::Path, register: fn(&mut Registry)) -> Result<(Setup, R
 
 fn check(path: &std::path::Path, register: fn(&mut Registry)) -> Result<(), Failure> {
     let (setup, _) = load(path, register)?;
-    let Setup { config, .. } = setup;
+    let Setup { config, warnings, .. } = setup;
+    for warning in warnings {
+        eprintln!("proxygw: warning: {warning}");
+    }
     println!(
         "{}: {} targets and {} frontends, no errors",
         path.display(),
@@ -141,8 +144,9 @@ fn check(path: &std::path::Path, register: fn(&mut Registry)) -> Result<(), Fail
 
 fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> Result<(), Failure> {
     let (setup, mut registry) = load(path, register)?;
-    let Setup { config, targets, frontends, services } = setup;
+    let Setup { config, targets, frontends, warnings, services } = setup;
     logging::start(&config.log).map_err(Failure::system("cannot open the log file"))?;
+    warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let _single = SingleInstance::claim().map_err(|error| {
         Failure::System(match error.kind() {
             io::ErrorKind::AddrInUse => "another proxygw runs in this network namespace".to_owned(),

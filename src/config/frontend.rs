@@ -174,6 +174,14 @@ fn agree(
                     ports(other.ports.count())
                 ),
             ),
+            Some(other) if other.ip == Ipv6Addr::LOCALHOST && own.ip != Ipv6Addr::LOCALHOST => section.warn(
+                "listen",
+                format_args!(
+                    "clients from outside that come to {own} cannot reach the endpoint {shown} at {other}, only those on this host \
+                     can, since IPv6 has no route_localnet: let the endpoint listen on an address of an interface, or give it and \
+                     the frontend IPv4 addresses too, such as 127.0.0.1"
+                ),
+            ),
             Some(_) => {}
         }
     }

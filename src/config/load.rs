@@ -37,6 +37,7 @@ pub(super) fn document(node: &Node, problems: &Problems, registry: &mut Registry
         config: Config { log, targets: Vec::new(), frontends: Vec::new() },
         targets: Vec::with_capacity(targets.len()),
         frontends: Vec::with_capacity(frontends.len()),
+        warnings: Vec::new(),
         services: Vec::new(),
     };
     for target in targets {

@@ -51,6 +51,8 @@ pub struct Setup {
     pub targets: Vec<Box<dyn Target>>,
     /// What the frontends do, in the order of [`Config::frontends`].
     pub frontends: Vec<Frontend>,
+    /// What will not work as its author may expect; a line each, with its place in the file.
+    pub warnings: Vec<String>,
     /// The handlers that run for as long as the daemon does, each with its plugin's namespace.
     pub services: Vec<(String, Box<dyn Handler>)>,
 }
@@ -84,7 +86,7 @@ pub fn parse(name: &str, text: &str, registry: &mut Registry) -> Result<Setup, L
     let problems = Problems::default();
     let setup = load::document(&node, &problems, registry);
     match setup {
-        Some(setup) => Ok(setup),
+        Some(setup) => Ok(Setup { warnings: problems.into_warnings(name, text), ..setup }),
         None => Err(problems.into_error(name, text)),
     }
 }

@@ -16,6 +16,8 @@ const KEPT: usize = 4 * SHOWN;
 #[derive(Default)]
 pub(crate) struct Problems {
     list: RefCell<Vec<Problem>>,
+    /// What will not work as its author may expect, and is no problem all the same.
+    warnings: RefCell<Vec<Problem>>,
     dropped: Cell<usize>,
 }
 
@@ -36,6 +38,25 @@ impl Problems {
             self.dropped.set(self.dropped.get() + list.len() - SHOWN);
             list.truncate(SHOWN);
         }
+    }
+
+    /// Adds a warning, which keeps nobody from using the file.
+    pub(crate) fn warn(&self, place: Place, text: String) {
+        let mut warnings = self.warnings.borrow_mut();
+        if warnings.len() < SHOWN {
+            warnings.push(Problem { place, text, related: None });
+        }
+    }
+
+    /// The warnings as they are shown, in the order of the document.
+    pub(crate) fn into_warnings(self, name: &str, text: &str) -> Vec<String> {
+        let warnings = self.warnings.into_inner();
+        let places: Vec<Place> = warnings.iter().map(|warning| warning.place.clone()).collect();
+        if places.is_empty() {
+            return Vec::new();
+        }
+        let positions = locate(text, &places);
+        warnings.iter().zip(positions).map(|(warning, at)| line(name, at, &warning.text)).collect()
     }
 
     /// Whether there is none.

@@ -87,6 +87,11 @@ impl<'a> Section<'a> {
         self.add(self.place(key), text, related);
     }
 
+    /// Says what will not work as its author may expect, and is no problem all the same.
+    pub(crate) fn warn(&mut self, key: &str, message: impl Display) {
+        self.problems.warn(self.place(key), format!("{}{key}: {message}", self.prefix));
+    }
+
     /// The place of a key's value, or of the section itself if there is no such key.
     pub(crate) fn place(&self, key: &str) -> Place {
         let mut path = self.path.clone();

@@ -9,6 +9,7 @@ mod flows;
 mod hostile;
 mod http;
 mod lifecycle;
+mod reach;
 mod readiness;
 mod routing;
 mod setup;

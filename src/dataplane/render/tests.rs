@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::*;
-use crate::config::{Access, Protocol};
+use crate::config::{Access, Masquerade, Protocol};
 use crate::dataplane::plan::Timeouts;
 use crate::plugin::ColdPath;
 
@@ -22,12 +22,13 @@ fn rules(protocol: Protocol, routes: &[&str]) -> Rules {
         timeouts: Timeouts::new(Duration::from_secs(60)),
         cold: ColdPath::Drop,
         access: Access::default(),
+        masquerade: Masquerade::Never,
     }
 }
 
 /// The commands of a table in which the only frontend is cold and active.
 fn commands(rules: Rules) -> Vec<Value> {
-    let state = State { cold: [0].into(), active: [0].into(), refusing: [].into() };
+    let state = State { cold: [0].into(), active: [0].into(), ..State::default() };
     let text = table(&Plan { frontends: vec![rules] }, &state);
     let document: Value = serde_json::from_str(&text).expect("JSON");
     document["nftables"].as_array().expect("a list").clone()
