@@ -25,6 +25,7 @@ use crate::dataplane::rules::Table;
 use crate::dataplane::watch::Watch;
 use crate::engine::{Engine, Inbox};
 use crate::logging;
+use crate::netlink::loopback;
 use crate::plugin::{Handler, Registry};
 use crate::reactor::Reactor;
 use crate::system::processes::{self, Mark};
@@ -167,9 +168,7 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
         holds = counters;
     }
     let mut on_link = BTreeSet::new();
-    if plan.has_masquerade(Masquerade::Auto) {
-        own.push(Box::new(Links::default()));
-    }
+    own.push(Box::new(Links::new(plan.needs_loopback_routes())));
     let services = services.into_iter().map(|(_, service)| service).chain(own).collect();
     let (mut reactor, orders) =
         Reactor::new(handlers, services, inbox.clone()).map_err(Failure::system("cannot set up the event loop"))?;
@@ -260,6 +259,9 @@ fn exit_at_once(mark: &Mark, signal: crate::reactor::Signal) -> ! {
     }
     if let Err(error) = RouteLocalnet::undo() {
         log::error!("cannot set net.ipv4.conf.all.route_localnet back: {error}");
+    }
+    if let Err(error) = loopback::remove_all() {
+        log::error!("cannot remove the routes of ::1: {error}");
     }
     std::process::exit(1)
 }

@@ -1,5 +1,5 @@
-//! Keeps the engine informed of who is on which link, for the frontends that masquerade by themselves. Lives on the
-//! reactor thread.
+//! Follows the interfaces and their addresses: keeps the engine informed of who is on which link, for the frontends that
+//! masquerade by themselves, and lets answers for ::1 in through each. Lives on the reactor thread.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -11,6 +11,7 @@ use mio::unix::SourceFd;
 use super::plan::OnLink;
 use crate::config::Prefix;
 use crate::netlink::addresses::{self, AddressWatch};
+use crate::netlink::loopback;
 use crate::plugin::{Error, Handler, Io, Readiness};
 
 /// The socket's key.
@@ -34,13 +35,46 @@ pub fn on_link() -> io::Result<BTreeSet<OnLink>> {
 }
 
 /// The watch over the links.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Links {
     watch: Option<AddressWatch>,
+    /// Whether clients on ::1 are sent to other hosts.
+    loopback_routes: bool,
+    /// Through which interfaces answers for them are let in already.
+    let_in: BTreeSet<u32>,
+}
+
+impl Links {
+    /// A watch that lets answers for ::1 in, or not.
+    pub fn new(loopback_routes: bool) -> Links {
+        Links { watch: None, loopback_routes, let_in: BTreeSet::new() }
+    }
+
+    fn let_in(&mut self, links: &BTreeSet<OnLink>) {
+        if !self.loopback_routes {
+            return;
+        }
+        let interfaces: BTreeSet<u32> =
+            links.iter().filter(|link| link.prefix.address.is_ipv6()).map(|link| link.interface).collect();
+        for interface in interfaces.difference(&self.let_in) {
+            if let Err(error) = loopback::add(*interface) {
+                log::warn!("clients on ::1 get no answers through interface {interface}: {error}");
+            }
+        }
+        self.let_in = interfaces;
+    }
 }
 
 impl Handler for Links {
     fn start(&mut self, io: &mut Io<'_>) -> Result<(), Error> {
+        // What a daemon that has crashed has left goes first.
+        if let Err(error) = loopback::remove_all() {
+            log::warn!("cannot look for routes of ::1: {error}");
+        }
+        match on_link() {
+            Ok(links) => self.let_in(&links),
+            Err(error) => log::warn!("cannot tell which interfaces there are: {error}"),
+        }
         match AddressWatch::open() {
             Ok(watch) => {
                 io.register(&mut SourceFd(&watch.as_fd().as_raw_fd()), SOCKET, Interest::READABLE)?;
@@ -53,6 +87,11 @@ impl Handler for Links {
     }
 
     fn stop(&mut self, io: &mut Io<'_>) {
+        if self.loopback_routes
+            && let Err(error) = loopback::remove_all()
+        {
+            log::warn!("cannot remove the routes of ::1: {error}");
+        }
         if let Some(watch) = self.watch.take() {
             io.deregister(&mut SourceFd(&watch.as_fd().as_raw_fd()), SOCKET);
         }
@@ -61,7 +100,10 @@ impl Handler for Links {
     fn ready(&mut self, io: &mut Io<'_>, _key: usize, _readiness: Readiness) {
         let changed = self.watch.as_mut().map(|watch| if watch.changed()? { on_link().map(Some) } else { Ok(None) });
         match changed {
-            Some(Ok(Some(links))) => io.core.tell_on_link(links),
+            Some(Ok(Some(links))) => {
+                self.let_in(&links);
+                io.core.tell_on_link(links);
+            }
             Some(Err(error)) => log::warn!("cannot tell who is on which link: {error}"),
             Some(Ok(None)) | None => {}
         }

@@ -158,6 +158,12 @@ impl Plan {
         self.frontends.iter().any(Rules::needs_route_localnet)
     }
 
+    /// Whether any frontend sends clients on ::1 to other hosts.
+    pub fn needs_loopback_routes(&self) -> bool {
+        let local = |listen: IpAddr| listen.is_ipv6() && (listen.is_unspecified() || listen.is_loopback());
+        self.frontends.iter().any(|rules| rules.masqueraded().any(|route| local(route.listen.ip)))
+    }
+
     /// The NFLOG group that first packets are held by, if any frontend holds them.
     pub fn group(&self) -> Option<u16> {
         self.frontends.iter().find_map(|rules| match rules.cold {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`conntrack`] | which flows there are, to delete one, to be told of each that comes and goes |
 //! | [`sock_diag`] | whether something is bound to an address, without connecting to it |
+//! | [`loopback`] | to let answers for ::1 in that come through an interface |
 //! | [`nflog`] | for packets that a rule has logged |
 //! | [`nftables`] | whether a table has been deleted |
 //! | [`addresses`] | which addresses the interfaces have, and to be told when they change |
@@ -20,6 +21,7 @@
 
 pub mod addresses;
 pub mod conntrack;
+pub mod loopback;
 pub mod message;
 pub mod nflog;
 pub mod nftables;

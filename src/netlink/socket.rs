@@ -69,6 +69,15 @@ impl Socket {
         self.transact(request, NlmF::REQUEST | NlmF::ACK, each).map(|_| ())
     }
 
+    /// Sends a request to make something, beside others of its sort (`NLM_F_CREATE | NLM_F_APPEND`).
+    ///
+    /// # Errors
+    /// As for [`request`](Socket::request); `AlreadyExists` if the very same is there.
+    pub fn create(&mut self, request: &mut Request) -> io::Result<()> {
+        let flags = NlmF::REQUEST | NlmF::ACK | NlmF::CREATE | NlmF::APPEND;
+        self.transact(request, flags, &mut |_| {}).map(|_| ())
+    }
+
     /// Sends a request for a dump and gives `each` message of it. An interrupted dump is made again, so `each` can see
     /// an object twice.
     ///

@@ -18,7 +18,7 @@ const BACKENDS_SIDE: [&str; 2] = ["203.0.113.1", "2001:db8:2::1"];
 #[track_caller]
 fn seen(answer: &str) -> IpAddr {
     let from = answer.split_once(" from ").expect("who asked").1;
-    let from = from.trim_end_matches(": ?");
+    let from = from.trim_end().trim_end_matches(": ?");
     from.parse::<std::net::SocketAddr>().unwrap_or_else(|error| panic!("{answer:?}: {error}")).ip()
 }
 
@@ -78,7 +78,7 @@ fn the_gateways_own_clients_are_served(nft: Option<&Path>) {
         let target = frontend["target"].as_str().expect("a target").replace("b:", "held:");
         with(frontend, json!({"target": target}))
     }));
-    let daemon = Daemon::start(&lab, &config(&[target, held], &all));
+    let mut daemon = Daemon::start(&lab, &config(&[target, held], &all));
     daemon.await_target("b", "active", SOON);
     for (address, expected) in own_addresses() {
         assert_eq!(asks(&lab.gateway, &format!("{address}:80")), [expected; 2], "{address}");
@@ -87,11 +87,15 @@ fn the_gateways_own_clients_are_served(nft: Option<&Path>) {
         daemon.await_target("held", "inactive", SOON);
         assert_eq!(asks(&lab.gateway, &format!("{address}:81")), [expected; 2], "held, {address}\n{}", daemon.log());
     }
+    let loopback_routes = || lab.gateway.sh("ip -6 route show table local ::1").lines().count();
+    assert_eq!(loopback_routes(), 3);
     // Clients elsewhere are seen themselves.
     for (address, expected) in [("198.51.100.1", Lab::client_v4(0)), ("[2001:db8:1::1]", Lab::client_v6(0))] {
         assert_eq!(asks(lab.client(), &format!("{address}:80")), [expected; 2]);
         assert_eq!(asks(lab.client(), &format!("{address}:81")), [expected; 2]);
     }
+    daemon.terminate();
+    assert_eq!(loopback_routes(), 1);
 }
 
 #[test]
@@ -137,6 +141,10 @@ fn a_client_on_the_backends_link_and_the_backend_itself_are_masqueraded() {
         return;
     }
     let lab = Lab::with_clients(2);
+    // A bridge that filters would send the packets on by itself, and none back through the port that it came from.
+    for name in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
+        lab.gateway.sh(&format!("[ ! -e /proc/sys/net/bridge/{name} ] || echo 0 > /proc/sys/net/bridge/{name}"));
+    }
     // The backend is on the clients' link, and asks the frontend too.
     let server = &lab.clients[1];
     let (four, six) = (Lab::client_v4(1), Lab::client_v6(1));
@@ -195,7 +203,7 @@ fn who_is_on_a_link_is_known_when_interfaces_come_and_change() {
     lab.gateway.ip("addr del 192.0.3.1/23 dev backends\naddr del 192.0.2.1/24 dev backends\n");
     eventually("it is forgotten", SOON, || !rules().contains("192.0.2.0/"));
     // An interface goes with all that it has.
-    lab.gateway.ip("link add other type dummy\naddr add 192.0.2.129/25 dev other\nlink set other up\n");
+    lab.gateway.ip("link add other type bridge\naddr add 192.0.2.129/25 dev other\nlink set other up\n");
     eventually("the interface is known", SOON, || rules().contains("\"other\" . 192.0.2.128/25"));
     lab.gateway.ip("link del other\n");
     eventually("it is forgotten", SOON, || !rules().contains("192.0.2.128/25"));
