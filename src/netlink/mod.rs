@@ -6,7 +6,8 @@
 //! | [`sock_diag`] | whether something is bound to an address, without connecting to it |
 //! | [`nflog`] | for packets that a rule has logged |
 //! | [`nftables`] | whether a table has been deleted |
-//! | [`route`] | whether an address is this host's own |
+//! | [`route`] | where a packet would go; whether an address is this host's own |
+//! | [`link`] | which interfaces there are |
 //! | [`socket`] | the requests, dumps and replies under all of them |
 //! | [`message`] | the bytes of a message and its attributes |
 //!
@@ -18,6 +19,7 @@
 //! sock_diag), and its attribute types are not, for they allocate once per attribute.
 
 pub mod conntrack;
+pub mod link;
 pub mod message;
 pub mod nflog;
 pub mod nftables;

@@ -1,0 +1,246 @@
+//! Other rule sets that drop our flows.
+//!
+//! Every base chain of a hook judges a packet, and one that drops it is enough; that another accepts it does not help. So each
+//! base chain of somebody else's is followed for the first packet of each path ([`ruleset`]), with all that is known of it
+//! ([`packet`]). Only what is surely dropped is found: a rule that depends on something unknown, such as the client's
+//! address, may let it pass. The tables of the families netdev, bridge and arp are not asked: they do not know of DNAT.
+
+mod packet;
+mod ruleset;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use self::packet::Packet;
+use self::ruleset::{BaseChain, Ruleset, base_chains};
+use super::{Finding, Host, Path, Subject, listed, not_looked_at};
+use crate::dataplane::apply::{Nft, NftError};
+use crate::dataplane::render::TABLE;
+use crate::netlink::route;
+
+/// How many paths are followed.
+const MOST_PATHS: usize = 256;
+
+/// How many interfaces clients are tried on.
+const MOST_LINKS: usize = 32;
+
+/// What is asked of a path at a hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Passage {
+    /// To a backend elsewhere.
+    Forward,
+    /// To a backend on this host.
+    Input,
+    /// To the daemon's own socket, while the target is not active.
+    Cold,
+    /// Of a held packet that is sent on.
+    Output,
+}
+
+impl Passage {
+    fn hook(self) -> &'static str {
+        match self {
+            Passage::Forward => "forward",
+            Passage::Input | Passage::Cold => "input",
+            Passage::Output => "output",
+        }
+    }
+
+    fn code(self) -> &'static str {
+        match self {
+            Passage::Forward => "forward-drop",
+            Passage::Input => "input-drop",
+            Passage::Cold => "cold-drop",
+            Passage::Output => "output-drop",
+        }
+    }
+}
+
+/// Looks at the rule sets of others.
+pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
+    let nft = Nft::find();
+    if let Err(error) = look(&nft, subject, host, findings) {
+        findings.push(not_looked_at("the rules of others", &error.to_string()));
+    }
+}
+
+fn look(nft: &Nft, subject: &Subject, host: &Host, findings: &mut Vec<Finding>) -> Result<(), NftError> {
+    let chains = base_chains(&parsed(&nft.ask(&["-j", "list", "chains"])?));
+    let judges = |chain: &BaseChain| {
+        let ours = chain.family == "inet" && chain.table == TABLE;
+        !ours
+            && ["ip", "ip6", "inet"].contains(&chain.family.as_str())
+            && ["forward", "input", "output"].contains(&chain.hook.as_str())
+    };
+    let mut by_table: BTreeMap<(String, String), Vec<BaseChain>> = BTreeMap::new();
+    for chain in chains.into_iter().filter(judges) {
+        by_table.entry((chain.family.clone(), chain.table.clone())).or_default().push(chain);
+    }
+    for ((family, table), chains) in by_table {
+        let listing = match nft.ask(&["-j", "-t", "list", "table", &family, &table]) {
+            Ok(listing) => listing,
+            Err(error) => {
+                findings.push(not_looked_at(&format!("the table {family} {table}"), &error.to_string()));
+                continue;
+            }
+        };
+        let words =
+            Ruleset::needs_words(&listing).then(|| nft.ask(&["-a", "-t", "list", "table", &family, &table]).ok());
+        let rules = Ruleset::read(&parsed(&listing), words.flatten().as_deref());
+        for chain in &chains {
+            judge(chain, &rules, subject, host, findings);
+        }
+    }
+    Ok(())
+}
+
+fn parsed(json: &str) -> Value {
+    serde_json::from_str(json).unwrap_or_default()
+}
+
+/// One base chain, for all paths.
+fn judge(chain: &BaseChain, rules: &Ruleset, subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
+    let mut dropped: BTreeMap<Passage, Dropped> = BTreeMap::new();
+    for path in subject.paths.iter().filter(|path| path.is_public()).take(MOST_PATHS) {
+        let ipv4 = path.address.is_ipv4();
+        if chain.family == if ipv4 { "ip6" } else { "ip" } {
+            continue;
+        }
+        for passage in passages(path).into_iter().filter(|passage| passage.hook() == chain.hook) {
+            let links = dropped_links(passage, chain, rules, path, host);
+            if !links.is_empty() {
+                dropped.entry(passage).or_default().add(passage, path, links);
+            }
+        }
+    }
+    findings.extend(dropped.into_iter().map(|(passage, dropped)| finding(passage, chain, rules, dropped)));
+}
+
+/// What is dropped by one chain.
+#[derive(Default)]
+struct Dropped {
+    about: Vec<String>,
+    links: BTreeSet<String>,
+    /// What would have to be allowed.
+    rules: BTreeSet<String>,
+}
+
+impl Dropped {
+    fn add(&mut self, passage: Passage, path: &Path, links: Vec<String>) {
+        let about = if passage == Passage::Cold { path.frontend_label() } else { path.endpoint_label() };
+        if !self.about.contains(&about) {
+            self.about.push(about);
+        }
+        self.links.extend(links);
+        self.rules.insert(match passage {
+            Passage::Cold if path.listen.ip().is_unspecified() => format!("tcp dport {}", path.listen.port()),
+            Passage::Cold => {
+                let ip = if path.listen.is_ipv4() { "ip" } else { "ip6" };
+                format!("{ip} daddr {} tcp dport {}", path.listen.ip(), path.listen.port())
+            }
+            Passage::Forward | Passage::Input | Passage::Output => "ct status dnat".to_owned(),
+        });
+    }
+}
+
+fn passages(path: &Path) -> Vec<Passage> {
+    let mut all = vec![if path.local { Passage::Input } else { Passage::Forward }];
+    all.extend(path.answers_cold().then_some(Passage::Cold));
+    all.extend(path.holds().map(|_| Passage::Output));
+    all
+}
+
+/// The interfaces by which clients come in vain.
+fn dropped_links(passage: Passage, chain: &BaseChain, rules: &Ruleset, path: &Path, host: &Host) -> Vec<String> {
+    let output = if path.local {
+        Some("lo")
+    } else {
+        route::look_up(path.address.ip()).ok().flatten().and_then(|route| host.name_of(route.interface?))
+    };
+    let packet = |input| Packet {
+        protocol: path.protocol,
+        destination: if passage == Passage::Cold { path.listen } else { path.address },
+        original: path.listen,
+        dnat: passage != Passage::Cold,
+        input,
+        output: if matches!(passage, Passage::Forward | Passage::Output) { output } else { None },
+    };
+    if passage == Passage::Output {
+        return rules.drops(chain, &packet(None)).then(|| "this host".to_owned()).into_iter().collect();
+    }
+    let links = client_links(path, host, output);
+    links.into_iter().filter(|link| rules.drops(chain, &packet(Some(link)))).map(str::to_owned).collect()
+}
+
+/// The interfaces by which clients come: those of `interfaces`, else that of the address they connect to, else all that do not
+/// lead to the backend.
+fn client_links<'h>(path: &Path, host: &'h Host, output: Option<&str>) -> Vec<&'h str> {
+    let own = if path.listen.ip().is_unspecified() {
+        None
+    } else {
+        let addresses = route::addresses().unwrap_or_default();
+        addresses.iter().find(|(ip, _)| *ip == path.listen.ip()).and_then(|(_, index)| host.name_of(*index))
+    };
+    let comes = |name: &str| match own {
+        _ if !path.access.interfaces.is_empty() => path.access.interfaces.iter().any(|other| other == name),
+        Some(own) => name == own,
+        None => name != "lo" && Some(name) != output,
+    };
+    host.links.iter().map(|link| link.name.as_str()).filter(|name| comes(name)).take(MOST_LINKS).collect()
+}
+
+fn finding(passage: Passage, chain: &BaseChain, rules: &Ruleset, dropped: Dropped) -> Finding {
+    let BaseChain { family, table, name, hook, .. } = chain;
+    let links: Vec<String> = dropped.links.into_iter().collect();
+    let links = listed(&links);
+    let what = match passage {
+        Passage::Forward => format!("flows from {links} to backends elsewhere"),
+        Passage::Input => format!("flows from {links} to backends on this host"),
+        Passage::Cold => format!("what cold clients from {links} ask of the daemon itself"),
+        Passage::Output => "held packets that are sent on".to_owned(),
+    };
+    let problem = format!("the chain {name} of the table {family} {table} (hook {hook}) drops {what}");
+    let chain = if rules.jumps_to(name, "DOCKER-USER") { "DOCKER-USER" } else { name.as_str() };
+    let insert = |rule: &String| format!("nft insert rule {family} {table} {chain} {rule} accept");
+    let commands: Vec<String> = dropped.rules.iter().map(insert).collect();
+    let remedy = commands.join(" && ");
+    let finding = Finding::warning(passage.code(), problem, remedy).about(listed(&dropped.about));
+    match keeper(family, table, chain, passage, &dropped.rules) {
+        Some(note) => finding.note(note),
+        None => finding.note("to keep it, write it where that rule set is loaded from"),
+    }
+}
+
+/// How the well-known owners of a table are told.
+fn keeper(family: &str, table: &str, chain: &str, passage: Passage, rules: &BTreeSet<String>) -> Option<String> {
+    let cold = passage == Passage::Cold;
+    let ports = || rules.iter().filter_map(|rule| rule.rsplit(' ').next()).collect::<BTreeSet<_>>().into_iter();
+    match (family, table) {
+        ("inet", "fw4") => Some(format!(
+            "to keep it, write `{} accept` to a file in /usr/share/nftables.d/chain-pre/{chain}/",
+            rules.first().map_or("ct status dnat", String::as_str)
+        )),
+        ("inet", "firewalld") if cold => {
+            let ports: Vec<String> = ports().map(|port| format!("--add-port={port}/tcp")).collect();
+            Some(format!(
+                "where firewalld owns it: firewall-cmd --permanent {} and firewall-cmd --reload",
+                ports.join(" ")
+            ))
+        }
+        ("ip" | "ip6", "filter") if chain.chars().all(|letter| letter.is_ascii_uppercase() || letter == '-') => {
+            let iptables = if family == "ip" { "iptables" } else { "ip6tables" };
+            let command = |rule: &str| format!("`{iptables} -I {chain} {rule} -j ACCEPT`");
+            let commands: Vec<String> = if cold {
+                ports().map(|port| command(&format!("-p tcp --dport {port}"))).collect()
+            } else {
+                vec![command("-m conntrack --ctstate DNAT")]
+            };
+            Some(format!(
+                "where {iptables} manages the table, which then cannot show a rule of nft: {}",
+                commands.join(" and ")
+            ))
+        }
+        _ => None,
+    }
+}
