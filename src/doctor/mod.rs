@@ -100,6 +100,8 @@ struct Host {
     asker: Asker,
     /// A daemon runs in this network namespace: what is taken may be taken by it.
     daemon_runs: bool,
+    /// The kernel tells this process of rules and flows.
+    may_ask: bool,
     links: Vec<Link>,
 }
 
@@ -118,9 +120,11 @@ pub fn examine(mut subject: Subject, asker: Asker) -> Vec<Finding> {
         findings.push(not_looked_at("the interfaces", &error.to_string()));
         Vec::new()
     });
-    let host = Host { asker, daemon_runs: asker == Asker::Daemon || subject::daemon_runs(), links };
+    let daemon_runs = asker == Asker::Daemon || subject::daemon_runs();
+    let host = Host { asker, daemon_runs, may_ask: rights::may_ask(), links };
+    rights::examine(subject, &host, &mut findings);
     // Without the right to ask, these would each fail for the same reason.
-    if rights::examine(subject, &host, &mut findings) {
+    if host.may_ask {
         if nft::examine(&host, &mut findings) {
             firewall::examine(subject, &host, &mut findings);
         }

@@ -1,21 +1,24 @@
 //! Which capabilities this process has (capabilities(7)).
 
-use super::{Asker, Finding, Host, Severity, Subject};
+use super::{Asker, Finding, Host, Severity, Subject, sysctls};
 
 /// Numbers of linux/capability.h.
 const NET_BIND_SERVICE: u32 = 10;
 const NET_ADMIN: u32 = 12;
 const NET_RAW: u32 = 13;
 
-/// Looks for what is missing; says whether the kernel can be asked about rules and flows.
-pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) -> bool {
-    let held = effective();
+/// Looks for what is missing.
+pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
     if host.asker == Asker::Operator {
-        let first_port = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
-        let first_port = first_port.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024);
-        judge(subject, held, first_port, host.daemon_runs, findings);
+        let first_port = sysctls::read("net.ipv4.ip_unprivileged_port_start");
+        let first_port = first_port.and_then(|port| port.try_into().ok()).unwrap_or(1024);
+        judge(subject, effective(), first_port, host.daemon_runs, findings);
     }
-    has(held, NET_ADMIN)
+}
+
+/// Whether the kernel can be asked about rules and flows.
+pub(super) fn may_ask() -> bool {
+    has(effective(), NET_ADMIN)
 }
 
 fn judge(subject: &Subject, held: u64, first_port: u16, daemon_runs: bool, findings: &mut Vec<Finding>) {

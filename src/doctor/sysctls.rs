@@ -3,6 +3,7 @@
 use std::fs;
 
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
 
 use super::{Asker, Finding, Host, Subject, listed};
 
@@ -45,12 +46,16 @@ fn route_localnet(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
     let needs = |path: &&super::Path| path.address.is_ipv4() && path.address.ip().is_loopback() && path.is_public();
     let needing: Vec<String> = distinct(subject.paths.iter().filter(needs).map(super::Path::endpoint_label));
     let on = is_on("net.ipv4.conf.all.route_localnet").unwrap_or(false);
-    // A daemon that runs has tried.
-    let will_be = !host.daemon_runs && access(ROUTE_LOCALNET, Access::WRITE_OK).is_ok();
-    if needing.is_empty() || on || will_be {
+    let is_refused = match access(ROUTE_LOCALNET, Access::WRITE_OK) {
+        Ok(()) => false,
+        Err(Errno::ROFS) => true,
+        // Without the right to it, another that runs as the daemon does may have it.
+        Err(_) => host.may_ask,
+    };
+    if needing.is_empty() || on || !is_refused {
         return;
     }
-    let problem = "net.ipv4.conf.all.route_localnet is 0 and cannot be written from here, so clients from outside do not \
+    let problem = "net.ipv4.conf.all.route_localnet is 0 and cannot be written here, so clients from outside do not \
                    reach endpoints on 127.0.0.0/8";
     let finding = Finding::error("route-localnet-off", problem, "sysctl -w net.ipv4.conf.all.route_localnet=1");
     let note = "in a container, the runtime has to set it: --sysctl net.ipv4.conf.all.route_localnet=1";

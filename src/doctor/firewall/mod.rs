@@ -122,8 +122,8 @@ fn judge(chain: &BaseChain, rules: &Ruleset, subject: &Subject, host: &Host, fin
 struct Dropped {
     about: Vec<String>,
     links: BTreeSet<String>,
-    /// What would have to be allowed.
-    rules: BTreeSet<String>,
+    /// The ports of cold clients, by the match of what they connect to.
+    ports: BTreeMap<String, BTreeSet<u16>>,
 }
 
 impl Dropped {
@@ -133,14 +133,30 @@ impl Dropped {
             self.about.push(about);
         }
         self.links.extend(links);
-        self.rules.insert(match passage {
-            Passage::Cold if path.listen.ip().is_unspecified() => format!("tcp dport {}", path.listen.port()),
-            Passage::Cold => {
-                let ip = if path.listen.is_ipv4() { "ip" } else { "ip6" };
-                format!("{ip} daddr {} tcp dport {}", path.listen.ip(), path.listen.port())
+        if passage == Passage::Cold {
+            let listen = path.listen;
+            let destination = match (listen.ip().is_unspecified(), listen.is_ipv4()) {
+                (true, _) => String::new(),
+                (false, true) => format!("ip daddr {} ", listen.ip()),
+                (false, false) => format!("ip6 daddr {} ", listen.ip()),
+            };
+            self.ports.entry(destination).or_default().insert(listen.port());
+        }
+    }
+
+    /// The rules that would let it through.
+    fn rules(&self) -> Vec<String> {
+        if self.ports.is_empty() {
+            return vec!["ct status dnat accept".to_owned()];
+        }
+        let rule = |(destination, ports): (&String, &BTreeSet<u16>)| {
+            let list: Vec<String> = ports.iter().map(u16::to_string).collect();
+            match list.as_slice() {
+                [port] => format!("{destination}tcp dport {port} accept"),
+                _ => format!("{destination}tcp dport {{ {} }} accept", list.join(", ")),
             }
-            Passage::Forward | Passage::Input | Passage::Output => "ct status dnat".to_owned(),
-        });
+        };
+        self.ports.iter().map(rule).collect()
     }
 }
 
@@ -192,55 +208,56 @@ fn client_links<'h>(path: &Path, host: &'h Host, output: Option<&str>) -> Vec<&'
 
 fn finding(passage: Passage, chain: &BaseChain, rules: &Ruleset, dropped: Dropped) -> Finding {
     let BaseChain { family, table, name, hook, .. } = chain;
+    let allowing = dropped.rules();
     let links: Vec<String> = dropped.links.into_iter().collect();
     let links = listed(&links);
     let what = match passage {
         Passage::Forward => format!("flows from {links} to backends elsewhere"),
         Passage::Input => format!("flows from {links} to backends on this host"),
         Passage::Cold => format!("what cold clients from {links} ask of the daemon itself"),
-        Passage::Output => "held packets that are sent on".to_owned(),
+        Passage::Output => "held packets that are sent on, so that their clients wait for their own retry".to_owned(),
     };
     let problem = format!("the chain {name} of the table {family} {table} (hook {hook}) drops {what}");
     let chain = if rules.jumps_to(name, "DOCKER-USER") { "DOCKER-USER" } else { name.as_str() };
-    let insert = |rule: &String| format!("nft insert rule {family} {table} {chain} {rule} accept");
-    let commands: Vec<String> = dropped.rules.iter().map(insert).collect();
-    let remedy = commands.join(" && ");
-    let finding = Finding::warning(passage.code(), problem, remedy).about(listed(&dropped.about));
-    match keeper(family, table, chain, passage, &dropped.rules) {
-        Some(note) => finding.note(note),
-        None => finding.note("to keep it, write it where that rule set is loaded from"),
-    }
+    let insert = |rule: &String| format!("nft insert rule {family} {table} {chain} {rule}");
+    let remedy = allowing.iter().map(insert).collect::<Vec<_>>().join(" && ");
+    Finding::warning(passage.code(), problem, remedy).about(listed(&dropped.about)).note(keeping(
+        family,
+        table,
+        chain,
+        &allowing,
+        &dropped.ports,
+    ))
 }
 
-/// How the well-known owners of a table are told.
-fn keeper(family: &str, table: &str, chain: &str, passage: Passage, rules: &BTreeSet<String>) -> Option<String> {
-    let cold = passage == Passage::Cold;
-    let ports = || rules.iter().filter_map(|rule| rule.rsplit(' ').next()).collect::<BTreeSet<_>>().into_iter();
+/// How what is allowed stays so, with the words of the table's well-known owners.
+fn keeping(
+    family: &str,
+    table: &str,
+    chain: &str,
+    allowing: &[String],
+    ports: &BTreeMap<String, BTreeSet<u16>>,
+) -> String {
+    let ports: BTreeSet<u16> = ports.values().flatten().copied().collect();
+    let of_iptables = ["FORWARD", "INPUT", "OUTPUT", "DOCKER-USER"].contains(&chain);
     match (family, table) {
-        ("inet", "fw4") => Some(format!(
-            "to keep it, write `{} accept` to a file in /usr/share/nftables.d/chain-pre/{chain}/",
-            rules.first().map_or("ct status dnat", String::as_str)
-        )),
-        ("inet", "firewalld") if cold => {
-            let ports: Vec<String> = ports().map(|port| format!("--add-port={port}/tcp")).collect();
-            Some(format!(
-                "where firewalld owns it: firewall-cmd --permanent {} and firewall-cmd --reload",
-                ports.join(" ")
-            ))
+        ("inet", "fw4") => {
+            format!("to keep it, write `{}` to a file in /usr/share/nftables.d/chain-pre/{chain}/", allowing.join("; "))
         }
-        ("ip" | "ip6", "filter") if chain.chars().all(|letter| letter.is_ascii_uppercase() || letter == '-') => {
+        ("inet", "firewalld") if !ports.is_empty() => {
+            let ports: Vec<String> = ports.iter().map(|port| format!("--add-port={port}/tcp")).collect();
+            format!("where firewalld runs: firewall-cmd --permanent {} && firewall-cmd --reload", ports.join(" "))
+        }
+        ("ip" | "ip6", "filter") if of_iptables => {
             let iptables = if family == "ip" { "iptables" } else { "ip6tables" };
-            let command = |rule: &str| format!("`{iptables} -I {chain} {rule} -j ACCEPT`");
-            let commands: Vec<String> = if cold {
-                ports().map(|port| command(&format!("-p tcp --dport {port}"))).collect()
-            } else {
-                vec![command("-m conntrack --ctstate DNAT")]
-            };
-            Some(format!(
-                "where {iptables} manages the table, which then cannot show a rule of nft: {}",
-                commands.join(" and ")
-            ))
+            let command = |what: &str| format!("{iptables} -I {chain} {what} -j ACCEPT");
+            let mut commands: Vec<String> =
+                ports.iter().map(|port| command(&format!("-p tcp --dport {port}"))).collect();
+            if commands.is_empty() {
+                commands.push(command("-m conntrack --ctstate DNAT"));
+            }
+            format!("where {iptables} manages the table, since it cannot show rules of nft: {}", commands.join(" && "))
         }
-        _ => None,
+        _ => "to keep it, write it where that rule set is loaded from".to_owned(),
     }
 }

@@ -46,9 +46,9 @@ impl Packet<'_> {
         let right = &statement["right"];
         match (statement["op"].as_str()?, &known) {
             ("==" | "in", _) => contains(right, &known),
-            // The other bits of a status are not known.
+            // All bits of a status are compared, and some of them have no name.
             ("!=", Known::Flags(_)) if statement["left"].pointer("/ct/key") == Some(&"status".into()) => None,
-            ("!=", _) => contains(right, &known).map(|found| !found),
+            ("!=" | "!", _) => contains(right, &known).map(|found| !found),
             (order, Known::Number(number)) => {
                 let bound = right.as_u64()?;
                 match order {

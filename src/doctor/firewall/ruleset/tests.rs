@@ -54,6 +54,8 @@ fn a_policy_drops_what_no_rule_accepts() {
         ("in", ct("status"), json!("snat"), false),
         ("==", json!({"&": [ct("status"), "dnat"]}), json!("dnat"), true),
         ("!=", json!({"&": [ct("status"), "dnat"]}), json!("dnat"), false),
+        ("!", ct("status"), json!("dnat"), false),
+        ("!", ct("status"), json!(["snat", "assured"]), true),
         ("==", field("ip", "daddr"), json!({"prefix": {"addr": "203.0.113.0", "len": 24}}), true),
         ("==", field("ip", "daddr"), json!({"prefix": {"addr": "203.0.112.0", "len": 24}}), false),
         ("!=", field("ip", "daddr"), json!("203.0.113.2"), false),
