@@ -25,6 +25,9 @@ const MOST_PATHS: usize = 256;
 /// How many interfaces clients are tried on.
 const MOST_LINKS: usize = 32;
 
+/// The loopback interface.
+const LOOPBACK: &str = "lo";
+
 /// What is asked of a path at a hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Passage {
@@ -169,29 +172,33 @@ fn passages(path: &Path) -> Vec<Passage> {
 
 /// The interfaces by which clients come in vain.
 fn dropped_links(passage: Passage, chain: &BaseChain, rules: &Ruleset, path: &Path, host: &Host) -> Vec<String> {
-    let output = if path.local {
-        Some("lo")
-    } else {
-        route::look_up(path.address.ip()).ok().flatten().and_then(|route| host.name_of(route.interface?))
-    };
+    let way_to = |ip| route::look_up(ip).ok().flatten().and_then(|route| host.name_of(route.interface?));
+    let to_backend = if path.local { Some(LOOPBACK) } else { way_to(path.address.ip()) };
     let packet = |input| Packet {
         protocol: path.protocol,
         destination: if passage == Passage::Cold { path.listen } else { path.address },
         original: path.listen,
         dnat: passage != Passage::Cold,
         input,
-        output: if matches!(passage, Passage::Forward | Passage::Output) { output } else { None },
+        output: match passage {
+            Passage::Forward => to_backend,
+            // A held packet is sent to where its client has sent it, and every chain of the hook sees it go there, also after
+            // its translation.
+            Passage::Output if path.listen.ip().is_unspecified() => Some(LOOPBACK),
+            Passage::Output => way_to(path.listen.ip()),
+            Passage::Input | Passage::Cold => None,
+        },
     };
     if passage == Passage::Output {
         return rules.drops(chain, &packet(None)).then(|| "this host".to_owned()).into_iter().collect();
     }
-    let links = client_links(path, host, output);
+    let links = client_links(path, host, to_backend);
     links.into_iter().filter(|link| rules.drops(chain, &packet(Some(link)))).map(str::to_owned).collect()
 }
 
 /// The interfaces by which clients come: those of `interfaces`, else that of the address they connect to, else all that do not
 /// lead to the backend.
-fn client_links<'h>(path: &Path, host: &'h Host, output: Option<&str>) -> Vec<&'h str> {
+fn client_links<'h>(path: &Path, host: &'h Host, to_backend: Option<&str>) -> Vec<&'h str> {
     let own = if path.listen.ip().is_unspecified() {
         None
     } else {
@@ -201,7 +208,7 @@ fn client_links<'h>(path: &Path, host: &'h Host, output: Option<&str>) -> Vec<&'
     let comes = |name: &str| match own {
         _ if !path.access.interfaces.is_empty() => path.access.interfaces.iter().any(|other| other == name),
         Some(own) => name == own,
-        None => name != "lo" && Some(name) != output,
+        None => name != LOOPBACK && Some(name) != to_backend,
     };
     host.links.iter().map(|link| link.name.as_str()).filter(|name| comes(name)).take(MOST_LINKS).collect()
 }
