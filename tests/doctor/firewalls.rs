@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Lab, http_get_within, nft, require_namespaces};
+use crate::support::{Daemon, Lab, http_get_within, nft, require_namespaces, second_nft};
 use crate::world::{
     Front, SECOND, at_gateway, backends, codes, config, config_with, everything, findings, front, mend, word,
 };
@@ -29,7 +29,11 @@ fn works(lab: &Lab, daemon: &Daemon, front: &Front) -> bool {
 /// Loads a firewall, sees that the doctor's findings are what does not work, and no more; does what they say.
 #[track_caller]
 fn try_firewall(rules: &str, fronts: &[Front], expected: &[&str]) -> Vec<Value> {
-    let lab = Lab::new();
+    try_firewall_in(Lab::new(), rules, fronts, expected)
+}
+
+#[track_caller]
+fn try_firewall_in(lab: Lab, rules: &str, fronts: &[Front], expected: &[&str]) -> Vec<Value> {
     let _backends = backends(&lab);
     let daemon = Daemon::start(&lab, &config(fronts));
     nft(&lab.gateway, rules);
@@ -85,6 +89,28 @@ fn docker_has_to_be_told_of_backends_elsewhere() {
     assert_eq!(word(&found[0], "remedy"), "nft insert rule ip filter DOCKER-USER ct status dnat accept");
     assert!(word(&found[0], "note").contains(": iptables -I DOCKER-USER -m conntrack --ctstate DNAT -j ACCEPT"));
     assert!(word(&found[1], "note").contains(": ip6tables -I DOCKER-USER "), "{found:#?}");
+}
+
+#[test]
+fn docker_with_nftables_has_to_be_told_too() {
+    if !require_namespaces() {
+        return;
+    }
+    let rules = include_str!("../firewalls/docker-nftables.nft");
+    let found = try_firewall(rules, &everything(), &["forward-drop"]);
+    let remedy = word(&found[0], "remedy");
+    assert_eq!(remedy, "nft insert rule ip docker-bridges filter-FORWARD ct status dnat accept");
+}
+
+/// What another nft lists is written a little differently.
+#[test]
+fn another_nft_will_do() {
+    if !require_namespaces() {
+        return;
+    }
+    let Some(nft) = second_nft() else { return };
+    let expected = ["input-drop", "cold-drop", "forward-drop"];
+    try_firewall_in(Lab::with_nft(&nft), include_str!("../firewalls/fw4.nft"), &everything(), &expected);
 }
 
 #[test]

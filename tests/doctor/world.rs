@@ -121,7 +121,7 @@ pub fn run(namespace: &Namespace, script: &str, config: &Path) -> Output {
     let mut command = namespace.command("/usr/bin/unshare");
     let doctor = format!("{} doctor --config {}", binary("proxygw").display(), config.display());
     // What is mounted here is seen by nobody else.
-    command.args(["--mount", "/bin/sh", "-ec", script]).env("DOCTOR", doctor);
+    command.args(["--mount", "/bin/sh", "-ec", script]).env("DOCTOR", doctor).env("PATH", namespace.path_of_programs());
     command.output().expect("unshare")
 }
 
@@ -152,5 +152,6 @@ pub fn word<'f>(finding: &'f Value, key: &str) -> &'f str {
 /// Carries out a remedy that is a command.
 #[track_caller]
 pub fn mend(namespace: &Namespace, finding: &Value) {
-    namespace.sh(word(finding, "remedy"));
+    // The namespace's own nft comes first.
+    namespace.sh(&format!("PATH='{}'; {}", namespace.path_of_programs().to_string_lossy(), word(finding, "remedy")));
 }

@@ -22,6 +22,9 @@ use crate::netlink::route;
 /// How many paths are followed.
 const MOST_PATHS: usize = 256;
 
+/// How many verdict maps of a table are read.
+const MOST_MAPS: usize = 64;
+
 /// How many interfaces clients are tried on.
 const MOST_LINKS: usize = 32;
 
@@ -90,7 +93,12 @@ fn look(nft: &Nft, subject: &Subject, host: &Host, findings: &mut Vec<Finding>) 
         };
         let words =
             Ruleset::needs_words(&listing).then(|| nft.ask(&["-a", "-t", "list", "table", &family, &table]).ok());
-        let rules = Ruleset::read(&parsed(&listing), words.flatten().as_deref());
+        let mut rules = Ruleset::read(&parsed(&listing), words.flatten().as_deref());
+        for map in rules.maps().into_iter().take(MOST_MAPS) {
+            if let Ok(listing) = nft.ask(&["-j", "list", "map", &family, &table, &map]) {
+                rules.add_map(&map, &parsed(&listing));
+            }
+        }
         for chain in &chains {
             judge(chain, &rules, subject, host, findings);
         }
@@ -249,7 +257,8 @@ fn keeping(
     let of_iptables = ["FORWARD", "INPUT", "OUTPUT", "DOCKER-USER"].contains(&chain);
     match (family, table) {
         ("inet", "fw4") => {
-            format!("to keep it, write `{}` to a file in /usr/share/nftables.d/chain-pre/{chain}/", allowing.join("; "))
+            let file = format!("/usr/share/nftables.d/chain-pre/{chain}/proxygw.nft");
+            format!("to keep it, write `{}` to {file}", allowing.join("; "))
         }
         ("inet", "firewalld") if !ports.is_empty() => {
             let ports: Vec<String> = ports.iter().map(|port| format!("--add-port={port}/tcp")).collect();

@@ -144,7 +144,9 @@ fn contains(right: &Value, known: &Known) -> Option<bool> {
         Value::Object(object) => {
             let (kind, inner) = object.iter().next()?;
             match (kind.as_str(), known) {
-                ("set", _) => inner.as_array().map_or_else(|| contains(inner, known), |elements| any(elements, known)),
+                ("set" | "|", _) => {
+                    inner.as_array().map_or_else(|| contains(inner, known), |elements| any(elements, known))
+                }
                 ("elem", _) => contains(&inner["val"], known),
                 ("prefix", Known::Ip(ip)) => {
                     Some(is_in(*ip, inner["addr"].as_str()?.parse().ok()?, inner["len"].as_u64()?))

@@ -1,6 +1,6 @@
 //! A table of somebody else's, and where a packet of ours ends in it. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Value, json};
 
@@ -44,6 +44,8 @@ pub(super) fn base_chains(listing: &Value) -> Vec<BaseChain> {
 #[derive(Debug, Default)]
 pub(super) struct Ruleset {
     chains: HashMap<String, Vec<Value>>,
+    /// The elements of verdict maps with names.
+    maps: HashMap<String, Value>,
 }
 
 /// How a walk through a chain can end.
@@ -94,6 +96,21 @@ impl Ruleset {
             ruleset.chains.entry(chain.to_owned()).or_default().push(statements);
         }
         ruleset
+    }
+
+    /// The verdict maps with names that the rules look up; a terse listing does not have their elements.
+    pub(super) fn maps(&self) -> BTreeSet<String> {
+        let statements = self.chains.values().flatten().flat_map(|rule| rule.as_array().into_iter().flatten());
+        let data = statements.filter_map(|statement| statement.pointer("/vmap/data")?.as_str()?.strip_prefix('@'));
+        data.map(str::to_owned).collect()
+    }
+
+    /// Adds the elements of a map, by its own listing.
+    pub(super) fn add_map(&mut self, name: &str, listing: &Value) {
+        let objects = listing["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if let Some(map) = objects.iter().find_map(|object| object.get("map")) {
+            self.maps.insert(name.to_owned(), map.get("elem").cloned().unwrap_or_else(|| json!([])));
+        }
     }
 
     /// Whether a listing has matches of iptables that JSON does not show.
@@ -176,9 +193,12 @@ impl Ruleset {
         }
     }
 
-    /// A verdict map; one with a name could do anything.
+    /// A verdict map; one that is not known could do anything.
     fn look_up(&self, vmap: &Value, packet: &Packet<'_>, sure: bool, depth: usize, steps: &mut usize) -> Step {
-        let Some(elements) = vmap["data"]["set"].as_array() else { return Step { ends: Ends::ANY, goes_on: true } };
+        let named = || self.maps.get(vmap["data"].as_str()?.strip_prefix('@')?)?.as_array();
+        let Some(elements) = vmap["data"]["set"].as_array().or_else(named) else {
+            return Step { ends: Ends::ANY, goes_on: true };
+        };
         let mut all = Step { ends: Ends::default(), goes_on: true };
         for element in elements {
             let matched = packet.is_element(&vmap["key"], &element[0]);

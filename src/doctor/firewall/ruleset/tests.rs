@@ -19,14 +19,13 @@ fn packet(input: &'static str) -> Packet<'static> {
 fn drops(rules: &[(&str, Value)]) -> bool {
     let rule = |(index, (chain, expr)): (usize, &(&str, Value))| json!({"rule": {"chain": chain, "handle": index, "expr": expr}});
     let listing = json!({ "nftables": rules.iter().enumerate().map(rule).collect::<Vec<_>>() });
-    let chain = BaseChain {
-        family: "inet".to_owned(),
-        table: "t".to_owned(),
-        name: "forward".to_owned(),
-        hook: "forward".to_owned(),
-        drops: true,
-    };
-    Ruleset::read(&listing, None).drops(&chain, &packet("clients"))
+    Ruleset::read(&listing, None).drops(&chain_of("inet", "t", "forward"), &packet("clients"))
+}
+
+/// A base chain whose policy is drop.
+fn chain_of(family: &str, table: &str, name: &str) -> BaseChain {
+    let [family, table, name] = [family, table, name].map(str::to_owned);
+    BaseChain { family, table, name, hook: "forward".to_owned(), drops: true }
 }
 
 fn matches(op: &str, left: Value, right: Value) -> Value {
@@ -101,18 +100,28 @@ fn verdict_maps_are_looked_up() {
 }
 
 #[test]
+fn the_elements_of_a_map_with_a_name_come_later() {
+    let by_output = json!([{"vmap": {"key": {"meta": {"key": "oifname"}}, "data": "@outputs"}}]);
+    let rule = |chain: &str, expr: Value| json!({"rule": {"chain": chain, "handle": 1, "expr": expr}});
+    let listing = json!({"nftables": [rule("forward", by_output), rule("in", json!([{"drop": null}]))]});
+    let mut rules = Ruleset::read(&listing, None);
+    assert_eq!(rules.maps().into_iter().collect::<Vec<_>>(), ["outputs"]);
+    let chain = BaseChain { drops: false, ..chain_of("inet", "t", "forward") };
+    assert!(!rules.drops(&chain, &packet("clients")));
+    for (interface, drops) in [("another", false), ("backends", true)] {
+        let map = json!({"name": "outputs", "elem": [[interface, {"jump": {"target": "in"}}]]});
+        rules.add_map("outputs", &json!({"nftables": [{"metainfo": {}}, {"map": map}]}));
+        assert_eq!(rules.drops(&chain, &packet("clients")), drops, "{interface}");
+    }
+}
+
+#[test]
 fn what_iptables_matches_is_read_from_its_translation() {
     let listing = |extension: &str| {
         json!({"nftables": [{"rule": {"chain": "FORWARD", "handle": 7, "expr":
             [{"xt": {"type": "match", "name": extension}}, {"xt": {"type": "match", "name": "comment"}}, {"accept": null}]}}]})
     };
-    let chain = BaseChain {
-        family: "ip".to_owned(),
-        table: "filter".to_owned(),
-        name: "FORWARD".to_owned(),
-        hook: "forward".to_owned(),
-        drops: true,
-    };
+    let chain = chain_of("ip", "filter", "FORWARD");
     let drops = |extension: &str, words: &str| {
         let words = format!("table ip filter {{ # handle 1\n\t\t{words} counter accept # handle 7\n}}");
         Ruleset::read(&listing(extension), Some(&words)).drops(&chain, &packet("clients"))
