@@ -25,14 +25,20 @@ pub mod routes;
 mod subject;
 pub mod sysctls;
 
+use std::net::IpAddr;
+
 use serde::Serialize;
 
 pub use subject::{Path, Subject};
 
 use crate::netlink::link::{self, Link};
+use crate::netlink::route;
 
 /// How many things one finding names before it only counts them.
 const MOST_NAMED: usize = 8;
+
+/// How many paths are followed where each costs questions to the kernel.
+const MOST_PATHS: usize = 256;
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -103,6 +109,8 @@ struct Host {
     /// The kernel tells this process of rules and flows.
     may_ask: bool,
     links: Vec<Link>,
+    /// The host's addresses, each with the index of its interface.
+    addresses: Vec<(IpAddr, u32)>,
 }
 
 impl Host {
@@ -116,12 +124,13 @@ pub fn examine(mut subject: Subject, asker: Asker) -> Vec<Finding> {
     subject.locate();
     let subject = &subject;
     let mut findings = Vec::new();
-    let links = link::all().unwrap_or_else(|error| {
+    let interfaces = link::all().and_then(|links| Ok((links, route::addresses()?)));
+    let (links, addresses) = interfaces.unwrap_or_else(|error| {
         findings.push(not_looked_at("the interfaces", &error.to_string()));
-        Vec::new()
+        Default::default()
     });
     let daemon_runs = asker == Asker::Daemon || subject::daemon_runs();
-    let host = Host { asker, daemon_runs, may_ask: rights::may_ask(), links };
+    let host = Host { asker, daemon_runs, may_ask: rights::may_ask(), links, addresses };
     rights::examine(subject, &host, &mut findings);
     // Without the right to ask, these would each fail for the same reason.
     if host.may_ask {

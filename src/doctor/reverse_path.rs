@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Finding, Host, Path, Subject};
+use super::{Finding, Host, MOST_PATHS, Path, Subject};
 use crate::netlink::link::Link;
 use crate::netlink::route;
 
@@ -27,14 +27,14 @@ pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding
     if strict.is_empty() {
         return;
     }
-    let addresses = route::addresses().unwrap_or_default();
     let defaults = default_interfaces(&std::fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default());
     let mut seen = BTreeSet::new();
-    for path in subject.paths.iter().filter(|path| path.listen.is_ipv4() && path.is_public()) {
+    for path in subject.paths.iter().filter(|path| path.listen.is_ipv4() && path.is_public()).take(MOST_PATHS) {
         for link in strict.iter().filter(|link| comes_in_by(path, link)) {
             // An address that is named is reached by its own interface.
             let wildcard = path.listen.ip().is_unspecified();
-            let own = addresses.iter().filter(|(ip, index)| ip.is_ipv4() && *index == link.index).map(|(ip, _)| *ip);
+            let own =
+                host.addresses.iter().filter(|(ip, index)| ip.is_ipv4() && *index == link.index).map(|(ip, _)| *ip);
             let Some(listen) = own.filter(|ip| wildcard || *ip == path.listen.ip()).min() else { continue };
             for (source, clients) in sources(path, defaults.contains(&link.name)) {
                 let Some(back) = refused(source, link, listen).and_then(|back| host.name_of(back)) else { continue };

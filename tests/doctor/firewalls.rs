@@ -190,4 +190,14 @@ fn interfaces_that_are_not_meant_are_not_looked_at() {
     assert!(all[0].contains("the chain f of the table inet t (hook forward) drops flows from clients"), "{all:?}");
     let none: Vec<String> = about(json!({"interfaces": ["backends"]}));
     assert_eq!(none, [""; 0]);
+    // Nor are those without an address, such as the ports of a bridge; nor that of the backend, unless all the world is there.
+    let closed =
+        "table inet t { chain f { type filter hook forward priority 0; iifname { \"port\", \"backends\" } drop; }; }";
+    lab.gateway.sh("nft delete table inet t; ip link add port type bridge; ip link set port up");
+    nft(&lab.gateway, closed);
+    let none: Vec<String> = about(json!({}));
+    assert_eq!(none, [""; 0]);
+    lab.gateway.ip("route add default via 203.0.113.2\n");
+    let one: Vec<String> = about(json!({}));
+    assert!(one.len() == 1 && one[0].contains("drops flows from backends to"), "{one:?}");
 }

@@ -73,11 +73,11 @@ fn a_strict_reverse_path_is_found_where_it_bites() {
     let finding = only(findings(&lab.gateway, daemon.config()), "rp-filter-strict");
     assert!(word(&finding, "problem").contains("come in by clients are dropped"), "{finding:#}");
     assert_eq!(word(&finding, "remedy"), "sysctl -w net.ipv4.conf.clients.rp_filter=2");
-    let get = || lab.client().run(|| http_get_within(at_gateway(&fronts[0]), "/", SECOND));
-    get().expect_err("its packets are dropped");
+    let get = |timeout| lab.client().run(|| http_get_within(at_gateway(&fronts[0]), "/", timeout));
+    get(SECOND).expect_err("its packets are dropped");
     mend(&lab.gateway, &finding);
     assert_eq!(findings(&lab.gateway, daemon.config()), [Value::Null; 0]);
-    assert_eq!(get().expect("an answer").0, 200);
+    assert_eq!(get(10 * SECOND).expect("an answer").0, 200);
 
     // Clients that are named, by an interface that is named.
     lab.gateway.sysctl("ipv4/conf/clients/rp_filter", "1");

@@ -5,6 +5,7 @@
 //! ([`packet`]). Only what is surely dropped is found: a rule that depends on something unknown, such as the client's
 //! address, may let it pass. The tables of the families netdev, bridge and arp are not asked: they do not know of DNAT.
 
+mod links;
 mod packet;
 mod ruleset;
 
@@ -14,19 +15,13 @@ use serde_json::Value;
 
 use self::packet::Packet;
 use self::ruleset::{BaseChain, Ruleset, base_chains};
-use super::{Finding, Host, Path, Subject, listed, not_looked_at};
+use super::{Finding, Host, MOST_PATHS, Path, Subject, listed, not_looked_at};
 use crate::dataplane::apply::{Nft, NftError};
 use crate::dataplane::render::TABLE;
 use crate::netlink::route;
 
-/// How many paths are followed.
-const MOST_PATHS: usize = 256;
-
 /// How many verdict maps of a table are read.
 const MOST_MAPS: usize = 64;
-
-/// How many interfaces clients are tried on.
-const MOST_LINKS: usize = 32;
 
 /// The loopback interface.
 const LOOPBACK: &str = "lo";
@@ -200,25 +195,8 @@ fn dropped_links(passage: Passage, chain: &BaseChain, rules: &Ruleset, path: &Pa
     if passage == Passage::Output {
         return rules.drops(chain, &packet(None)).then(|| "this host".to_owned()).into_iter().collect();
     }
-    let links = client_links(path, host, to_backend);
+    let links = links::of_clients(path, host, to_backend);
     links.into_iter().filter(|link| rules.drops(chain, &packet(Some(link)))).map(str::to_owned).collect()
-}
-
-/// The interfaces by which clients come: those of `interfaces`, else that of the address they connect to, else all that do not
-/// lead to the backend.
-fn client_links<'h>(path: &Path, host: &'h Host, to_backend: Option<&str>) -> Vec<&'h str> {
-    let own = if path.listen.ip().is_unspecified() {
-        None
-    } else {
-        let addresses = route::addresses().unwrap_or_default();
-        addresses.iter().find(|(ip, _)| *ip == path.listen.ip()).and_then(|(_, index)| host.name_of(*index))
-    };
-    let comes = |name: &str| match own {
-        _ if !path.access.interfaces.is_empty() => path.access.interfaces.iter().any(|other| other == name),
-        Some(own) => name == own,
-        None => name != LOOPBACK && Some(name) != to_backend,
-    };
-    host.links.iter().map(|link| link.name.as_str()).filter(|name| comes(name)).take(MOST_LINKS).collect()
 }
 
 fn finding(passage: Passage, chain: &BaseChain, rules: &Ruleset, dropped: Dropped) -> Finding {
@@ -273,6 +251,11 @@ fn keeping(
                 commands.push(command("-m conntrack --ctstate DNAT"));
             }
             format!("where {iptables} manages the table, since it cannot show rules of nft: {}", commands.join(" && "))
+        }
+        ("ip" | "ip6", "docker-bridges") => {
+            "to keep it, start dockerd with --bridge-accept-fwmark=MARK, and set that mark on \
+                                             `ct status dnat` before Docker's chain"
+                .to_owned()
         }
         _ => "to keep it, write it where that rule set is loaded from".to_owned(),
     }
