@@ -26,7 +26,7 @@ fn judge_netlink(asked: io::Result<()>) -> Option<Finding> {
         let problem = "the kernel does not answer questions about conntrack (no ctnetlink), so nothing drains";
         return Some(Finding::error("no-ctnetlink", problem, "modprobe nf_conntrack_netlink"));
     }
-    Some(not_looked_at("conntrack", &error.to_string()))
+    Some(not_looked_at("conntrack", &error, "conntrack -S"))
 }
 
 /// Looks at conntrack's settings and at how full its table is.

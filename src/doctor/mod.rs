@@ -25,6 +25,7 @@ pub mod routes;
 mod subject;
 pub mod sysctls;
 
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use serde::Serialize;
@@ -114,6 +115,13 @@ struct Host {
 }
 
 impl Host {
+    /// Whether a setting of IP is another than 0 for some interface of its own.
+    fn some_link_has(&self, version: &str, setting: &str) -> bool {
+        let path = |link: &Link| format!("/proc/sys/net/{version}/conf/{}/{setting}", link.name);
+        let is_on = |path| std::fs::read_to_string(path).is_ok_and(|text| text.trim() != "0");
+        self.links.iter().any(|link| is_on(path(link)))
+    }
+
     fn name_of(&self, index: u32) -> Option<&str> {
         self.links.iter().find(|link| link.index == index).map(|link| link.name.as_str())
     }
@@ -126,7 +134,7 @@ pub fn examine(mut subject: Subject, asker: Asker) -> Vec<Finding> {
     let mut findings = Vec::new();
     let interfaces = link::all().and_then(|links| Ok((links, route::addresses()?)));
     let (links, addresses) = interfaces.unwrap_or_else(|error| {
-        findings.push(not_looked_at("the interfaces", &error.to_string()));
+        findings.push(not_looked_at("the interfaces", &error, "ip address"));
         Default::default()
     });
     let daemon_runs = asker == Asker::Daemon || subject::daemon_runs();
@@ -149,9 +157,9 @@ pub fn examine(mut subject: Subject, asker: Asker) -> Vec<Finding> {
     findings
 }
 
-/// A finding that says that something could not be looked at.
-fn not_looked_at(what: &str, why: &str) -> Finding {
-    Finding::warning("not-looked-at", format!("{what} could not be looked at: {why}"), "run proxygw doctor as root")
+/// A finding that says that something could not be looked at, and how to look oneself.
+fn not_looked_at(what: &str, why: &dyn Display, instead: &str) -> Finding {
+    Finding::warning("not-looked-at", format!("{what} could not be looked at: {why}"), instead)
 }
 
 /// Some names, as text: the first few, and how many more there are.

@@ -1,7 +1,7 @@
 //! Is there an nft, and is it new enough?
 
 use super::{Asker, Finding, Host};
-use crate::dataplane::apply::Nft;
+use crate::dataplane::apply::{Nft, NftError};
 
 /// The oldest nft that takes all of our rules.
 const OLDEST: [u32; 3] = [1, 0, 6];
@@ -22,13 +22,24 @@ pub(super) fn examine(host: &Host, findings: &mut Vec<Finding>) -> bool {
     match nft.ask(&["--version"]) {
         Ok(said) => {
             findings.extend(judge(&said));
-            true
+            let speaks = speaks_json(&nft.ask(&["-j", "list", "tables"]));
+            if !speaks {
+                let problem = "this nft was built without JSON, in which proxygw speaks to it";
+                let remedy = "install an nft with JSON (OpenWrt's package nftables-json)";
+                findings.push(Finding::error("nft-without-json", problem, remedy));
+            }
+            speaks
         }
         Err(error) => {
             findings.push(Finding::error("nft-missing", error.to_string(), install));
             false
         }
     }
+}
+
+/// Whatever else fails, such as a lack of rights, is not this.
+fn speaks_json(answer: &Result<String, NftError>) -> bool {
+    !matches!(answer, Err(NftError::Failed(words)) if words.contains("JSON support not compiled"))
 }
 
 fn judge(said: &str) -> Option<Finding> {

@@ -56,7 +56,10 @@ pub(super) fn examine_group(subject: &Subject, host: &Host, findings: &mut Vec<F
         // Without the module there is nobody.
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => findings.push(super::not_looked_at("NFLOG's groups", &error.to_string())),
+        Err(error) => {
+            let instead = "cat /proc/net/netfilter/nfnetlink_log";
+            findings.push(super::not_looked_at("NFLOG's groups", &error, instead));
+        }
     }
 }
 

@@ -11,15 +11,15 @@ const ROUTE_LOCALNET: &str = "/proc/sys/net/ipv4/conf/all/route_localnet";
 
 /// Looks at the settings that some path needs.
 pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
-    forwarding(subject, true, findings);
-    forwarding(subject, false, findings);
+    forwarding(subject, host, true, findings);
+    forwarding(subject, host, false, findings);
     // The daemon says so itself.
     if host.asker == Asker::Operator {
         route_localnet(subject, host, findings);
     }
 }
 
-fn forwarding(subject: &Subject, ipv4: bool, findings: &mut Vec<Finding>) {
+fn forwarding(subject: &Subject, host: &Host, ipv4: bool, findings: &mut Vec<Finding>) {
     let remote = subject.remote().filter(|path| path.address.is_ipv4() == ipv4 && path.is_public());
     let remote: Vec<String> = distinct(remote.map(super::Path::endpoint_label));
     let (code, version, name) = if ipv4 {
@@ -27,7 +27,10 @@ fn forwarding(subject: &Subject, ipv4: bool, findings: &mut Vec<Finding>) {
     } else {
         ("ipv6-forward-off", "IPv6", "net.ipv6.conf.all.forwarding")
     };
-    if remote.is_empty() || is_on(name) != Some(false) {
+    // Who has switched it on for one interface knows what they do.
+    let by_link =
+        if ipv4 { host.some_link_has("ipv4", "forwarding") } else { host.some_link_has("ipv6", "force_forwarding") };
+    if remote.is_empty() || is_on(name) != Some(false) || by_link {
         return;
     }
     let problem =
@@ -45,7 +48,7 @@ fn forwarding(subject: &Subject, ipv4: bool, findings: &mut Vec<Finding>) {
 fn route_localnet(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
     let needs = |path: &&super::Path| path.address.is_ipv4() && path.address.ip().is_loopback() && path.is_public();
     let needing: Vec<String> = distinct(subject.paths.iter().filter(needs).map(super::Path::endpoint_label));
-    let on = is_on("net.ipv4.conf.all.route_localnet").unwrap_or(false);
+    let on = is_on("net.ipv4.conf.all.route_localnet").unwrap_or(false) || host.some_link_has("ipv4", "route_localnet");
     let is_refused = match access(ROUTE_LOCALNET, Access::WRITE_OK) {
         Ok(()) => false,
         Err(Errno::ROFS) => true,

@@ -1,8 +1,11 @@
 //! Findings about the host itself.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Lab, http_get, http_get_within, require_namespaces, serve_http};
+use crate::support::{Daemon, Lab, Temporary, http_get, http_get_within, nft, require_namespaces, serve_http};
 use crate::world::{
     File, Front, LOCAL4, REMOTE4, REMOTE6, SECOND, at, at_gateway, backends, codes, config, config_with, findings,
     findings_after, front, mend, run, word,
@@ -44,6 +47,14 @@ fn forwarding_that_is_off_is_found_and_switched_on() {
         mend(&lab.gateway, &finding);
         assert_eq!(findings(&lab.gateway, daemon.config()), [Value::Null; 0]);
         assert_eq!(get().expect("an answer").0, 200);
+        if backend == REMOTE4 {
+            // For these interfaces alone.
+            lab.gateway.sysctl(name, "0");
+            lab.gateway.sysctl("ipv4/conf/clients/forwarding", "1");
+            lab.gateway.sysctl("ipv4/conf/backends/forwarding", "1");
+            assert_eq!(findings(&lab.gateway, daemon.config()), [Value::Null; 0]);
+            assert_eq!(get().expect("an answer").0, 200);
+        }
         // Nothing is forwarded to a backend here.
         lab.gateway.sysctl(name, "0");
         let local = File::new(&config(&[held("0.0.0.0:80", LOCAL4)]));
@@ -211,12 +222,30 @@ fn an_nft_that_is_missing_or_too_old_is_found() {
                   test ! -f $nft || mount --bind /dev/null $nft; done";
     let (found, status) = findings_after(&lab.gateway, hidden, &file.path());
     assert_eq!((word(&only(found, "nft-missing"), "severity"), status), ("error", 1));
-    let old = "mkdir /tmp/proxygw-test-nft-$$; cd /tmp/proxygw-test-nft-$$; \
-               printf '#!/bin/sh\\ntest \"$1\" != --version || { echo \"nftables v0.9.8 (E.D.S.)\"; exit; }\\nexec /usr/sbin/nft \"$@\"\\n' >nft; \
-               chmod +x nft; PATH=$PWD:$PATH $DOCTOR --json; rm -r $PWD; exit";
-    let (found, _) = findings_after(&lab.gateway, old, &file.path());
-    let finding = only(found, "nft-too-old");
-    assert_eq!(word(&finding, "remedy"), "install nftables 1.0.6 or newer");
+    // Another nft, which answers the doctor's questions in its own way.
+    let other = |answer: &str| {
+        let folder = Temporary::new();
+        let script = format!("#!/bin/sh\ncase $1 in {answer}\n*) exec {} \"$@\";; esac\n", program("nft"));
+        let path = folder.write("nft", &script);
+        std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("ours");
+        findings_after(&lab.gateway, &format!("PATH={}:$PATH", folder.path().display()), &file.path())
+    };
+    let (found, _) = other("--version) echo 'nftables v0.9.8 (E.D.S.)';;");
+    assert_eq!(word(&only(found, "nft-too-old"), "remedy"), "install nftables 1.0.6 or newer");
+    let (found, status) = other("-j) echo 'Error: JSON support not compiled-in.' >&2; exit 1;;");
+    assert_eq!((codes(&found), status), (vec!["nft-without-json"], 1));
+    // One that crashes is no end: all else is looked at.
+    nft(&lab.gateway, "table ip t { chain f { type filter hook forward priority 0; }; }");
+    let (found, status) =
+        other("-j) test $2 != -t || kill -SEGV $$; exec NFT \"$@\";;".replace("NFT", &program("nft")).as_str());
+    assert_eq!((codes(&found), status), (vec!["not-looked-at"], 0), "{found:#?}");
+}
+
+/// The full path of a program.
+fn program(name: &str) -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.expect("it is installed").display().to_string()
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl Passage {
 pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
     let nft = Nft::find();
     if let Err(error) = look(&nft, subject, host, findings) {
-        findings.push(not_looked_at("the rules of others", &error.to_string()));
+        findings.push(not_looked_at("the rules of others", &error, "nft list ruleset"));
     }
 }
 
@@ -82,7 +82,8 @@ fn look(nft: &Nft, subject: &Subject, host: &Host, findings: &mut Vec<Finding>) 
         let listing = match nft.ask(&["-j", "-t", "list", "table", &family, &table]) {
             Ok(listing) => listing,
             Err(error) => {
-                findings.push(not_looked_at(&format!("the table {family} {table}"), &error.to_string()));
+                let instead = format!("nft list table {family} {table}");
+                findings.push(not_looked_at(&format!("the table {family} {table}"), &error, &instead));
                 continue;
             }
         };
