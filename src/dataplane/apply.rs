@@ -14,7 +14,7 @@ use crate::system::{Ended, bind_to_us, original_limit, run_for_output, run_with_
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The most that is read of what one listing says.
-const LONGEST_LISTING: usize = 16 << 20;
+const LONGEST_LISTING: usize = 8 << 20;
 
 /// Where nft is when it is not on the path; services often start without the sbin folders.
 const USUAL_PLACES: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
@@ -90,7 +90,7 @@ impl Nft {
         self.program.is_file()
     }
 
-    /// What nft prints when it is asked something, such as `list chains`. It changes nothing, ends with the calling thread, and
+    /// What nft prints when it is asked something, such as `list tables`. It changes nothing, ends with the calling thread, and
     /// no transaction waits for it.
     ///
     /// # Errors

@@ -15,9 +15,6 @@ use crate::netlink::route;
 /// An address that only a default route leads to (RFC 5737), for all the world.
 const FAR_AWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
-/// How many of a frontend's client networks are asked about.
-const MOST_SOURCES: usize = 16;
-
 /// How many findings are enough.
 const MOST_FINDINGS: usize = 16;
 
@@ -38,7 +35,7 @@ pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding
             let Some(listen) = own.filter(|ip| wildcard || *ip == path.listen.ip()).min() else { continue };
             for (source, clients) in sources(path, defaults.contains(&link.name)) {
                 let Some(back) = refused(source, link, listen).and_then(|back| host.name_of(back)) else { continue };
-                let expected = path.access.interfaces.iter().any(|name| name == back);
+                let expected = path.interfaces.iter().any(|name| name == back);
                 if !expected && seen.len() < MOST_FINDINGS && seen.insert((link.name.clone(), source)) {
                     findings.push(strict_finding(link, &clients, back).about(path.frontend_label()));
                 }
@@ -63,24 +60,22 @@ fn strict_finding(link: &Link, clients: &str, back: &str) -> Finding {
 
 /// Whether clients of a frontend could come in by an interface: one of `interfaces`, else any.
 fn comes_in_by(path: &Path, link: &Link) -> bool {
-    path.access.interfaces.is_empty() || path.access.interfaces.contains(&link.name)
+    path.interfaces.is_empty() || path.interfaces.contains(&link.name)
 }
 
 /// Addresses of clients, with what messages call them.
 fn sources(path: &Path, has_default: bool) -> Vec<(IpAddr, String)> {
-    if path.access.allow.is_empty() {
+    if path.allow.is_empty() {
         return has_default.then(|| (FAR_AWAY, "clients from far away".to_owned())).into_iter().collect();
     }
     // Without `interfaces` nobody says that these clients come in by this one.
-    let known =
-        path.access.allow.iter().filter(|prefix| prefix.address.is_ipv4() && !path.access.interfaces.is_empty());
+    let known = path.allow.iter().filter(|prefix| prefix.address.is_ipv4() && !path.interfaces.is_empty());
     let inside = |ip: IpAddr| match ip {
         // The first of a network is its own address, the next may be ours.
         IpAddr::V4(ip) if !ip.is_unspecified() => IpAddr::V4(Ipv4Addr::from(u32::from(ip).saturating_add(2))),
         _ => FAR_AWAY,
     };
     known
-        .take(MOST_SOURCES)
         .map(|prefix| {
             let ip = if prefix.length < 30 { inside(prefix.address) } else { prefix.address };
             (ip, format!("clients from {}/{}", prefix.address, prefix.length))

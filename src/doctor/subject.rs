@@ -4,12 +4,15 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use crate::config::{Access, Config, Endpoint, FrontendSpec, Protocol, Setup};
+use crate::config::{Config, Endpoint, FrontendSpec, Prefix, Protocol, Setup};
 use crate::netlink::route;
 use crate::plugin::ColdPath;
 
 /// The abstract socket of `SingleInstance`, as `/proc/net/unix` shows it.
 const DAEMON: &str = "@proxygw/network-namespace";
+
+/// How many of a frontend's client networks are looked at.
+const MOST_NETWORKS: usize = 16;
 
 /// All that is looked at.
 #[derive(Debug, Clone)]
@@ -37,8 +40,10 @@ pub struct Path {
     pub external: bool,
     /// What happens to clients while the target is not active.
     pub cold: ColdPath,
-    /// Who may come.
-    pub access: Access,
+    /// Networks that clients come from, if they are named: the first few.
+    pub allow: Vec<Prefix>,
+    /// Interfaces that clients come by, if they are named.
+    pub interfaces: Vec<String>,
 }
 
 impl Path {
@@ -89,7 +94,8 @@ impl Subject {
                         local: address.ip().is_loopback(),
                         external,
                         cold: frontend.cold,
-                        access: spec.access.clone(),
+                        allow: spec.access.allow.iter().take(MOST_NETWORKS).copied().collect(),
+                        interfaces: spec.access.interfaces.clone(),
                     });
                 }
             }

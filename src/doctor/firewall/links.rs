@@ -17,7 +17,7 @@ const FAR_AWAY: [IpAddr; 2] =
 /// Those of `interfaces`; else that of the address they connect to; else all that have an address, but for the one that leads
 /// to the backend: unless that leads to all the world too, or there is no other.
 pub(super) fn of_clients<'h>(path: &Path, host: &'h Host, to_backend: Option<&str>) -> Vec<&'h str> {
-    let meant = &path.access.interfaces;
+    let meant = &path.interfaces;
     if !meant.is_empty() {
         return names(host, |link| meant.contains(&link.name));
     }

@@ -16,15 +16,22 @@ use serde_json::Value;
 use self::packet::Packet;
 use self::ruleset::{BaseChain, Ruleset, base_chains};
 use super::{Finding, Host, MOST_PATHS, Path, Subject, listed, not_looked_at};
-use crate::dataplane::apply::{Nft, NftError};
+use crate::dataplane::apply::Nft;
 use crate::dataplane::render::TABLE;
 use crate::netlink::route;
+use crate::plugin::Error;
 
 /// How many verdict maps of a table are read.
 const MOST_MAPS: usize = 64;
 
 /// The loopback interface.
 const LOOPBACK: &str = "lo";
+
+/// The families of tables that see translated packets.
+const FAMILIES: [&str; 3] = ["ip", "ip6", "inet"];
+
+/// The hooks where a flow can be dropped after its translation.
+const HOOKS: [&str; 3] = ["forward", "input", "output"];
 
 /// What is asked of a path at a hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,44 +73,53 @@ pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding
     }
 }
 
-fn look(nft: &Nft, subject: &Subject, host: &Host, findings: &mut Vec<Finding>) -> Result<(), NftError> {
-    let chains = base_chains(&parsed(&nft.ask(&["-j", "list", "chains"])?));
-    let judges = |chain: &BaseChain| {
-        let ours = chain.family == "inet" && chain.table == TABLE;
-        !ours
-            && ["ip", "ip6", "inet"].contains(&chain.family.as_str())
-            && ["forward", "input", "output"].contains(&chain.hook.as_str())
-    };
-    let mut by_table: BTreeMap<(String, String), Vec<BaseChain>> = BTreeMap::new();
-    for chain in chains.into_iter().filter(judges) {
-        by_table.entry((chain.family.clone(), chain.table.clone())).or_default().push(chain);
-    }
-    for ((family, table), chains) in by_table {
-        let listing = match nft.ask(&["-j", "-t", "list", "table", &family, &table]) {
-            Ok(listing) => listing,
+fn look(nft: &Nft, subject: &Subject, host: &Host, findings: &mut Vec<Finding>) -> Result<(), Error> {
+    // Table by table, so that our own, which can be large, is not read.
+    for (family, table) in tables(&parsed(&nft.ask(&["-j", "list", "tables"])?)?) {
+        match read(nft, &family, &table) {
+            Ok((chains, rules)) => {
+                chains.iter().for_each(|chain| judge(chain, &rules, subject, host, findings));
+            }
             Err(error) => {
                 let instead = format!("nft list table {family} {table}");
                 findings.push(not_looked_at(&format!("the table {family} {table}"), &error, &instead));
-                continue;
             }
-        };
-        let words =
-            Ruleset::needs_words(&listing).then(|| nft.ask(&["-a", "-t", "list", "table", &family, &table]).ok());
-        let mut rules = Ruleset::read(&parsed(&listing), words.flatten().as_deref());
-        for map in rules.maps().into_iter().take(MOST_MAPS) {
-            if let Ok(listing) = nft.ask(&["-j", "list", "map", &family, &table, &map]) {
-                rules.add_map(&map, &parsed(&listing));
-            }
-        }
-        for chain in &chains {
-            judge(chain, &rules, subject, host, findings);
         }
     }
     Ok(())
 }
 
-fn parsed(json: &str) -> Value {
-    serde_json::from_str(json).unwrap_or_default()
+/// The tables of others that see translated packets: family and name.
+fn tables(listing: &Value) -> Vec<(String, String)> {
+    let objects = listing["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let tables = objects.iter().filter_map(|object| object.get("table"));
+    let named = tables.filter_map(|table| Some((table["family"].as_str()?, table["name"].as_str()?)));
+    let others = named.filter(|(family, name)| FAMILIES.contains(family) && (*family, *name) != ("inet", TABLE));
+    others.map(|(family, name)| (family.to_owned(), name.to_owned())).collect()
+}
+
+/// The base chains of a table where a flow can be dropped after its translation, and all that they need.
+fn read(nft: &Nft, family: &str, table: &str) -> Result<(Vec<BaseChain>, Ruleset), Error> {
+    let listing = nft.ask(&["-j", "-t", "list", "table", family, table])?;
+    let objects = parsed(&listing)?;
+    let mut chains = base_chains(&objects);
+    chains.retain(|chain| HOOKS.contains(&chain.hook.as_str()));
+    if chains.is_empty() {
+        return Ok((chains, Ruleset::default()));
+    }
+    let words = Ruleset::needs_words(&listing).then(|| nft.ask(&["-a", "-t", "list", "table", family, table]).ok());
+    let mut rules = Ruleset::read(&objects, words.flatten().as_deref());
+    for map in rules.maps().into_iter().take(MOST_MAPS) {
+        // What a map does that cannot be read is not known.
+        if let Ok(listing) = nft.ask(&["-j", "list", "map", family, table, &map]) {
+            rules.add_map(&map, &parsed(&listing)?);
+        }
+    }
+    Ok((chains, rules))
+}
+
+fn parsed(json: &str) -> Result<Value, Error> {
+    serde_json::from_str(json).map_err(|error| format!("nft's JSON cannot be read: {error}").into())
 }
 
 /// One base chain, for all paths.

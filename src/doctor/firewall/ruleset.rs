@@ -22,7 +22,7 @@ pub(super) struct BaseChain {
     pub drops: bool,
 }
 
-/// The base chains of a listing of chains.
+/// The base chains of a listing.
 pub(super) fn base_chains(listing: &Value) -> Vec<BaseChain> {
     let objects = listing["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
     let chains = objects.iter().filter_map(|object| object.get("chain"));
