@@ -5,7 +5,7 @@ use std::io;
 use rustix::io::Errno;
 use rustix::net::netlink;
 
-use super::{Finding, not_looked_at, sysctls};
+use super::{Finding, Host, not_looked_at, sysctls};
 use crate::netlink::message::Request;
 use crate::netlink::socket::Socket;
 
@@ -30,10 +30,13 @@ fn judge_netlink(asked: io::Result<()>) -> Option<Finding> {
 }
 
 /// Looks at conntrack's settings and at how full its table is.
-pub(super) fn examine_settings(findings: &mut Vec<Finding>) {
+pub(super) fn examine_settings(host: &Host, findings: &mut Vec<Finding>) {
     let setting = |name| sysctls::read(&format!("net.netfilter.{name}"));
     let (count, most) = (setting("nf_conntrack_count"), setting("nf_conntrack_max"));
-    findings.extend(judge(count.zip(most), setting("nf_conntrack_events")));
+    // The question by netlink has loaded the module, where it could be asked.
+    if most.is_some() || host.may_ask {
+        findings.extend(judge(count.zip(most), setting("nf_conntrack_events")));
+    }
 }
 
 fn judge(room: Option<(i64, i64)>, events: Option<i64>) -> Vec<Finding> {

@@ -152,7 +152,7 @@ pub fn examine(mut subject: Subject, asker: Asker) -> Vec<Finding> {
     sysctls::examine(subject, &host, &mut findings);
     reverse_path::examine(subject, &host, &mut findings);
     routes::examine(subject, &mut findings);
-    conntrack::examine_settings(&mut findings);
+    conntrack::examine_settings(&host, &mut findings);
     findings.sort_by_key(|finding| finding.severity != Severity::Error);
     findings
 }
