@@ -6,24 +6,24 @@
 //!
 //! | module | looks at |
 //! |---|---|
-//! | [`rights`] | capabilities |
-//! | [`nft`] | the program |
-//! | [`sysctls`] | forwarding, `route_localnet` |
-//! | [`reverse_path`] | strict `rp_filter` |
-//! | [`routes`] | the ways to the endpoints |
-//! | [`ports`] | ports of frontends, the NFLOG group |
-//! | [`conntrack`] | its table and its netlink |
-//! | [`firewall`] | other rule sets that drop our flows |
+//! | `rights` | capabilities |
+//! | `nft` | the program |
+//! | `sysctls` | forwarding, `route_localnet` |
+//! | `reverse_path` | strict `rp_filter` |
+//! | `routes` | the ways to the endpoints |
+//! | `ports` | ports of frontends, the NFLOG group |
+//! | `conntrack` | its table and its netlink |
+//! | `firewall` | other rule sets that drop our flows |
 
-pub mod conntrack;
-pub mod firewall;
-pub mod nft;
-pub mod ports;
-pub mod reverse_path;
-pub mod rights;
-pub mod routes;
+mod conntrack;
+mod firewall;
+mod nft;
+mod ports;
+mod reverse_path;
+mod rights;
+mod routes;
 mod subject;
-pub mod sysctls;
+mod sysctls;
 
 use std::fmt::Display;
 use std::net::IpAddr;

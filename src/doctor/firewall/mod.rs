@@ -1,8 +1,8 @@
 //! Other rule sets that drop our flows.
 //!
 //! Every base chain of a hook judges a packet, and one that drops it is enough; that another accepts it does not help. So each
-//! base chain of somebody else's is followed for the first packet of each path ([`ruleset`]), with all that is known of it
-//! ([`packet`]). Only what is surely dropped is found: a rule that depends on something unknown, such as the client's
+//! base chain of somebody else's is followed for the first packet of each path (`ruleset`), with all that is known of it
+//! (`packet`). Only what is surely dropped is found: a rule that depends on something unknown, such as the client's
 //! address, may let it pass. The tables of the families netdev, bridge and arp are not asked: they do not know of DNAT.
 
 mod links;
