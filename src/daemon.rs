@@ -6,13 +6,13 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use lexopt::prelude::{Long, Short, ValueExt as _};
+use lexopt::prelude::{Long, Short, Value, ValueExt as _};
 
 use crate::config::{self, Masquerade, Setup};
 use crate::dataplane::apply::{Language, Nft};
@@ -23,6 +23,7 @@ use crate::dataplane::plan::Plan;
 use crate::dataplane::render::{self, TABLE};
 use crate::dataplane::rules::Table;
 use crate::dataplane::watch::Watch;
+use crate::doctor::{self, Asker, Subject};
 use crate::engine::{Engine, Inbox};
 use crate::logging;
 use crate::netlink::loopback;
@@ -35,12 +36,17 @@ use crate::system::{RouteLocalnet, SingleInstance, notify, raise_limit};
 pub const DEFAULT_CONFIG: &str = "/etc/proxygw.yaml";
 
 /// The flags, each with its argument and what it does. Help and the manual page say the same.
-pub const FLAGS: [(&str, &str); 4] = [
+pub const FLAGS: [(&str, &str); 5] = [
     ("-c, --config FILE", "read the configuration from FILE instead of /etc/proxygw.yaml"),
     ("    --check", "check the configuration without touching the system, and exit with 0 or 2"),
+    ("    --json", "with doctor: say what is found as JSON"),
     ("-h, --help", "say this"),
     ("-V, --version", "say which version this is"),
 ];
+
+/// What looks at the host instead of running, and what help says of it.
+pub const DOCTOR: (&str, &str) =
+    ("doctor", "look for what would keep the configuration from working here, and exit with 0, 1 or 2");
 
 /// Why the daemon does not run.
 #[derive(Debug)]
@@ -68,23 +74,25 @@ impl fmt::Display for Failure {
 enum Command {
     Run(PathBuf),
     Check(PathBuf),
+    Doctor { config: PathBuf, json: bool },
     Print(String),
 }
 
 /// Runs the daemon with the plugins that `register` adds, and returns its exit status: 0 after an ordered end, 1 after a
-/// failure, 2 for a wrong command line or configuration.
+/// failure or a bad finding of the doctor, 2 for a wrong command line or configuration.
 pub fn main(register: fn(&mut Registry)) -> ExitCode {
     let began = Instant::now();
     let result = parse(std::env::args_os().skip(1)).and_then(|command| match command {
         Command::Print(text) => {
             print!("{text}");
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
-        Command::Check(path) => check(&path, register),
-        Command::Run(path) => run(&path, register, began),
+        Command::Check(path) => check(&path, register).map(|()| ExitCode::SUCCESS),
+        Command::Doctor { config, json } => examine(&config, json, register),
+        Command::Run(path) => run(&path, register, began).map(|()| ExitCode::SUCCESS),
     });
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(failure) => {
             eprintln!("proxygw: {failure}");
             ExitCode::from(if matches!(failure, Failure::Usage(_)) { 2 } else { 1 })
@@ -96,11 +104,13 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, Failure> 
     let wrong = |error: lexopt::Error| Failure::Usage(format!("{error}\n\n{}", help()));
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut config = PathBuf::from(DEFAULT_CONFIG);
-    let mut check = false;
+    let (mut check, mut doctor, mut json) = (false, false, false);
     while let Some(argument) = parser.next().map_err(wrong)? {
         match argument {
             Short('c') | Long("config") => config = parser.value().and_then(|value| value.parse()).map_err(wrong)?,
             Long("check") => check = true,
+            Long("json") => json = true,
+            Value(word) if word == DOCTOR.0 && !doctor => doctor = true,
             Short('h') | Long("help") => return Ok(Command::Print(help())),
             Short('V') | Long("version") => {
                 return Ok(Command::Print(format!("proxygw {}\n", env!("CARGO_PKG_VERSION"))));
@@ -108,13 +118,20 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, Failure> 
             other => return Err(wrong(other.unexpected())),
         }
     }
-    Ok(if check { Command::Check(config) } else { Command::Run(config) })
+    match (check, doctor, json) {
+        (false, true, json) => Ok(Command::Doctor { config, json }),
+        (true, true, _) => Err(wrong("--check is not for doctor".into())),
+        (_, false, true) => Err(wrong("--json is for doctor only".into())),
+        (true, false, false) => Ok(Command::Check(config)),
+        (false, false, false) => Ok(Command::Run(config)),
+    }
 }
 
 fn help() -> String {
     let mut text =
-        "Warms backends on demand and routes traffic to them with nftables DNAT.\n\nUsage: proxygw [FLAGS]\n\n"
+        "Warms backends on demand and routes traffic to them with nftables DNAT.\n\nUsage: proxygw [doctor] [FLAGS]\n\n"
             .to_owned();
+    text.push_str(&format!("  {:<20}  {}\n\n", DOCTOR.0, DOCTOR.1));
     for (flag, what) in FLAGS {
         text.push_str(&format!("  {flag:<20}  {what}\n"));
     }
@@ -143,8 +160,18 @@ fn check(path: &std::path::Path, register: fn(&mut Registry)) -> Result<(), Fail
     Ok(())
 }
 
+/// Looks at the host, and says what it finds.
+fn examine(path: &std::path::Path, json: bool, register: fn(&mut Registry)) -> Result<ExitCode, Failure> {
+    let (setup, _) = load(path, register)?;
+    let findings = doctor::examine(Subject::new(&setup), Asker::Operator);
+    let text = if json { doctor::json(&findings) } else { doctor::text(&findings) };
+    io::stdout().write_all(text.as_bytes()).map_err(Failure::system("cannot say what is found"))?;
+    Ok(ExitCode::from(u8::from(doctor::is_broken(&findings))))
+}
+
 fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> Result<(), Failure> {
     let (setup, mut registry) = load(path, register)?;
+    let subject = Subject::new(&setup);
     let Setup { config, targets, frontends, warnings, services } = setup;
     logging::start(&config.log).map_err(Failure::system("cannot open the log file"))?;
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
@@ -195,6 +222,7 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     let ready = Box::new(move || {
         log::info!("ready after {:.1?}: {} targets, {} frontends", began.elapsed(), counts.0, counts.1);
         notify("READY=1");
+        doctor::log_from_a_thread(subject);
     });
     let engine = Engine {
         config,
@@ -284,8 +312,12 @@ mod tests {
         assert!(matches!(command(""), Ok(Command::Run(path)) if path.as_os_str() == DEFAULT_CONFIG));
         assert!(matches!(command("--check -c x"), Ok(Command::Check(path)) if path.as_os_str() == "x"));
         assert!(matches!(command("--config=x"), Ok(Command::Run(path)) if path.as_os_str() == "x"));
+        assert!(matches!(command("doctor"), Ok(Command::Doctor { json: false, .. })));
+        assert!(
+            matches!(command("-c x doctor --json"), Ok(Command::Doctor { config, json: true }) if config.as_os_str() == "x")
+        );
         assert!(matches!(command("--help --nonsense"), Ok(Command::Print(_))));
-        for wrong in ["--config", "--nonsense", "word", "--check=yes"] {
+        for wrong in ["--config", "--nonsense", "word", "--check=yes", "--json", "doctor --check", "doctor doctor"] {
             assert!(matches!(command(wrong), Err(Failure::Usage(_))), "{wrong}");
         }
     }

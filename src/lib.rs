@@ -8,12 +8,14 @@
 //! - [`engine`]: every decision, in a pure [`engine::core`], on a thread of its own;
 //! - `readiness`: does the backend answer?
 //! - [`dataplane`]: rules, flows and held packets; [`netlink`] is how the kernel is asked;
+//! - [`doctor`]: what of the host would keep it from working;
 //! - [`system`]: small wrappers around the operating system;
 //! - [`daemon`]: the main function, which puts all of this together.
 
 pub mod config;
 pub mod daemon;
 pub mod dataplane;
+pub mod doctor;
 pub mod engine;
 pub mod logging;
 pub mod netlink;

@@ -1,4 +1,4 @@
-//! Runs nft: the only place that changes the kernel's rules.
+//! Runs nft: the only place that changes the kernel's rules, or lists them.
 
 use std::fmt;
 use std::io;
@@ -8,10 +8,13 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::system::run_with_input;
+use crate::system::{Ended, bind_to_us, original_limit, run_for_output, run_with_input};
 
 /// How long one run of nft may take. The largest table that is supported takes about a second to load.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The most that is read of what one listing says.
+const LONGEST_LISTING: usize = 8 << 20;
 
 /// Where nft is when it is not on the path; services often start without the sbin folders.
 const USUAL_PLACES: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
@@ -82,6 +85,25 @@ impl Nft {
         self.run(language, transaction)
     }
 
+    /// Whether there is such a program.
+    pub fn exists(&self) -> bool {
+        self.program.is_file()
+    }
+
+    /// What nft prints when it is asked something, such as `list tables`. It changes nothing, ends with the calling thread, and
+    /// no transaction waits for it.
+    ///
+    /// # Errors
+    /// nft could not be run, refused, or said too much.
+    pub fn ask(&self, question: &[&str]) -> Result<String, NftError> {
+        let mut command = Command::new(&self.program);
+        bind_to_us(command.args(question), original_limit());
+        let ended = run_for_output(&mut command, LONGEST_LISTING, Instant::now() + DEADLINE)
+            .map_err(|error| NftError::Run(self.program.clone(), error))?;
+        succeeded(&ended)?;
+        Ok(String::from_utf8_lossy(&ended.stdout).into_owned())
+    }
+
     fn run(&self, language: Language, transaction: &str) -> Result<(), NftError> {
         log::trace!("nft: {transaction}");
         let mut command = Command::new(&self.program);
@@ -91,17 +113,21 @@ impl Nft {
         command.args(["-f", "-"]);
         let ended = run_with_input(&mut command, transaction.as_bytes(), Instant::now() + DEADLINE)
             .map_err(|error| NftError::Run(self.program.clone(), error))?;
-        if ended.status.success() {
-            return Ok(());
-        }
-        // The lines after the first quote the input.
-        let words = String::from_utf8_lossy(&ended.stderr);
-        let words = words.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
-        let words = words.trim_start_matches("internal:0:0-0: ").trim_start_matches("Error: ");
-        Err(NftError::Failed(match (words.is_empty(), ended.status.signal()) {
-            (true, Some(signal)) => format!("killed by signal {signal}"),
-            (true, None) => format!("failed without a word ({})", ended.status),
-            (false, _) => words.to_owned(),
-        }))
+        succeeded(&ended)
     }
+}
+
+fn succeeded(ended: &Ended) -> Result<(), NftError> {
+    if ended.status.success() {
+        return Ok(());
+    }
+    // The lines after the first quote the input.
+    let words = String::from_utf8_lossy(&ended.stderr);
+    let words = words.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
+    let words = words.trim_start_matches("internal:0:0-0: ").trim_start_matches("Error: ");
+    Err(NftError::Failed(match (words.is_empty(), ended.status.signal()) {
+        (true, Some(signal)) => format!("killed by signal {signal}"),
+        (true, None) => format!("failed without a word ({})", ended.status),
+        (false, _) => words.to_owned(),
+    }))
 }

@@ -8,7 +8,8 @@
 //! | [`nflog`] | for packets that a rule has logged |
 //! | [`nftables`] | whether a table has been deleted |
 //! | [`addresses`] | which addresses the interfaces have, and to be told when they change |
-//! | [`route`] | whether an address is this host's own |
+//! | [`route`] | where a packet would go; whether an address is this host's own |
+//! | [`link`] | which interfaces there are |
 //! | [`socket`] | the requests, dumps and replies under all of them |
 //! | [`message`] | the bytes of a message and its attributes |
 //!
@@ -21,6 +22,7 @@
 
 pub mod addresses;
 pub mod conntrack;
+pub mod link;
 pub mod loopback;
 pub mod message;
 pub mod nflog;

@@ -1,40 +1,110 @@
-//! Asks the routing tables whether an address is this host's own (`linux/rtnetlink.h`).
+//! Asks the routing tables where a packet would go (`linux/rtnetlink.h`), in the calling thread's network namespace.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use neli::consts::rtnl::{Rta, Rtm, Rtn};
+use neli::consts::rtnl::{Ifa, Rta, Rtm, Rtn};
 use rustix::io::Errno;
 use rustix::net::AddressFamily;
 
-use super::message::Request;
+use super::message::{Attributes, Request};
 use super::socket::Socket;
+
+/// Bytes in `struct rtmsg`.
+const HEADER: usize = 12;
 
 /// Where `rtm_type` is in `struct rtmsg`: behind family, both prefix lengths, tos, table, protocol and scope.
 const TYPE_AT: usize = 7;
 
-/// Whether the kernel would deliver a packet for `address` to this host (`RTN_LOCAL`), in the calling thread's network
-/// namespace. Unlike an attempt to bind to it, `net.ipv4.ip_nonlocal_bind` makes no difference. A v4-mapped IPv6
-/// address counts as the IPv4 address.
+/// Bytes in `struct ifaddrmsg`: family, prefix length, flags and scope, then the interface's index.
+const ADDRESS_HEADER: usize = 8;
+
+/// Where the kernel would send a packet to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// Whether it would be delivered to this host (`RTN_LOCAL`).
+    pub local: bool,
+    /// The index of the interface that it would leave by.
+    pub interface: Option<u32>,
+}
+
+/// Whether the kernel would deliver a packet for `address` to this host (`RTN_LOCAL`). Unlike an attempt to bind to it,
+/// `net.ipv4.ip_nonlocal_bind` makes no difference. A v4-mapped IPv6 address counts as the IPv4 address.
 ///
 /// # Errors
 /// What the operating system said when the kernel could not be asked; that there is no route is not an error.
 pub fn is_local(address: IpAddr) -> io::Result<bool> {
-    let mut local = false;
-    let answer = Socket::open(None)?.request(&mut request(address.to_canonical()), &mut |message| {
-        let kind = message.payload.get(TYPE_AT).copied();
-        local |= message.kind == u16::from(Rtm::Newroute) && kind == Some(u8::from(Rtn::Local));
+    Ok(look_up(address)?.is_some_and(|route| route.local))
+}
+
+/// The route of a packet from this host to `address`; `None` if there is none.
+///
+/// # Errors
+/// As for [`is_local`].
+pub fn look_up(address: IpAddr) -> io::Result<Option<Route>> {
+    ask(request(address.to_canonical()))
+}
+
+/// The route of a packet from `source` to `destination` that comes in through an interface; `None` if the kernel would not
+/// take it: there is no route, forwarding is off, or the reverse path is filtered.
+///
+/// # Errors
+/// As for [`is_local`].
+pub fn look_up_input(source: IpAddr, interface: u32, destination: IpAddr) -> io::Result<Option<Route>> {
+    let with_source = |request: Request| match source {
+        IpAddr::V4(source) => request.attribute(Rta::Src.into(), &source.octets()),
+        IpAddr::V6(source) => request.attribute(Rta::Src.into(), &source.octets()),
+    };
+    ask(with_source(request(destination)).attribute(Rta::Iif.into(), &interface.to_ne_bytes()))
+}
+
+/// The addresses of this host, each with its interface's index.
+///
+/// # Errors
+/// What the operating system said.
+pub fn addresses() -> io::Result<Vec<(IpAddr, u32)>> {
+    let mut found = Vec::new();
+    let mut dump = Request::new(Rtm::Getaddr.into(), &[0; ADDRESS_HEADER]);
+    Socket::open(None)?.dump(&mut dump, &mut |message| {
+        let attributes = || Attributes::after(message.payload, ADDRESS_HEADER);
+        // On a link with a peer, the local address is another than the address.
+        let own = attributes().find(Ifa::Local.into()).or_else(|| attributes().find(Ifa::Address.into()));
+        let index = message.payload.get(4..8).and_then(|bytes| bytes.first_chunk());
+        if let (Some(address), Some(index)) = (own.and_then(address_of), index) {
+            found.push((address, u32::from_ne_bytes(*index)));
+        }
+    })?;
+    Ok(found)
+}
+
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(Ipv4Addr::from(*bytes.first_chunk::<4>()?).into()),
+        16 => Some(Ipv6Addr::from(*bytes.first_chunk::<16>()?).into()),
+        _ => None,
+    }
+}
+
+fn ask(mut request: Request) -> io::Result<Option<Route>> {
+    let mut route = None;
+    let answer = Socket::open(None)?.request(&mut request, &mut |message| {
+        let Some(kind) = message.payload.get(TYPE_AT) else { return };
+        if message.kind == u16::from(Rtm::Newroute) {
+            let interface = Attributes::after(message.payload, HEADER).find(Rta::Oif.into());
+            let interface = interface.and_then(|bytes| bytes.first_chunk()).map(|bytes| u32::from_ne_bytes(*bytes));
+            route = Some(Route { local: *kind == u8::from(Rtn::Local), interface });
+        }
     });
     match answer {
-        Ok(()) => Ok(local),
-        Err(error) if unroutable(&error) => Ok(false),
+        Ok(()) => Ok(route),
+        Err(error) if unroutable(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 /// `RTM_GETROUTE` for one destination: `struct rtmsg` and `RTA_DST`.
 fn request(address: IpAddr) -> Request {
-    let mut header = [0; 12];
+    let mut header = [0; HEADER];
     let kind = u16::from(Rtm::Getroute);
     let (family, bits) = match address {
         IpAddr::V4(_) => (AddressFamily::INET, 32),
@@ -49,9 +119,9 @@ fn request(address: IpAddr) -> Request {
 }
 
 /// Whether this is the kernel's answer for an address that it has no route for: none at all, an unreachable, a prohibit
-/// (`EACCES`) or a blackhole route (`EINVAL`).
+/// (`EACCES`) or a blackhole route (`EINVAL`); or for a packet that it would not take in (`EXDEV`, `EINVAL`).
 fn unroutable(error: &io::Error) -> bool {
-    [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL, Errno::ADDRNOTAVAIL]
+    [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL, Errno::ADDRNOTAVAIL, Errno::XDEV]
         .iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

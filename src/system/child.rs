@@ -20,6 +20,8 @@ const MOST_WORDS: usize = 4096;
 pub struct Ended {
     /// Its exit status.
     pub status: ExitStatus,
+    /// Its standard output, if it was asked for.
+    pub stdout: Vec<u8>,
     /// The beginning of its standard error.
     pub stderr: Vec<u8>,
 }
@@ -29,9 +31,22 @@ pub struct Ended {
 /// # Errors
 /// The program could not be started, or had not ended by `deadline` (then it has been killed).
 pub fn run_with_input(command: &mut Command, input: &[u8], deadline: Instant) -> io::Result<Ended> {
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = children::spawn(command)?;
-    let result = feed(&mut child, input, deadline);
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    run(command, input, 0, deadline)
+}
+
+/// Runs a program without input, and collects its standard output and error.
+///
+/// # Errors
+/// As for [`run_with_input`]; and the output is longer than `most` bytes (the program has been killed).
+pub fn run_for_output(command: &mut Command, most: usize, deadline: Instant) -> io::Result<Ended> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    run(command, b"", most, deadline)
+}
+
+fn run(command: &mut Command, input: &[u8], most: usize, deadline: Instant) -> io::Result<Ended> {
+    let mut child = children::spawn(command.stderr(Stdio::piped()))?;
+    let result = converse(&mut child, input, most, deadline);
     if result.is_err() {
         // It may have ended already, which is as good.
         let _ = child.kill();
@@ -40,13 +55,16 @@ pub fn run_with_input(command: &mut Command, input: &[u8], deadline: Instant) ->
     result
 }
 
-fn feed(child: &mut Child, mut input: &[u8], deadline: Instant) -> io::Result<Ended> {
+fn converse(child: &mut Child, mut input: &[u8], most: usize, deadline: Instant) -> io::Result<Ended> {
     let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
     let mut stdin = child.stdin.take();
+    let mut stdout = child.stdout.take();
     let mut stderr = child.stderr.take();
-    for fd in [stdin.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)].into_iter().flatten() {
+    let fds = [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)];
+    for fd in fds.into_iter().flatten() {
         fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)?;
     }
+    let mut output = Vec::new();
     let mut words = Vec::new();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -55,6 +73,7 @@ fn feed(child: &mut Child, mut input: &[u8], deadline: Instant) -> io::Result<En
         }
         let mut fds = vec![PollFd::new(&pidfd, PollFlags::IN)];
         fds.extend(stdin.as_ref().map(|fd| PollFd::new(fd, PollFlags::OUT)));
+        fds.extend(stdout.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
         fds.extend(stderr.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
         let timeout = Timespec { tv_sec: left.as_secs() as _, tv_nsec: left.subsec_nanos().into() };
         match poll(&mut fds, Some(&timeout)) {
@@ -67,13 +86,21 @@ fn feed(child: &mut Child, mut input: &[u8], deadline: Instant) -> io::Result<En
         {
             stdin = None;
         }
+        if let Some(fd) = &stdout
+            && read_some(fd.as_fd(), &mut output, most + 1)?
+        {
+            stdout = None;
+        }
+        if output.len() > most {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it says more than {most} bytes")));
+        }
         if let Some(fd) = &stderr
-            && read_some(fd.as_fd(), &mut words)?
+            && read_some(fd.as_fd(), &mut words, MOST_WORDS)?
         {
             stderr = None;
         }
         if ended {
-            return Ok(Ended { status: children::wait(child)?, stderr: words });
+            return Ok(Ended { status: children::wait(child)?, stdout: output, stderr: words });
         }
     }
 }
@@ -92,13 +119,13 @@ fn write_some(fd: BorrowedFd<'_>, input: &mut &[u8]) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Reads what is there; true at the end.
-fn read_some(fd: BorrowedFd<'_>, words: &mut Vec<u8>) -> io::Result<bool> {
+/// Reads what is there, and keeps `most` bytes of it; true at the end.
+fn read_some(fd: BorrowedFd<'_>, words: &mut Vec<u8>, most: usize) -> io::Result<bool> {
     let mut buffer = [0; 4096];
     loop {
         match rustix::io::read(fd, &mut buffer) {
             Ok(0) => return Ok(true),
-            Ok(read) => words.extend_from_slice(&buffer[..read.min(MOST_WORDS.saturating_sub(words.len()))]),
+            Ok(read) => words.extend_from_slice(&buffer[..read.min(most.saturating_sub(words.len()))]),
             Err(Errno::AGAIN) => return Ok(false),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -131,6 +158,18 @@ mod tests {
         assert!(
             run("exec 2>&- <&-; exit 3", &input, Duration::from_secs(30)).is_ok_and(|e| e.status.code() == Some(3))
         );
+    }
+
+    #[test]
+    fn an_output_is_collected_or_too_long() {
+        let run = |most| {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", "head -c 300000 /dev/zero; echo no >&2"]);
+            run_for_output(&mut command, most, Instant::now() + Duration::from_secs(30))
+        };
+        let ended = run(300_000).expect("it fits");
+        assert_eq!((ended.stdout.len(), ended.stderr.as_slice()), (300_000, &b"no\n"[..]));
+        assert_eq!(run(299_999).expect_err("it does not").kind(), io::ErrorKind::FileTooLarge);
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod stop_signal;
 mod waker;
 
 pub use after_fork::bind_to_us;
-pub use child::{Ended, run_with_input};
+pub use child::{Ended, run_for_output, run_with_input};
 pub use files::{original_limit, raise_limit};
 pub use notify::notify;
 pub use route_localnet::RouteLocalnet;

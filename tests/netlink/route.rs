@@ -1,8 +1,9 @@
-//! Whose an address is.
+//! Where packets go, and whose an address is.
 
 use std::net::IpAddr;
 
-use proxygw::netlink::route::is_local;
+use proxygw::netlink::link;
+use proxygw::netlink::route::{Route, addresses, is_local, look_up, look_up_input};
 
 use crate::namespace::{Namespace, command};
 
@@ -62,5 +63,56 @@ fn local_is_what_the_kernel_delivers_here() {
             is_local("10.9.0.1".parse().expect("an address")).expect("asked");
         }
         println!("is_local: {:?}", started.elapsed() / 1000);
+    });
+}
+
+#[test]
+fn a_route_is_what_the_kernel_would_do() {
+    let Some(namespace) = Namespace::new() else { return };
+    namespace.run(|| {
+        for arguments in [
+            "link set lo up",
+            "link add eth type veth peer name far",
+            "address add 10.9.0.1/24 dev eth",
+            "-6 address add fd09::1/64 dev eth nodad",
+            "address add 10.8.0.1 peer 10.8.0.2 dev far",
+            "link set eth up",
+            "link set far up",
+            "route add blackhole 10.10.0.0/16",
+        ] {
+            command("ip", &arguments.split(' ').collect::<Vec<_>>());
+        }
+        for (name, value) in
+            [("ipv4/ip_forward", "1"), ("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/far/rp_filter", "0")]
+        {
+            std::fs::write(format!("/proc/sys/net/{name}"), value).expect("a sysctl");
+        }
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let links = link::all().expect("interfaces");
+        let index = |name: &str| links.iter().find(|link| link.name == name).expect("an interface").index;
+        let by = |name: &str| Some(Route { local: false, interface: Some(index(name)) });
+        assert_eq!(look_up(ip("10.9.0.2")).expect("asked"), by("eth"));
+        assert_eq!(look_up(ip("fd09::2")).expect("asked"), by("eth"));
+        assert_eq!(look_up(ip("10.8.0.2")).expect("asked"), by("far"));
+        assert!(look_up(ip("10.9.0.1")).expect("asked").is_some_and(|route| route.local));
+        for nowhere in ["10.10.0.1", "192.0.2.1", "2001:db8::1"] {
+            assert_eq!(look_up(ip(nowhere)).expect("asked"), None, "{nowhere}");
+        }
+        let own = addresses().expect("addresses");
+        for (address, name) in
+            [("127.0.0.1", "lo"), ("::1", "lo"), ("10.9.0.1", "eth"), ("fd09::1", "eth"), ("10.8.0.1", "far")]
+        {
+            assert!(own.contains(&(ip(address), index(name))), "{address} on {name}: {own:?}");
+        }
+        assert!(!own.iter().any(|(address, _)| *address == ip("10.8.0.2")), "{own:?}");
+
+        let from_far = |source: &str, to: &str| look_up_input(ip(source), index("far"), ip(to)).expect("asked");
+        assert_eq!(from_far("10.8.0.2", "10.9.0.2"), by("eth"));
+        assert!(from_far("10.9.0.2", "10.8.0.1").is_some_and(|route| route.local));
+        std::fs::write("/proc/sys/net/ipv4/conf/far/rp_filter", "1").expect("a sysctl");
+        assert_eq!(from_far("10.9.0.2", "10.8.0.1"), None, "the way back is another");
+        assert_eq!(from_far("10.8.0.2", "10.9.0.2"), by("eth"));
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("a sysctl");
+        assert_eq!(from_far("10.8.0.2", "10.9.0.2"), None, "nothing is forwarded");
     });
 }

@@ -248,10 +248,7 @@ struct Launch {
 
 impl Launch {
     fn new(namespace: &Namespace, config: PathBuf, options: DaemonOptions) -> Launch {
-        let nft = namespace.nft.parent().filter(|folder| folder.is_absolute()).map(Path::to_owned);
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let path = std::env::join_paths(nft.into_iter().chain(std::env::split_paths(&path))).expect("folders of PATH");
-        Launch { namespace: namespace.path(), path, config, options }
+        Launch { namespace: namespace.path(), path: namespace.path_of_programs(), config, options }
     }
 
     fn start(&self) -> Process {

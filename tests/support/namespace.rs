@@ -1,5 +1,6 @@
 //! One network namespace, and how to act inside it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -70,6 +71,13 @@ impl Namespace {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{script:?} in {}: {} {stderr}", self.name, output.status);
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// `PATH`, with the folder of the namespace's own nft first.
+    pub fn path_of_programs(&self) -> OsString {
+        let nft = self.nft.parent().filter(|folder| folder.is_absolute()).map(Path::to_owned);
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::join_paths(nft.into_iter().chain(std::env::split_paths(&path))).expect("folders of PATH")
     }
 
     /// The processes inside the namespace, each with its command line. Threads that have entered it do not count.

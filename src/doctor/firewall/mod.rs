@@ -1,0 +1,279 @@
+//! Other rule sets that drop our flows.
+//!
+//! Every base chain of a hook judges a packet, and one that drops it is enough; that another accepts it does not help. So each
+//! base chain of somebody else's is followed for the first packet of each path (`ruleset`), with all that is known of it
+//! (`packet`). Only what is surely dropped is found: a rule that depends on something unknown, such as the client's
+//! address, may let it pass. The tables of the families netdev, bridge and arp are not asked: they do not know of DNAT.
+
+mod links;
+mod packet;
+mod ruleset;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use self::packet::Packet;
+use self::ruleset::{BaseChain, Ruleset, base_chains};
+use super::{Finding, Host, MOST_PATHS, Path, Subject, listed, not_looked_at};
+use crate::dataplane::apply::Nft;
+use crate::dataplane::render::TABLE;
+use crate::netlink::route;
+use crate::plugin::Error;
+
+/// How many verdict maps of a table are read.
+const MOST_MAPS: usize = 64;
+
+/// The loopback interface.
+const LOOPBACK: &str = "lo";
+
+/// The families of tables that see translated packets.
+const FAMILIES: [&str; 3] = ["ip", "ip6", "inet"];
+
+/// The hooks where a flow can be dropped after its translation.
+const HOOKS: [&str; 3] = ["forward", "input", "output"];
+
+/// What is asked of a path at a hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Passage {
+    /// To a backend elsewhere.
+    Forward,
+    /// To a backend on this host.
+    Input,
+    /// To the daemon's own socket, while the target is not active.
+    Cold,
+    /// Of a held packet that is sent on.
+    Output,
+}
+
+impl Passage {
+    fn hook(self) -> &'static str {
+        match self {
+            Passage::Forward => "forward",
+            Passage::Input | Passage::Cold => "input",
+            Passage::Output => "output",
+        }
+    }
+
+    fn code(self) -> &'static str {
+        match self {
+            Passage::Forward => "forward-drop",
+            Passage::Input => "input-drop",
+            Passage::Cold => "cold-drop",
+            Passage::Output => "output-drop",
+        }
+    }
+}
+
+/// Looks at the rule sets of others.
+pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
+    let nft = Nft::find();
+    if let Err(error) = look(&nft, subject, host, findings) {
+        findings.push(not_looked_at("the rules of others", &error, "nft list ruleset"));
+    }
+}
+
+fn look(nft: &Nft, subject: &Subject, host: &Host, findings: &mut Vec<Finding>) -> Result<(), Error> {
+    // Table by table, so that our own, which can be large, is not read.
+    for (family, table) in tables(&parsed(&nft.ask(&["-j", "list", "tables"])?)?) {
+        match read(nft, &family, &table) {
+            Ok((chains, rules)) => {
+                chains.iter().for_each(|chain| judge(chain, &rules, subject, host, findings));
+            }
+            Err(error) => {
+                let instead = format!("nft list table {family} {table}");
+                findings.push(not_looked_at(&format!("the table {family} {table}"), &error, &instead));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The tables of others that see translated packets: family and name.
+fn tables(listing: &Value) -> Vec<(String, String)> {
+    let objects = listing["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let tables = objects.iter().filter_map(|object| object.get("table"));
+    let named = tables.filter_map(|table| Some((table["family"].as_str()?, table["name"].as_str()?)));
+    let others = named.filter(|(family, name)| FAMILIES.contains(family) && (*family, *name) != ("inet", TABLE));
+    others.map(|(family, name)| (family.to_owned(), name.to_owned())).collect()
+}
+
+/// The base chains of a table where a flow can be dropped after its translation, and all that they need.
+fn read(nft: &Nft, family: &str, table: &str) -> Result<(Vec<BaseChain>, Ruleset), Error> {
+    let listing = nft.ask(&["-j", "-t", "list", "table", family, table])?;
+    let objects = parsed(&listing)?;
+    let mut chains = base_chains(&objects);
+    chains.retain(|chain| HOOKS.contains(&chain.hook.as_str()));
+    if chains.is_empty() {
+        return Ok((chains, Ruleset::default()));
+    }
+    let words = Ruleset::needs_words(&listing).then(|| nft.ask(&["-a", "-t", "list", "table", family, table]).ok());
+    let mut rules = Ruleset::read(&objects, words.flatten().as_deref());
+    for map in rules.maps().into_iter().take(MOST_MAPS) {
+        // What a map does that cannot be read is not known.
+        if let Ok(listing) = nft.ask(&["-j", "list", "map", family, table, &map]) {
+            rules.add_map(&map, &parsed(&listing)?);
+        }
+    }
+    Ok((chains, rules))
+}
+
+fn parsed(json: &str) -> Result<Value, Error> {
+    serde_json::from_str(json).map_err(|error| format!("nft's JSON cannot be read: {error}").into())
+}
+
+/// One base chain, for all paths.
+fn judge(chain: &BaseChain, rules: &Ruleset, subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
+    let mut dropped: BTreeMap<Passage, Dropped> = BTreeMap::new();
+    for path in subject.paths.iter().filter(|path| path.is_public()).take(MOST_PATHS) {
+        let ipv4 = path.address.is_ipv4();
+        if chain.family == if ipv4 { "ip6" } else { "ip" } {
+            continue;
+        }
+        for passage in passages(path).into_iter().filter(|passage| passage.hook() == chain.hook) {
+            let links = dropped_links(passage, chain, rules, path, host);
+            if !links.is_empty() {
+                dropped.entry(passage).or_default().add(passage, path, links);
+            }
+        }
+    }
+    findings.extend(dropped.into_iter().map(|(passage, dropped)| finding(passage, chain, rules, dropped)));
+}
+
+/// What is dropped by one chain.
+#[derive(Default)]
+struct Dropped {
+    about: Vec<String>,
+    links: BTreeSet<String>,
+    /// The ports of cold clients, by the match of what they connect to.
+    ports: BTreeMap<String, BTreeSet<u16>>,
+}
+
+impl Dropped {
+    fn add(&mut self, passage: Passage, path: &Path, links: Vec<String>) {
+        let about = if passage == Passage::Cold { path.frontend_label() } else { path.endpoint_label() };
+        if !self.about.contains(&about) {
+            self.about.push(about);
+        }
+        self.links.extend(links);
+        if passage == Passage::Cold {
+            let listen = path.listen;
+            let destination = match (listen.ip().is_unspecified(), listen.is_ipv4()) {
+                (true, _) => String::new(),
+                (false, true) => format!("ip daddr {} ", listen.ip()),
+                (false, false) => format!("ip6 daddr {} ", listen.ip()),
+            };
+            self.ports.entry(destination).or_default().insert(listen.port());
+        }
+    }
+
+    /// The rules that would let it through.
+    fn rules(&self) -> Vec<String> {
+        if self.ports.is_empty() {
+            return vec!["ct status dnat accept".to_owned()];
+        }
+        let rule = |(destination, ports): (&String, &BTreeSet<u16>)| {
+            let list: Vec<String> = ports.iter().map(u16::to_string).collect();
+            match list.as_slice() {
+                [port] => format!("{destination}tcp dport {port} accept"),
+                _ => format!("{destination}tcp dport {{ {} }} accept", list.join(", ")),
+            }
+        };
+        self.ports.iter().map(rule).collect()
+    }
+}
+
+fn passages(path: &Path) -> Vec<Passage> {
+    let mut all = vec![if path.local { Passage::Input } else { Passage::Forward }];
+    all.extend(path.answers_cold().then_some(Passage::Cold));
+    all.extend(path.holds().map(|_| Passage::Output));
+    all
+}
+
+/// The interfaces by which clients come in vain.
+fn dropped_links(passage: Passage, chain: &BaseChain, rules: &Ruleset, path: &Path, host: &Host) -> Vec<String> {
+    let way_to = |ip| route::look_up(ip).ok().flatten().and_then(|route| host.name_of(route.interface?));
+    let to_backend = if path.local { Some(LOOPBACK) } else { way_to(path.address.ip()) };
+    let packet = |input| Packet {
+        protocol: path.protocol,
+        destination: if passage == Passage::Cold { path.listen } else { path.address },
+        original: path.listen,
+        dnat: passage != Passage::Cold,
+        input,
+        output: match passage {
+            Passage::Forward => to_backend,
+            // A held packet is sent to where its client has sent it, and every chain of the hook sees it go there, also after
+            // its translation.
+            Passage::Output if path.listen.ip().is_unspecified() => Some(LOOPBACK),
+            Passage::Output => way_to(path.listen.ip()),
+            Passage::Input | Passage::Cold => None,
+        },
+    };
+    if passage == Passage::Output {
+        return rules.drops(chain, &packet(None)).then(|| "this host".to_owned()).into_iter().collect();
+    }
+    let links = links::of_clients(path, host, to_backend);
+    links.into_iter().filter(|link| rules.drops(chain, &packet(Some(link)))).map(str::to_owned).collect()
+}
+
+fn finding(passage: Passage, chain: &BaseChain, rules: &Ruleset, dropped: Dropped) -> Finding {
+    let BaseChain { family, table, name, hook, .. } = chain;
+    let allowing = dropped.rules();
+    let links: Vec<String> = dropped.links.into_iter().collect();
+    let links = listed(&links);
+    let what = match passage {
+        Passage::Forward => format!("flows from {links} to backends elsewhere"),
+        Passage::Input => format!("flows from {links} to backends on this host"),
+        Passage::Cold => format!("what cold clients from {links} ask of the daemon itself"),
+        Passage::Output => "held packets that are sent on, so that their clients wait for their own retry".to_owned(),
+    };
+    let problem = format!("the chain {name} of the table {family} {table} (hook {hook}) drops {what}");
+    let chain = if rules.jumps_to(name, "DOCKER-USER") { "DOCKER-USER" } else { name.as_str() };
+    let insert = |rule: &String| format!("nft insert rule {family} {table} {chain} {rule}");
+    let remedy = allowing.iter().map(insert).collect::<Vec<_>>().join(" && ");
+    Finding::warning(passage.code(), problem, remedy).about(listed(&dropped.about)).note(keeping(
+        family,
+        table,
+        chain,
+        &allowing,
+        &dropped.ports,
+    ))
+}
+
+/// How what is allowed stays so, with the words of the table's well-known owners.
+fn keeping(
+    family: &str,
+    table: &str,
+    chain: &str,
+    allowing: &[String],
+    ports: &BTreeMap<String, BTreeSet<u16>>,
+) -> String {
+    let ports: BTreeSet<u16> = ports.values().flatten().copied().collect();
+    let of_iptables = ["FORWARD", "INPUT", "OUTPUT", "DOCKER-USER"].contains(&chain);
+    match (family, table) {
+        ("inet", "fw4") => {
+            let file = format!("/usr/share/nftables.d/chain-pre/{chain}/proxygw.nft");
+            format!("to keep it, write `{}` to {file}", allowing.join("; "))
+        }
+        ("inet", "firewalld") if !ports.is_empty() => {
+            let ports: Vec<String> = ports.iter().map(|port| format!("--add-port={port}/tcp")).collect();
+            format!("where firewalld runs: firewall-cmd --permanent {} && firewall-cmd --reload", ports.join(" "))
+        }
+        ("ip" | "ip6", "filter") if of_iptables => {
+            let iptables = if family == "ip" { "iptables" } else { "ip6tables" };
+            let command = |what: &str| format!("{iptables} -I {chain} {what} -j ACCEPT");
+            let mut commands: Vec<String> =
+                ports.iter().map(|port| command(&format!("-p tcp --dport {port}"))).collect();
+            if commands.is_empty() {
+                commands.push(command("-m conntrack --ctstate DNAT"));
+            }
+            format!("where {iptables} manages the table, since it cannot show rules of nft: {}", commands.join(" && "))
+        }
+        ("ip" | "ip6", "docker-bridges") => {
+            "to keep it, start dockerd with --bridge-accept-fwmark=MARK, and set that mark on \
+                                             `ct status dnat` before Docker's chain"
+                .to_owned()
+        }
+        _ => "to keep it, write it where that rule set is loaded from".to_owned(),
+    }
+}

@@ -1,0 +1,33 @@
+//! The ways to the endpoints.
+
+use super::sysctls::distinct;
+use super::{Finding, Path, Severity, Subject, listed};
+use crate::netlink::route;
+
+/// Looks for endpoints that no packet can be sent to.
+pub(super) fn examine(subject: &Subject, findings: &mut Vec<Finding>) {
+    let mut asked = std::collections::HashSet::new();
+    for path in subject.remote() {
+        if asked.insert(path.address.ip()) && matches!(route::look_up(path.address.ip()), Ok(None)) {
+            findings.push(no_route(path));
+        }
+    }
+    let out_of_reach = |path: &&Path| path.address.is_ipv6() && path.address.ip().is_loopback() && path.is_public();
+    let out_of_reach = distinct(subject.paths.iter().filter(out_of_reach).map(Path::endpoint_label));
+    if !out_of_reach.is_empty() {
+        let problem = "IPv6 lets no client from outside reach ::1, only those on this host";
+        let remedy = "give the backend an address of an interface, and name it in the endpoint's address";
+        findings.push(Finding::warning("ipv6-loopback-endpoint", problem, remedy).about(listed(&out_of_reach)));
+    }
+}
+
+fn no_route(path: &Path) -> Finding {
+    let ip = path.address.ip();
+    let ip_command = if ip.is_ipv4() { "ip" } else { "ip -6" };
+    // A command can bring its own interface up.
+    let severity = if path.external { Severity::Error } else { Severity::Warning };
+    let problem = format!("this host has no route to {ip}");
+    Finding::new(severity, "no-route", problem, format!("{ip_command} route add {ip} via GATEWAY"))
+        .about(path.endpoint_label())
+        .note("GATEWAY is the next host on the way; where it is on a link of this host, dev INTERFACE instead")
+}
