@@ -271,7 +271,7 @@ fn route_localnet(table: &Table) -> Option<RouteLocalnet> {
         RouteLocalnet::undo().map(|()| None)
     };
     result.unwrap_or_else(|error| {
-        log::error!("cannot set net.ipv4.conf.all.route_localnet, so clients from outside do not reach endpoints on 127.0.0.0/8: {error}");
+        log::error!("cannot set net.ipv4.conf.all.route_localnet, so no client from outside reaches an endpoint on 127.0.0.0/8, and none on 127.0.0.0/8 one elsewhere: {error}");
         None
     })
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use mio::Interest;
@@ -24,7 +25,9 @@ const SOCKET: usize = 0;
 pub fn on_link() -> io::Result<BTreeSet<OnLink>> {
     let mut prefixes: BTreeMap<u32, Vec<Prefix>> = BTreeMap::new();
     for own in addresses::dump()? {
-        if !own.address.is_loopback() {
+        // Loopback and link-local sources are masqueraded anyway.
+        let link_local = matches!(own.address, IpAddr::V6(address) if address.is_unicast_link_local());
+        if !own.address.is_loopback() && !link_local {
             prefixes.entry(own.interface).or_default().push(Prefix::around(own.address, own.length));
         }
     }

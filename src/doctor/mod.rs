@@ -12,9 +12,11 @@
 //! | `reverse_path` | strict `rp_filter` |
 //! | `routes` | the ways to the endpoints |
 //! | `ports` | ports of frontends, the NFLOG group |
+//! | `answers` | flows that nobody answers |
 //! | `conntrack` | its table and its netlink |
 //! | `firewall` | other rule sets that drop our flows |
 
+mod answers;
 mod conntrack;
 mod firewall;
 mod nft;
@@ -32,8 +34,8 @@ use serde::Serialize;
 
 pub use subject::{Path, Subject};
 
+use crate::netlink::addresses::{self, InterfaceAddress};
 use crate::netlink::link::{self, Link};
-use crate::netlink::route;
 
 /// How many things one finding names before it only counts them.
 const MOST_NAMED: usize = 8;
@@ -132,7 +134,8 @@ pub fn examine(mut subject: Subject, asker: Asker) -> Vec<Finding> {
     subject.locate();
     let subject = &subject;
     let mut findings = Vec::new();
-    let interfaces = link::all().and_then(|links| Ok((links, route::addresses()?)));
+    let own = |found: Vec<InterfaceAddress>| found.iter().map(|found| (found.own, found.interface)).collect();
+    let interfaces = link::all().and_then(|links| Ok((links, own(addresses::dump()?))));
     let (links, addresses) = interfaces.unwrap_or_else(|error| {
         findings.push(not_looked_at("the interfaces", &error, "ip address"));
         Default::default()
@@ -146,12 +149,13 @@ pub fn examine(mut subject: Subject, asker: Asker) -> Vec<Finding> {
             firewall::examine(subject, &host, &mut findings);
         }
         conntrack::examine_netlink(&mut findings);
+        answers::examine(subject, &host, &mut findings);
         ports::examine_group(subject, &host, &mut findings);
     }
     ports::examine(subject, &host, &mut findings);
     sysctls::examine(subject, &host, &mut findings);
     reverse_path::examine(subject, &host, &mut findings);
-    routes::examine(subject, &mut findings);
+    routes::examine(subject, &host, &mut findings);
     conntrack::examine_settings(&host, &mut findings);
     findings.sort_by_key(|finding| finding.severity != Severity::Error);
     findings

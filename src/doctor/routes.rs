@@ -1,11 +1,11 @@
 //! The ways to the endpoints.
 
 use super::sysctls::distinct;
-use super::{Finding, Path, Severity, Subject, listed};
+use super::{Asker, Finding, Host, Path, Severity, Subject, listed};
 use crate::netlink::route;
 
 /// Looks for endpoints that no packet can be sent to.
-pub(super) fn examine(subject: &Subject, findings: &mut Vec<Finding>) {
+pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
     let mut asked = std::collections::HashSet::new();
     for path in subject.remote() {
         if asked.insert(path.address.ip()) && matches!(route::look_up(path.address.ip()), Ok(None)) {
@@ -14,7 +14,8 @@ pub(super) fn examine(subject: &Subject, findings: &mut Vec<Finding>) {
     }
     let out_of_reach = |path: &&Path| path.address.is_ipv6() && path.address.ip().is_loopback() && path.is_public();
     let out_of_reach = distinct(subject.paths.iter().filter(out_of_reach).map(Path::endpoint_label));
-    if !out_of_reach.is_empty() {
+    // The daemon has warned of it when it read its configuration.
+    if !out_of_reach.is_empty() && host.asker == Asker::Operator {
         let problem = "IPv6 lets no client from outside reach ::1, only those on this host";
         let remedy = "give the backend an address of an interface, and name it in the endpoint's address";
         findings.push(Finding::warning("ipv6-loopback-endpoint", problem, remedy).about(listed(&out_of_reach)));

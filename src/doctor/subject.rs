@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::config::{Config, Endpoint, FrontendSpec, Prefix, Protocol, Setup};
+use crate::dataplane::plan::Timeouts;
 use crate::netlink::route;
 use crate::plugin::ColdPath;
 
@@ -34,6 +35,8 @@ pub struct Path {
     pub endpoint: String,
     /// Where the endpoint is.
     pub address: SocketAddr,
+    /// How long its flows' entries live.
+    pub timeouts: Timeouts,
     /// Whether the endpoint is on this host.
     pub local: bool,
     /// Whether the backend runs whether the daemon does or not.
@@ -91,6 +94,7 @@ impl Subject {
                         listen,
                         endpoint: label(&setup.config, spec),
                         address,
+                        timeouts: Timeouts::new(spec.flow_timeout),
                         local: address.ip().is_loopback(),
                         external,
                         cold: frontend.cold,

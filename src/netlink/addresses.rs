@@ -24,7 +24,9 @@ const HEADER: usize = 8;
 pub struct InterfaceAddress {
     /// The interface's index.
     pub interface: u32,
-    /// The address; of a point-to-point link, the other end's.
+    /// The host's own address.
+    pub own: IpAddr,
+    /// The same, or, of a point-to-point link, the other end's.
     pub address: IpAddr,
     /// The length of its prefix in bits.
     pub length: u8,
@@ -48,13 +50,17 @@ pub fn dump() -> io::Result<Vec<InterfaceAddress>> {
 fn parse(payload: &[u8]) -> Option<InterfaceAddress> {
     let length = *payload.get(1)?;
     let interface = u32::from_ne_bytes(payload.get(4..HEADER)?.try_into().ok()?);
-    let value = Attributes::after(payload, HEADER).find(Ifa::Address.into())?;
-    let address = match value.len() {
-        4 => IpAddr::from(*value.first_chunk::<4>()?),
-        16 => IpAddr::from(*value.first_chunk::<16>()?),
-        _ => return None,
-    };
-    Some(InterfaceAddress { interface, address, length })
+    let find = |kind: Ifa| Attributes::after(payload, HEADER).find(kind.into()).and_then(address_of);
+    let address = find(Ifa::Address)?;
+    Some(InterfaceAddress { interface, own: find(Ifa::Local).unwrap_or(address), address, length })
+}
+
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => Some(IpAddr::from(*bytes.first_chunk::<4>()?)),
+        16 => Some(IpAddr::from(*bytes.first_chunk::<16>()?)),
+        _ => None,
+    }
 }
 
 /// A socket that becomes readable when an address comes or goes.

@@ -1,9 +1,9 @@
 //! Asks the routing tables where a packet would go (`linux/rtnetlink.h`), in the calling thread's network namespace.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use neli::consts::rtnl::{Ifa, Rta, Rtm, Rtn};
+use neli::consts::rtnl::{Rta, Rtm, Rtn};
 use rustix::io::Errno;
 use rustix::net::AddressFamily;
 
@@ -15,9 +15,6 @@ const HEADER: usize = 12;
 
 /// Where `rtm_type` is in `struct rtmsg`: behind family, both prefix lengths, tos, table, protocol and scope.
 const TYPE_AT: usize = 7;
-
-/// Bytes in `struct ifaddrmsg`: family, prefix length, flags and scope, then the interface's index.
-const ADDRESS_HEADER: usize = 8;
 
 /// Where the kernel would send a packet to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,33 +53,6 @@ pub fn look_up_input(source: IpAddr, interface: u32, destination: IpAddr) -> io:
         IpAddr::V6(source) => request.attribute(Rta::Src.into(), &source.octets()),
     };
     ask(with_source(request(destination)).attribute(Rta::Iif.into(), &interface.to_ne_bytes()))
-}
-
-/// The addresses of this host, each with its interface's index.
-///
-/// # Errors
-/// What the operating system said.
-pub fn addresses() -> io::Result<Vec<(IpAddr, u32)>> {
-    let mut found = Vec::new();
-    let mut dump = Request::new(Rtm::Getaddr.into(), &[0; ADDRESS_HEADER]);
-    Socket::open(None)?.dump(&mut dump, &mut |message| {
-        let attributes = || Attributes::after(message.payload, ADDRESS_HEADER);
-        // On a link with a peer, the local address is another than the address.
-        let own = attributes().find(Ifa::Local.into()).or_else(|| attributes().find(Ifa::Address.into()));
-        let index = message.payload.get(4..8).and_then(|bytes| bytes.first_chunk());
-        if let (Some(address), Some(index)) = (own.and_then(address_of), index) {
-            found.push((address, u32::from_ne_bytes(*index)));
-        }
-    })?;
-    Ok(found)
-}
-
-fn address_of(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => Some(Ipv4Addr::from(*bytes.first_chunk::<4>()?).into()),
-        16 => Some(Ipv6Addr::from(*bytes.first_chunk::<16>()?).into()),
-        _ => None,
-    }
 }
 
 fn ask(mut request: Request) -> io::Result<Option<Route>> {

@@ -270,3 +270,34 @@ fn without_rights_it_says_what_it_could_not_look_at() {
     let text = run(&lab.gateway, "exec $DOCTOR", daemon.config());
     assert_eq!(String::from_utf8_lossy(&text.stdout), "nothing found\n");
 }
+
+#[test]
+fn a_backend_that_answers_this_host_and_no_client_is_found() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let _backends = backends(&lab);
+    let front = front("b", "static:always", "0.0.0.0:80", REMOTE4);
+    let daemon = Daemon::start(&lab, &config(std::slice::from_ref(&front)));
+    daemon.await_target("b", "active", 10 * SECOND);
+    let get = || lab.client().run(|| http_get_within(at_gateway(&front), "/", 4 * SECOND));
+    assert_eq!(get().expect("an answer").0, 200);
+    assert_eq!(findings(&lab.gateway, daemon.config()), [Value::Null; 0]);
+    // The flows that were answered count for nothing once they are gone.
+    drop(daemon);
+    lab.gateway.sh("conntrack -F 2>/dev/null");
+    lab.backend.ip("route del default\n");
+    let daemon = Daemon::start(&lab, &config(std::slice::from_ref(&front)));
+    daemon.await_target("b", "active", 10 * SECOND);
+    get().expect_err("it has no way back");
+    let finding = only(findings(&lab.gateway, daemon.config()), "clients-unanswered");
+    assert_eq!(word(&finding, "remedy"), "masquerade: always");
+    drop(daemon);
+    let masquerades = config_with(std::slice::from_ref(&front), &json!({"masquerade": "always"}));
+    let daemon = Daemon::start(&lab, &masquerades);
+    daemon.await_target("b", "active", 10 * SECOND);
+    lab.gateway.sh("conntrack -F 2>/dev/null");
+    assert_eq!(get().expect("an answer").0, 200);
+    assert_eq!(findings(&lab.gateway, daemon.config()), [Value::Null; 0]);
+}

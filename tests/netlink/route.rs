@@ -2,8 +2,9 @@
 
 use std::net::IpAddr;
 
+use proxygw::netlink::addresses;
 use proxygw::netlink::link;
-use proxygw::netlink::route::{Route, addresses, is_local, look_up, look_up_input};
+use proxygw::netlink::route::{Route, is_local, look_up, look_up_input};
 
 use crate::namespace::{Namespace, command};
 
@@ -98,13 +99,16 @@ fn a_route_is_what_the_kernel_would_do() {
         for nowhere in ["10.10.0.1", "192.0.2.1", "2001:db8::1"] {
             assert_eq!(look_up(ip(nowhere)).expect("asked"), None, "{nowhere}");
         }
-        let own = addresses().expect("addresses");
+        let own = addresses::dump().expect("addresses");
         for (address, name) in
             [("127.0.0.1", "lo"), ("::1", "lo"), ("10.9.0.1", "eth"), ("fd09::1", "eth"), ("10.8.0.1", "far")]
         {
-            assert!(own.contains(&(ip(address), index(name))), "{address} on {name}: {own:?}");
+            let found = own.iter().find(|found| found.own == ip(address));
+            assert_eq!(found.map(|found| found.interface), Some(index(name)), "{address} on {name}: {own:?}");
         }
-        assert!(!own.iter().any(|(address, _)| *address == ip("10.8.0.2")), "{own:?}");
+        let peer = own.iter().find(|found| found.own == ip("10.8.0.1")).expect("the address");
+        assert_eq!((peer.address, peer.length), (ip("10.8.0.2"), 32));
+        assert!(!own.iter().any(|found| found.own == ip("10.8.0.2")), "{own:?}");
 
         let from_far = |source: &str, to: &str| look_up_input(ip(source), index("far"), ip(to)).expect("asked");
         assert_eq!(from_far("10.8.0.2", "10.9.0.2"), by("eth"));

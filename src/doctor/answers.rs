@@ -1,0 +1,71 @@
+//! Do clients get answers? Only flows can tell, so this needs a daemon that has routed some.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use super::{Asker, Finding, Host, Path, Subject, not_looked_at};
+use crate::config::Protocol;
+use crate::netlink::conntrack::{Conntrack, Entry, TcpState};
+
+/// For how many seconds a SYN may stay unanswered.
+const PATIENCE: u32 = 2;
+
+/// How many silent endpoints are asked whether they answer this host.
+const MOST_ASKED: usize = 8;
+
+/// How long an endpoint may take to answer.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// What conntrack knows of the flows to one endpoint.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Flows {
+    answered: bool,
+    /// A SYN has stayed unanswered for a while.
+    silent: bool,
+}
+
+impl Flows {
+    /// Takes in an entry; an unanswered SYN lives for so many seconds.
+    fn add(&mut self, entry: &Entry, syn_lives: u32) {
+        self.answered |= entry.status.answered();
+        let passed = syn_lives.saturating_sub(entry.timeout.unwrap_or(syn_lives));
+        self.silent |= entry.tcp_state == Some(TcpState::SynSent) && passed >= PATIENCE;
+    }
+}
+
+/// Looks for endpoints elsewhere that answer this host, and none of the clients that were sent to them.
+pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
+    // The running daemon sees it by itself, as it happens.
+    if host.asker == Asker::Daemon {
+        return;
+    }
+    let tcp = |path: &&Path| path.protocol == Protocol::Tcp;
+    let paths: HashMap<SocketAddr, &Path> = subject.remote().filter(tcp).map(|path| (path.address, path)).collect();
+    if paths.is_empty() {
+        return;
+    }
+    let mut flows: HashMap<SocketAddr, Flows> = HashMap::new();
+    let dumped = Conntrack::open().and_then(|mut conntrack| {
+        conntrack.dump_dnat(&mut |entry| {
+            if let Some(path) = paths.get(&entry.reply.source) {
+                flows.entry(path.address).or_default().add(entry, path.timeouts.syn_sent());
+            }
+        })
+    });
+    if let Err(error) = dumped {
+        return findings.push(not_looked_at("the flows", &error, "conntrack -L --dst-nat"));
+    }
+    let silent = flows.into_iter().filter(|(_, flows)| flows.silent && !flows.answered);
+    for (address, _) in silent.take(MOST_ASKED) {
+        if TcpStream::connect_timeout(&address, ANSWER).is_ok() {
+            let path = paths[&address];
+            let problem = format!(
+                "{address} answers this host, and none of its clients: its way back to them does not lead through this gateway"
+            );
+            let finding = Finding::error("clients-unanswered", problem, "masquerade: always");
+            let note = "in the configuration of the frontend; or make this gateway the backend's route to its clients";
+            findings.push(finding.about(path.frontend_label()).note(note));
+        }
+    }
+}
