@@ -1,7 +1,7 @@
 //! Flows, as conntrack counts them: how long they live, and what their end means for the target.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,36 +9,9 @@ use serde_json::json;
 
 use crate::setup::{PAGE, SECOND, SOON, active, always, at, command, config, external, holds, page, warm, with};
 use crate::support::{
-    BACKEND_V4, Daemon, GATEWAY_V4, Lab, Process, backend_command, conntrack_entries, eventually, http_get,
+    BACKEND_V4, Client, Daemon, GATEWAY_V4, Lab, Process, backend_command, conntrack_entries, eventually, http_get,
     require_namespaces, second_nft,
 };
-
-/// A connection over which one request has been answered, and which stays open.
-struct Client(TcpStream);
-
-impl Client {
-    #[track_caller]
-    fn connect(lab: &Lab, address: SocketAddr) -> Client {
-        let stream = lab.client().run(|| TcpStream::connect_timeout(&address, SOON)).expect("a connection");
-        stream.set_read_timeout(Some(SOON)).expect("a timeout");
-        let mut client = Client(stream);
-        client.ask();
-        client
-    }
-
-    #[track_caller]
-    fn ask(&mut self) -> String {
-        self.0.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").expect("it is open");
-        let mut answer = String::new();
-        let mut part = [0; 1024];
-        while !answer.ends_with("}\n") {
-            let read = self.0.read(&mut part).expect("an answer");
-            assert_ne!(read, 0, "closed after {answer:?}");
-            answer.push_str(&String::from_utf8_lossy(&part[..read]));
-        }
-        answer
-    }
-}
 
 /// The seconds that a flow to this port of the gateway has left.
 #[track_caller]
@@ -82,7 +55,7 @@ fn flow_timeout_governs(nft: Option<&Path>) {
     let tcp = [("198.51.100.1", 80, 1000), ("2001:db8:1::1", 80, 1000), ("198.51.100.1", 81, 30)];
     let udp = [("198.51.100.1", 53, 1000), ("2001:db8:1::1", 53, 1000), ("198.51.100.1", 54, 30)];
     for (ip, port, timeout) in tcp {
-        let _client = Client::connect(&lab, SocketAddr::new(ip.parse().expect("an address"), port));
+        let _client = Client::connect(lab.client(), SocketAddr::new(ip.parse().expect("an address"), port));
         let left = seconds_left(&lab, &["tcp ", "ESTABLISHED", &format!("dst={ip} "), &format!("dport={port} ")]);
         assert!(left <= timeout && left > timeout - 5, "tcp {ip} {port}: {left}");
     }
@@ -93,7 +66,7 @@ fn flow_timeout_governs(nft: Option<&Path>) {
         assert!(left <= timeout && left > timeout - 5, "udp {ip} {port}: {left}");
     }
     // The endpoint's own address, past the frontends, keeps the kernel's defaults.
-    let _direct = Client::connect(&lab, (BACKEND_V4, 8080).into());
+    let _direct = Client::connect(lab.client(), (BACKEND_V4, 8080).into());
     let left = seconds_left(&lab, &["ESTABLISHED", "dst=203.0.113.2 ", "src=203.0.113.2 "]);
     assert!(left > 1000, "{left}");
 }
@@ -137,8 +110,8 @@ fn a_target_drains_idle_timeout_after_its_last_flow() {
     }
     let lab = Lab::new();
     let daemon = warm_backend(&lab, "5s", "60s");
-    let first = Client::connect(&lab, at("198.51.100.1:80"));
-    let second = Client::connect(&lab, at("198.51.100.1:80"));
+    let first = Client::connect(lab.client(), at("198.51.100.1:80"));
+    let second = Client::connect(lab.client(), at("198.51.100.1:80"));
     drop(first);
     holds("it is active", 2 * SECOND, || daemon.target("b")["state"] == "active");
     let ended = Instant::now();
@@ -171,7 +144,7 @@ fn a_silent_connection_keeps_its_target_until_flow_timeout() {
     }
     let lab = Lab::new();
     let daemon = warm_backend(&lab, "1s", "60s");
-    let mut client = Client::connect(&lab, at("198.51.100.1:80"));
+    let mut client = Client::connect(lab.client(), at("198.51.100.1:80"));
     holds("it is active", 4 * SECOND, || daemon.target("b")["state"] == "active");
     client.ask();
     drop(client);
@@ -185,13 +158,13 @@ fn a_connection_silent_for_longer_than_flow_timeout_keeps_nothing_and_is_told_so
     }
     let lab = Lab::new();
     let daemon = warm_backend(&lab, "1s", "2s");
-    let mut client = Client::connect(&lab, at("198.51.100.1:80"));
+    let mut client = Client::connect(lab.client(), at("198.51.100.1:80"));
     let silent = Instant::now();
     let took = drains_after(&daemon, silent);
     assert!((3 * SECOND..5 * SECOND).contains(&took), "{took:?}\n{}", daemon.log());
     daemon.await_target("b", "inactive", SOON);
     // Its connection is known to nobody: refused at once, rather than left hanging.
-    let asked = client.0.write_all(b"GET / HTTP/1.1\r\n\r\n").and_then(|()| client.0.read(&mut [0]));
+    let asked = client.stream().write_all(b"GET / HTTP/1.1\r\n\r\n").and_then(|()| client.stream().read(&mut [0]));
     assert!(matches!(&asked, Ok(0) | Err(_)), "{asked:?}");
     assert!(!matches!(&asked, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock), "{asked:?}");
 }
@@ -203,7 +176,7 @@ fn a_busy_target_is_never_drained() {
     }
     let lab = Lab::new();
     let daemon = warm_backend(&lab, "1s", "2s");
-    let mut client = Client::connect(&lab, at("198.51.100.1:80"));
+    let mut client = Client::connect(lab.client(), at("198.51.100.1:80"));
     let after = daemon.log().lines().count();
     holds("it is active and answers", 6 * SECOND, || {
         client.ask();

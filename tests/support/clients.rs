@@ -4,8 +4,52 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
+use super::Namespace;
+
 /// How long a request takes at the most.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection over which one request has been answered, and which stays open.
+#[derive(Debug)]
+pub struct Client(TcpStream);
+
+impl Client {
+    /// Connects from a namespace to a [`backend_command`](super::backend_command), and asks once.
+    #[track_caller]
+    pub fn connect(namespace: &Namespace, address: SocketAddr) -> Client {
+        let stream = namespace.run(|| TcpStream::connect_timeout(&address, TIMEOUT)).expect("a connection");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+        let mut client = Client(stream);
+        client.ask();
+        client
+    }
+
+    /// Asks once more; returns the answer.
+    #[track_caller]
+    pub fn ask(&mut self) -> String {
+        self.0.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").expect("it is open");
+        let mut answer = String::new();
+        let mut part = [0; 1024];
+        while !answer.ends_with("}\n") {
+            let read = self.0.read(&mut part).expect("an answer");
+            assert_ne!(read, 0, "closed after {answer:?}");
+            answer.push_str(&String::from_utf8_lossy(&part[..read]));
+        }
+        answer
+    }
+
+    /// Asks once more, unless the connection is over; whether it was answered.
+    pub fn ask_if_open(&mut self) -> bool {
+        let mut part = [0; 1024];
+        self.0.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").is_ok()
+            && self.0.read(&mut part).is_ok_and(|read| read > 0)
+    }
+
+    /// The connection itself.
+    pub fn stream(&mut self) -> &mut TcpStream {
+        &mut self.0
+    }
+}
 
 /// Asks an HTTP server for a path; returns the status and the body.
 ///

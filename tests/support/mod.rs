@@ -24,12 +24,13 @@ mod namespace;
 mod process;
 mod rights;
 mod servers;
+pub mod setup;
 mod sweep;
 mod temporary;
 mod time;
 
 pub use binaries::binary;
-pub use clients::{http_get, http_get_within, udp_ask};
+pub use clients::{Client, http_get, http_get_within, udp_ask};
 pub use daemon::{Daemon, DaemonOptions};
 pub use kernel::{conntrack_entries, nft, nft_ruleset};
 pub use lab::{BACKEND_V4, BACKEND_V6, GATEWAY_V4, GATEWAY_V6, Lab};

@@ -26,7 +26,7 @@ use crate::system::wait_readable;
 const GATHER: Duration = Duration::from_millis(20);
 
 /// How many events are read before anything else has its turn: more than the kernel keeps for us.
-const BATCH: usize = 16384;
+const BATCH: usize = 32768;
 
 /// Up to how many flows are looked up one by one, rather than by a dump of all.
 const FEW: usize = 16;
@@ -180,7 +180,9 @@ impl Flows {
     fn read_events(&mut self) {
         let Some(subscription) = &mut self.subscription else { return };
         self.gathering = None;
-        for _ in 0..BATCH {
+        let mut left = BATCH;
+        while left > 0 {
+            left -= 1;
             let event = match subscription.recv() {
                 Ok(Some(event)) => event,
                 Ok(None) => return,
@@ -208,7 +210,10 @@ impl Flows {
                 }
                 conntrack::Event::Overrun => {
                     log::debug!("conntrack's events came too fast");
-                    self.stale = Some(Known::SomeLost);
+                    if self.stale.replace(Known::SomeLost) != Some(Known::SomeLost) {
+                        // More are lost, without a word, until all that is kept has been read: only then a dump is the truth.
+                        left = BATCH;
+                    }
                 }
             }
         }
@@ -304,6 +309,10 @@ impl Flows {
         }
         let usage = &self.usage;
         let unused: Vec<_> = self.awaited.iter().filter(|target| usage.flows(**target).is_empty()).copied().collect();
+        if !unused.is_empty() && !kernel_tells() {
+            // There may be flows that nobody has told of, and may have been until now: the idle times begin anew.
+            return self.give_up_events("nf_conntrack_events is 0");
+        }
         for target in unused {
             self.awaited.remove(&target);
             let since = self.usage.ended(target);
@@ -405,9 +414,6 @@ impl Flows {
         self.checks.remove(&target);
         let since = self.subscription.as_ref().and_then(|_| self.usage.ended(target));
         self.inbox.send(Message::Event(Event::Checked { target, used, since }));
-        if used && self.subscription.is_some() && !kernel_tells() {
-            self.give_up_events("nf_conntrack_events is 0");
-        }
     }
 
     fn wait(&mut self) -> io::Result<()> {

@@ -1,0 +1,82 @@
+//! What it costs to know: nothing while nothing can have changed.
+
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::moments::{LATE, assert_on_time, drained, held, serve, served};
+use crate::support::setup::{SECOND, SOON, at, config, holds};
+use crate::support::{Client, Daemon, Lab, require_namespaces};
+
+/// How often the daemon's threads have waited for something.
+#[track_caller]
+fn waits(daemon: &Daemon) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("the daemon runs");
+    let of = |thread: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    threads.flatten().map(of).sum()
+}
+
+fn dumps(daemon: &Daemon) -> usize {
+    daemon.log().matches(" dumped ").count()
+}
+
+#[test]
+fn silent_connections_cost_nothing() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let _backend = serve(&lab, &[81]);
+    let mut daemon = Daemon::start(&lab, &config(&[served("b", 81, "300ms")], &[held(81, "b:t", "60s")]));
+    let clients: Vec<_> = (0..20).map(|_| Client::connect(lab.client(), at("198.51.100.1:81"))).collect();
+    daemon.process().await_line("target b: active", SOON);
+    // Everything that the beginning has started comes to rest.
+    holds("the beginning", SECOND / 2, || true);
+    let before = (waits(&daemon), dumps(&daemon));
+    holds("it is silent", 3 * SECOND, || true);
+    let after = (waits(&daemon), dumps(&daemon));
+    assert!(after.0 - before.0 <= 2 && after.1 == before.1, "{before:?} {after:?}\n{}", daemon.log());
+    drop(clients);
+    drained(&mut daemon, 0, "b", SOON);
+}
+
+#[test]
+fn connections_that_are_kept_alive_keep_their_targets_and_cost_little() {
+    if !require_namespaces() {
+        return;
+    }
+    const FLOW: u32 = 2;
+    const TIMES: u32 = 4;
+    let lab = Lab::new();
+    let _backend = serve(&lab, &[81, 82]);
+    let targets = [served("asks", 81, "300ms"), served("alive", 82, "300ms")];
+    let frontends = [held(81, "asks:t", "2s"), held(82, "alive:t", "2s")];
+    let mut daemon = Daemon::start(&lab, &config(&targets, &frontends));
+    let mut asks = Client::connect(lab.client(), at("198.51.100.1:81"));
+    let mut alive = Client::connect(lab.client(), at("198.51.100.1:82"));
+    let often = TcpKeepalive::new().with_time(SECOND).with_interval(SECOND);
+    SockRef::from(&*alive.stream()).set_tcp_keepalive(&often).expect("keep-alives");
+    let before = (waits(&daemon), dumps(&daemon));
+    for _ in 0..FLOW * TIMES {
+        holds("a second passes", SECOND, || true);
+        asks.ask();
+    }
+    let log = daemon.log();
+    assert!(!log.contains("draining"), "{log}");
+    let cost = (waits(&daemon) - before.0, dumps(&daemon) - before.1);
+    assert!(cost.1 <= 2 * TIMES as usize && cost.0 <= u64::from(2 * 10 * TIMES), "{cost:?}\n{log}");
+    // Both fall silent.
+    SockRef::from(&*alive.stream()).set_keepalive(false).expect("no keep-alives");
+    asks.ask();
+    let silent = std::time::SystemTime::now();
+    let due = silent + FLOW * SECOND + 3 * SECOND / 10;
+    let at = drained(&mut daemon, 0, "asks", SOON);
+    assert_on_time("asks", at, (due - SECOND / 10, due), LATE + Duration::from_millis(50), &daemon.log());
+    // The last keep-alive was at the most a second before.
+    let at = drained(&mut daemon, 0, "alive", SOON);
+    assert_on_time("alive", at, (due - 11 * SECOND / 10, due), LATE, &daemon.log());
+}
