@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::core::{Cause, Life, TargetId, WokenBy};
-use super::report::{View, whole_seconds};
+use super::report::View;
 use super::status::{TargetState, as_text};
 use crate::config::{Protocol, TargetSpec};
 use crate::dataplane::flows::FlowDetail;
@@ -250,12 +250,12 @@ fn drained_sentence(cause: Cause, state: TargetState, spec: &TargetSpec) -> Stri
     let verb = if state == TargetState::Draining { "It drains because" } else { "It has drained because" };
     match cause {
         Cause::Idle => {
-            format!("{verb} nobody had used it for its idle_timeout of {}.", span(whole_seconds(spec.idle_timeout)))
+            format!("{verb} nobody had used it for its idle_timeout of {}.", exact(spec.idle_timeout))
         }
         Cause::Asked => format!("{verb} it was told to."),
         Cause::Died => format!("{verb} its backend had ended by itself."),
         Cause::NotReady => {
-            format!("{verb} it was not ready within {}.", span(whole_seconds(spec.readiness.deadline)))
+            format!("{verb} it was not ready within {}.", exact(spec.readiness.deadline))
         }
         Cause::TooOld => format!("{verb} it had been up for its max_uptime."),
     }
@@ -309,19 +309,24 @@ fn drain_sentence(of: &Explanation, spec: &TargetSpec, life: &Life<'_>) -> Optio
         });
     }
     let drains = span(of.drains_in?);
-    let idle = span(whole_seconds(spec.idle_timeout));
+    let idle = exact(spec.idle_timeout);
     let mut text = match of.flows {
         Some(0) => format!("It drains in {drains} if nobody comes"),
         _ => format!("It drains in {drains} if not one more packet comes"),
     };
     text += &format!(": its idle_timeout is {idle}");
     if !spec.min_uptime.is_zero() {
-        text += &format!(", its min_uptime {}", span(whole_seconds(spec.min_uptime)));
+        text += &format!(", its min_uptime {}", exact(spec.min_uptime));
     }
     if let Some(max) = spec.max_uptime {
-        text += &format!(", its max_uptime {}", span(whole_seconds(max)));
+        text += &format!(", its max_uptime {}", exact(max));
     }
     Some(text + ".")
+}
+
+/// A duration of the configuration in words.
+fn exact(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
 }
 
 /// Seconds in words.

@@ -1,6 +1,6 @@
 //! Puts the status together.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::core::{Core, TargetId};
 use super::status::{EndpointStatus, FrontendStatus, Status, TargetStatus};
@@ -91,13 +91,9 @@ impl View<'_> {
 
     /// A begun second counts.
     pub(super) fn seconds_until(&self, at: Instant) -> u64 {
-        whole_seconds(at.saturating_duration_since(self.now))
+        let left = at.saturating_duration_since(self.now);
+        left.as_secs() + u64::from(left.subsec_nanos() > 0)
     }
-}
-
-/// A begun second counts.
-pub(super) fn whole_seconds(time: Duration) -> u64 {
-    time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
 /// All addresses, where one does not say it all.
