@@ -55,6 +55,16 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
     ),
     (
         "flow_timeout: 1m",
+        "flow_timeout: 1m\n    masquerade: maybe",
+        &[r#"f:15:17: frontends[0] "public": masquerade: "maybe" is not known: write auto, always or never"#],
+    ),
+    (
+        "idle_timeout: 5m",
+        "idle_timeout: 5m\n    min_uptime: 2m\n    max_uptime: 1m",
+        &[r#"f:6:17: targets[0] "backend": max_uptime: shorter than min_uptime: nothing could hold to both"#],
+    ),
+    (
+        "flow_timeout: 1m",
         "flow_timout: 1m",
         &[
             r#"f:10:5: frontends[0] "public": flow_timeout is missing: a duration such as 30s or 5m is required"#,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::*;
-use crate::config::{Access, Masquerade, Protocol};
-use crate::dataplane::plan::Timeouts;
+use crate::config::{Access, Masquerade, Prefix, Protocol};
+use crate::dataplane::plan::{OnLink, Timeouts};
 use crate::plugin::ColdPath;
 
 /// A frontend with these routes, `LISTEN>ENDPOINT`.
@@ -28,8 +28,12 @@ fn rules(protocol: Protocol, routes: &[&str]) -> Rules {
 
 /// The commands of a table in which the only frontend is cold and active.
 fn commands(rules: Rules) -> Vec<Value> {
-    let state = State { cold: [0].into(), active: [0].into(), ..State::default() };
-    let text = table(&Plan { frontends: vec![rules] }, &state);
+    commands_of(vec![rules], State { cold: [0].into(), active: [0].into(), ..State::default() })
+}
+
+/// The commands of a table in a state.
+fn commands_of(frontends: Vec<Rules>, state: State) -> Vec<Value> {
+    let text = table(&Plan { frontends }, &state);
     let document: Value = serde_json::from_str(&text).expect("JSON");
     document["nftables"].as_array().expect("a list").clone()
 }
@@ -88,4 +92,39 @@ fn a_shifted_range_is_one_rule_and_a_map_of_its_ports() {
         chain(&commands, "frontend-0").into_iter().filter(|rule| rule.contains("dnat")).collect();
     assert_eq!(translations.len(), 1, "{translations:?}");
     assert!(translations[0].contains(r#""data":"@ports-100-102-to-200""#), "{translations:?}");
+}
+
+#[test]
+fn nobody_is_masqueraded_whose_endpoint_is_on_this_host_or_who_never_is() {
+    let local = Rules { masquerade: Masquerade::Always, ..rules(Protocol::Tcp, &["0.0.0.0:80>127.0.0.1:80"]) };
+    let never = rules(Protocol::Tcp, &["0.0.0.0:81>10.0.0.1:80"]);
+    let commands = commands_of(vec![local, never], State::default());
+    assert!(!names(&commands, "chain").contains(&"postrouting"));
+    assert!(names(&commands, "set").is_empty());
+}
+
+#[test]
+fn the_frontends_of_one_endpoint_are_told_apart_by_the_original_destination() {
+    let with = |masquerade, route| Rules { masquerade, ..rules(Protocol::Tcp, &[route]) };
+    let frontends = vec![
+        with(Masquerade::Auto, "0.0.0.0:80>10.0.0.1:8080"),
+        with(Masquerade::Always, "192.0.2.1:81>10.0.0.1:8080"),
+        with(Masquerade::Never, "192.0.2.1:82>10.0.0.1:8080"),
+        with(Masquerade::Always, "0.0.0.0:100-110>10.0.0.1:200-210"),
+        with(Masquerade::Always, "0.0.0.0:120-130>10.0.0.1:205-215"),
+    ];
+    let prefix = Prefix::around("192.0.2.9".parse().expect("an address"), 24);
+    let state = State { on_link: [OnLink { interface: 7, prefix }].into(), ..State::default() };
+    let commands = commands_of(frontends, state);
+    let key = r#"{"concat":["tcp","10.0.0.1",8080]}"#;
+    assert_eq!(elements(&commands, "masquerade_ip4"), [format!(r#"[{key},{{"jump":{{"target":"masquerade-2"}}}}]"#)]);
+    let ways = chain(&commands, "masquerade-2");
+    assert_eq!(ways.len(), 2, "{ways:?}");
+    assert!(ways[0].contains(r#""right":80"#) && ways[0].contains("masquerade-auto"), "{ways:?}");
+    assert!(ways[1].contains(r#""right":"192.0.2.1""#) && ways[1].contains("masquerade-always"), "{ways:?}");
+    // Ranges that overlap share one element.
+    assert_eq!(elements(&commands, "masquerade_range4").len(), 1);
+    assert_eq!(chain(&commands, "masquerade-0").len(), 2);
+    let on_link = r#"{"concat":[7,{"prefix":{"addr":"192.0.2.0","len":24}}]}"#;
+    assert_eq!(elements(&commands, "onlink4"), [on_link]);
 }
