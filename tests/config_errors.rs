@@ -61,7 +61,7 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
     (
         "idle_timeout: 5m",
         "idle_timeout: 5m\n    min_uptime: 2m\n    max_uptime: 1m",
-        &[r#"f:6:17: targets[0] "backend": max_uptime: shorter than min_uptime: nothing could hold to both"#],
+        &[r#"f:7:17: targets[0] "backend": max_uptime: shorter than min_uptime: nothing could hold to both"#],
     ),
     (
         "flow_timeout: 1m",
