@@ -2,7 +2,7 @@
 //!
 //! A flow counts as use while its entry lives and it was answered: for TCP, from the end of the handshake until both sides
 //! have closed or one has reset; for UDP, from the first answer on. What was not answered counts for a moment only, see
-//! [`UNANSWERED`].
+//! [`UNANSWERED`]; that is also the middle of a connection that nobody knows, which conntrack takes for an established one.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ impl Seen {
         Some(match (entry.protocol, entry.tcp_state) {
             (Protocol::Udp, _) if entry.status.answered() => Seen::Open,
             (Protocol::Udp, _) => Seen::Idle,
-            (Protocol::Tcp, Some(state)) if state.is_open() => Seen::Open,
+            (Protocol::Tcp, Some(state)) if state.is_open() && entry.status.answered() => Seen::Open,
             (Protocol::Tcp, Some(TcpState::TimeWait)) => Seen::Over,
             // Reset: before the handshake was complete it is a refusal.
             (Protocol::Tcp, Some(TcpState::Close)) if entry.status.assured() => Seen::Over,
@@ -49,7 +49,7 @@ pub(super) fn left(entry: &Entry) -> Duration {
 /// Whether a flow that was not answered is young enough to be answered yet. The kernel counts whole seconds.
 pub(super) fn may_be_answered(entry: &Entry, timeouts: Timeouts) -> bool {
     let lives = match (entry.protocol, entry.tcp_state) {
-        (Protocol::Udp, _) => timeouts.silent,
+        (Protocol::Udp, _) | (Protocol::Tcp, Some(TcpState::Established)) => timeouts.silent,
         (Protocol::Tcp, Some(TcpState::SynRecv)) => timeouts.syn_received(),
         (Protocol::Tcp, Some(TcpState::Close | TcpState::TimeWait)) => return false,
         (Protocol::Tcp, _) => timeouts.syn_sent(),
@@ -110,6 +110,8 @@ mod tests {
         }
         for state in [T::Established, T::FinWait, T::CloseWait, T::LastAck] {
             assert_eq!(seen(state, ASSURED), Some(Seen::Open), "{state:?}");
+            // A stray that conntrack takes for the middle of a connection.
+            assert_eq!(seen(state, 0), Some(Seen::Idle), "{state:?}");
         }
         assert_eq!(seen(T::TimeWait, ASSURED), Some(Seen::Over));
         assert_eq!(seen(T::Close, ASSURED), Some(Seen::Over));
@@ -136,6 +138,7 @@ mod tests {
             assert!(may(entry(Some(state), 0, whole - 1)) && may(entry(Some(state), 0, whole - 5)), "{state:?}");
             assert!(!may(entry(Some(state), 0, whole - 6)), "{state:?}");
         }
+        assert!(may(entry(Some(TcpState::Established), 0, 599)) && !may(entry(Some(TcpState::Established), 0, 590)));
         assert!(!may(entry(Some(TcpState::Close), ANSWERED, 119)));
     }
 
