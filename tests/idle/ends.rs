@@ -133,3 +133,30 @@ fn events_that_are_turned_off_under_way_cost_nobody_the_target() {
     assert_eq!(daemon.log().matches("so the flows are polled").count(), 1, "{}", daemon.log());
     assert_eq!(daemon.target("held")["flows"], json!(0));
 }
+
+#[test]
+fn flows_that_came_while_no_daemon_was_there_count_until_they_end() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    // What comes while nobody listens never tells of its changes.
+    lab.gateway.sysctl(EVENTS, "2");
+    let _backend = serve(&lab, &[81]);
+    let mut daemon = Daemon::start(&lab, &config(&[served("b", 81, "1s")], &[held(81, "b:t", "60s")]));
+    let before = client(&lab, 81);
+    daemon.kill9();
+    let mut between = client(&lab, 81);
+    daemon.restart();
+    assert!(ctl(&daemon, &["warm", "b"]).status.success());
+    daemon.await_target("b", "active", SOON);
+    assert_eq!(daemon.target("b")["flows"], json!(2), "{}", daemon.log());
+    drop(before);
+    holds("one is open", 5 * SECOND / 2, || {
+        between.ask();
+        !daemon.log().contains("draining")
+    });
+    let end = during(|| drop(between));
+    let drain = drained(&mut daemon, 0, "b", SOON);
+    assert_on_time("b", drain, plus(end, SECOND), POLLED, &daemon.log());
+}

@@ -7,8 +7,16 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::json;
 
 use crate::moments::{LATE, assert_on_time, drained, draining, held, logged, serve, served};
-use crate::support::setup::{PAGE, SECOND, SOON, at, config, external, holds, page, with};
-use crate::support::{Client, Daemon, Lab, eventually, http_get, require_namespaces};
+use crate::support::setup::{PAGE, SECOND, SOON, at, config, ctl, external, holds, page, with};
+use crate::support::{Client, Daemon, Lab, eventually, http_get, nft, require_namespaces, udp_ask};
+
+/// Sends packets with forged sources to the gateway: port, how many, and perhaps `ack`.
+#[track_caller]
+fn flood(lab: &Lab, words: &[&str]) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/syn_flood.py");
+    let mut flood = lab.client().command("/usr/bin/python3");
+    assert!(flood.args([script, "198.51.100.1"]).args(words).status().expect("it runs").success());
+}
 
 #[test]
 fn a_busy_target_and_one_with_a_silent_connection_never_drain() {
@@ -87,9 +95,7 @@ fn those_whom_nobody_answers_keep_no_target_and_delay_its_end_for_a_moment_only(
             });
         });
         let client = Client::connect(lab.client(), at("198.51.100.1:81"));
-        let mut flood = lab.client().command("/usr/bin/python3");
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/syn_flood.py");
-        assert!(flood.args([script, "198.51.100.1", "81", "2000"]).status().expect("it runs").success());
+        flood(&lab, &["81", "2000"]);
         let before = SystemTime::now();
         drop(client);
         let after = SystemTime::now();
@@ -113,4 +119,91 @@ fn those_whom_nobody_answers_keep_no_target_and_delay_its_end_for_a_moment_only(
     holds("it answers", SECOND / 10, || {
         lab.client().run(|| http_get(at("198.51.100.1:81"), "/")).expect("an answer").0 == 200
     });
+}
+
+#[test]
+fn strays_of_connections_that_nobody_knows_keep_no_target() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let _backend = serve(&lab, &[81]);
+    // The first backend resets what it does not know, the second is not there at all.
+    let mut away = served("away", 82, "500ms");
+    away["endpoints"][0]["address"] = json!("203.0.113.77:82");
+    let frontends = [held(81, "there:t", "60s"), held(82, "away:t", "60s")];
+    let mut daemon = Daemon::start(&lab, &config(&[served("there", 81, "500ms"), away], &frontends));
+    for (target, port) in [("there", "81"), ("away", "82")] {
+        assert!(ctl(&daemon, &["warm", target]).status.success());
+        let active = logged(&daemon.process().await_line(&format!("target {target}: active"), SOON));
+        eventually("it drains", SOON, || {
+            flood(&lab, &[port, "20", "ack"]);
+            daemon.log().contains(&draining(target))
+        });
+        let drain = drained(&mut daemon, 0, target, SOON);
+        assert_on_time(target, drain, (active + SECOND / 2, active + SECOND / 2), LATE, &daemon.log());
+        daemon.process().await_line(&format!("target {target}: inactive"), SOON);
+    }
+}
+
+#[test]
+fn a_connection_whose_entry_was_lost_counts_again_with_its_next_packets() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let _backend = serve(&lab, &[81]);
+    let mut daemon = Daemon::start(&lab, &config(&[served("b", 81, "500ms")], &[held(81, "b:t", "60s")]));
+    let mut client = Client::connect(lab.client(), at("198.51.100.1:81"));
+    lab.gateway.sh("conntrack -F 2>&1");
+    client.ask();
+    eventually("it counts", SECOND / 4, || daemon.target("b")["flows"] == json!(1));
+    holds("it is in use", SECOND, || !daemon.log().contains(&draining("b")));
+    let before = SystemTime::now();
+    drop(client);
+    let drain = drained(&mut daemon, 0, "b", SOON);
+    assert_on_time("b", drain, (before + SECOND / 2, SystemTime::now()), LATE, &daemon.log());
+}
+
+#[test]
+fn a_drain_waits_for_an_answer_that_is_on_its_way() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let _backend = serve(&lab, &[81]);
+    let slow = lab.backend.run(|| UdpSocket::bind("203.0.113.2:90")).expect("a socket");
+    let datagram = external("datagram", &["u=udp/203.0.113.2:90"]);
+    let datagram = with(datagram, json!({"idle_timeout": "700ms", "readiness": {"probe": "none"}}));
+    let frontends = [held(81, "syn:t", "60s"), held(90, "datagram:u", "60s")];
+    let mut daemon = Daemon::start(&lab, &config(&[served("syn", 81, "700ms"), datagram], &frontends));
+    // The first SYN is lost on the far side of the gateway; the client sends another a second later.
+    nft(
+        &lab.backend,
+        "table inet lossy { chain input {
+            type filter hook input priority 0;
+            tcp dport 81 tcp flags & syn == syn limit rate over 1/minute burst 1 packets accept
+            tcp dport 81 tcp flags & syn == syn drop
+        }; }",
+    );
+    for target in ["syn", "datagram"] {
+        assert!(ctl(&daemon, &["warm", target]).status.success());
+        daemon.await_target(target, "active", SOON);
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut datagram = [0; 16];
+            let (length, client) = slow.recv_from(&mut datagram).expect("a datagram");
+            std::thread::sleep(SECOND);
+            slow.send_to(&datagram[..length], client).expect("it is sent");
+        });
+        scope
+            .spawn(|| assert_eq!(lab.client().run(|| http_get(at("198.51.100.1:81"), "/")).expect("an answer").0, 200));
+        scope.spawn(|| lab.client().run(|| udp_ask(at("198.51.100.1:90"), b"?", SOON)).expect("an answer"));
+    });
+    for target in ["syn", "datagram"] {
+        drained(&mut daemon, 0, target, SOON);
+        let line = format!("target {target}: active again, since a client came while it was draining");
+        daemon.process().await_line(&line, SOON);
+    }
 }

@@ -178,6 +178,25 @@ impl Flows {
     }
 
     fn read_events(&mut self) {
+        let mut stateless = BTreeMap::new();
+        self.take_events(&mut stateless);
+        if stateless.len() > FEW {
+            self.stale.get_or_insert(Known::Everything);
+            return;
+        }
+        for ((target, _), (frontend, entry)) in stateless {
+            let now = Instant::now();
+            match self.with_conntrack(|conntrack, _| conntrack.look_up(&entry.key(), entry.id)) {
+                Ok(Some(entry)) => self.usage.told(now, target, frontend, &entry),
+                Ok(None) => {}
+                Err(_) => _ = self.stale.get_or_insert(Known::Everything),
+            }
+        }
+    }
+
+    /// `stateless` are those that were answered and not known before, and of which nothing more was told: a connection that
+    /// conntrack has picked up in its middle has no other event.
+    fn take_events(&mut self, stateless: &mut BTreeMap<(TargetId, u32), (FrontendId, Entry)>) {
         let Some(subscription) = &mut self.subscription else { return };
         self.gathering = None;
         let mut left = BATCH;
@@ -197,9 +216,15 @@ impl Flows {
             match event {
                 conntrack::Event::New(entry) | conntrack::Event::Update(entry) => {
                     if let Some(frontend) = self.index.frontend(&entry) {
-                        self.usage.told(now, self.target_of[frontend], frontend, &entry);
+                        let target = self.target_of[frontend];
+                        self.usage.told(now, target, frontend, &entry);
                         if self.reach.told(now, frontend, &entry) {
                             self.inbox.send(Message::Event(Event::ClientsLost { frontend, problem: None }));
+                        }
+                        let known = || self.usage.flows(target).contains_key(&entry.key());
+                        if Seen::new(&entry).is_none() && entry.status.answered() && stateless.len() <= FEW && !known()
+                        {
+                            stateless.insert((target, entry.id), (frontend, entry));
                         }
                     }
                 }

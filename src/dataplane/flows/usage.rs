@@ -232,3 +232,6 @@ impl Use {
         last.map(|(_, flow)| flow.until)
     }
 }
+
+#[cfg(test)]
+mod tests;
