@@ -125,19 +125,6 @@ fn a_target_drains_idle_timeout_after_its_last_flow() {
 }
 
 #[test]
-fn a_fresh_target_that_nobody_uses_drains_idle_timeout_after_it_became_ready() {
-    if !require_namespaces() {
-        return;
-    }
-    let lab = Lab::new();
-    let before = Instant::now();
-    let daemon = warm_backend(&lab, "3s", "60s");
-    let ready = Instant::now();
-    let took = drains_after(&daemon, ready);
-    assert!(before.elapsed() > 3 * SECOND && took < Duration::from_millis(4250), "{took:?}\n{}", daemon.log());
-}
-
-#[test]
 fn a_silent_connection_keeps_its_target_until_flow_timeout() {
     if !require_namespaces() {
         return;
@@ -167,27 +154,4 @@ fn a_connection_silent_for_longer_than_flow_timeout_keeps_nothing_and_is_told_so
     let asked = client.stream().write_all(b"GET / HTTP/1.1\r\n\r\n").and_then(|()| client.stream().read(&mut [0]));
     assert!(matches!(&asked, Ok(0) | Err(_)), "{asked:?}");
     assert!(!matches!(&asked, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock), "{asked:?}");
-}
-
-#[test]
-fn a_busy_target_is_never_drained() {
-    if !require_namespaces() {
-        return;
-    }
-    let lab = Lab::new();
-    let daemon = warm_backend(&lab, "1s", "2s");
-    let mut client = Client::connect(lab.client(), at("198.51.100.1:80"));
-    let after = daemon.log().lines().count();
-    holds("it is active and answers", 6 * SECOND, || {
-        client.ask();
-        daemon.target("b")["state"] == "active"
-    });
-    // One flow after another, none of which lasts.
-    drop(client);
-    holds("it answers new flows", 4 * SECOND, || {
-        let (_, body) = lab.client().run(|| http_get((GATEWAY_V4, 80).into(), "/")).expect("an answer");
-        body.contains("198.51.100.2")
-    });
-    let log: Vec<String> = daemon.log().lines().skip(after).map(str::to_owned).collect();
-    assert!(!log.iter().any(|line| line.contains("draining")), "{log:#?}");
 }

@@ -43,6 +43,9 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// How old a count may be that somebody asks for.
 const FRESH: Duration = Duration::from_secs(1);
 
+/// Why there are no events.
+const SILENT: &str = "net.netfilter.nf_conntrack_events is 0, or not there";
+
 /// Says whether the kernel tells of changes (0: never, 1: always, 2: if somebody listens).
 const EVENTS: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
 
@@ -154,7 +157,7 @@ impl Flows {
 
     fn subscribe(&mut self) {
         let cannot = match Subscription::open() {
-            Ok(_) if !kernel_tells() => "nf_conntrack_events is 0".to_owned(),
+            Ok(_) if !kernel_tells() => SILENT.to_owned(),
             Ok(subscription) => {
                 self.subscription = Some(subscription);
                 self.stale = Some(Known::Nothing);
@@ -336,7 +339,7 @@ impl Flows {
         let unused: Vec<_> = self.awaited.iter().filter(|target| usage.flows(**target).is_empty()).copied().collect();
         if !unused.is_empty() && !kernel_tells() {
             // There may be flows that nobody has told of, and may have been until now: the idle times begin anew.
-            return self.give_up_events("nf_conntrack_events is 0");
+            return self.give_up_events(SILENT);
         }
         for target in unused {
             self.awaited.remove(&target);
@@ -631,9 +634,12 @@ fn words(endpoint: SocketAddr, answer: Result<(), String>) -> String {
     }
 }
 
-/// Whether the kernel is set to tell of changes. Where that cannot be read, it is what the subscription has shown.
+/// Whether the kernel tells of changes: not if it is set to be silent, nor if it was built so and has no such setting.
 fn kernel_tells() -> bool {
-    std::fs::read_to_string(EVENTS).map_or(true, |value| value.trim() != "0")
+    match std::fs::read_to_string(EVENTS) {
+        Ok(value) => value.trim() != "0",
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
 }
 
 fn delete(conntrack: &mut Conntrack, entries: &[Entry]) -> io::Result<()> {
