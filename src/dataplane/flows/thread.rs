@@ -15,7 +15,7 @@ use super::seen::{Seen, UNANSWERED, closed_between, left, may_be_answered};
 use super::survey::{FlowDetail, LISTED, Survey, TargetUse};
 use super::usage::{Known, Usage};
 use super::{FlowOrder, FlowOrders};
-use crate::config::{Config, Protocol};
+use crate::config::{Config, Masquerade, Protocol};
 use crate::dataplane::plan::Plan;
 use crate::engine::core::{Event, FrontendId, TargetId};
 use crate::engine::{Inbox, Message};
@@ -286,7 +286,8 @@ impl Flows {
                 self.asking = false;
                 for (frontend, answer) in answers {
                     if let Some(endpoint) = self.reach.asked(frontend) {
-                        let problem = Some(words(endpoint, answer));
+                        let masquerade = self.index.rules(frontend).masquerade;
+                        let problem = Some(words(endpoint, answer, masquerade));
                         self.inbox.send(Message::Event(Event::ClientsLost { frontend, problem }));
                     }
                 }
@@ -480,15 +481,21 @@ impl Flows {
         if silent.is_empty() {
             return Ok(());
         }
-        let own = self.own.clone();
+        let (own, asked) = (self.own.clone(), silent.clone());
         // It ends by itself: each question has a bound.
-        std::thread::Builder::new().name("reach".to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name("reach".to_owned()).spawn(move || {
             let ask = |(frontend, endpoint)| {
                 (frontend, TcpStream::connect_timeout(&endpoint, ANSWER).map(|_| ()).map_err(|error| error.to_string()))
             };
-            own.send(FlowOrder::Asked(silent.into_iter().map(ask).collect()));
-        })?;
-        self.asking = true;
+            own.send(FlowOrder::Asked(asked.into_iter().map(ask).collect()));
+        });
+        match thread {
+            Ok(_) => self.asking = true,
+            Err(error) => {
+                log::warn!("cannot ask endpoints whose clients get no answer: {error}");
+                silent.iter().for_each(|(frontend, _)| self.reach.reset(*frontend));
+            }
+        }
         Ok(())
     }
 
@@ -624,8 +631,11 @@ impl Flows {
 }
 
 /// What is wrong when clients are not answered, given whether the gateway itself is.
-fn words(endpoint: SocketAddr, answer: Result<(), String>) -> String {
+fn words(endpoint: SocketAddr, answer: Result<(), String>, masquerade: Masquerade) -> String {
     match answer {
+        Ok(()) if masquerade == Masquerade::Always => {
+            format!("its clients get no answer from {endpoint}, though the gateway itself does")
+        }
         Ok(()) => format!(
             "its clients get no answer from {endpoint}, though the gateway itself does: the endpoint's way back does not lead \
              through this gateway; make it the endpoint's route to the clients, or set masquerade: always"
