@@ -5,6 +5,7 @@
 //! both cases the kernel filters, so that a busy table of other people's flows costs little.
 
 mod index;
+mod kernel;
 mod polled;
 mod reach;
 mod seen;

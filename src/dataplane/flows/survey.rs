@@ -1,12 +1,19 @@
 //! The flows as people want to see them.
 
-use std::time::{Duration, Instant};
+use std::io;
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::engine::core::FrontendId;
+use super::kernel::Dump;
+use super::seen::{Seen, left};
+use super::thread::Flows;
+use crate::engine::core::{FrontendId, TargetId};
 use crate::netlink::conntrack::Entry;
 
 /// How many flows of a target are listed.
-pub(super) const LISTED: usize = 100;
+const LISTED: usize = 100;
+
+/// How old a count may be that somebody asks for.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// All flows at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,4 +48,68 @@ pub struct FlowDetail {
     pub counts: bool,
     /// For how long it has been known, at the least.
     pub age: Option<Duration>,
+}
+
+impl Flows {
+    /// Counts the flows of all targets, and lists those of one.
+    pub(super) fn survey(&mut self, details: Option<TargetId>) -> io::Result<Survey> {
+        let now = Instant::now();
+        let fresh = self.dumped.is_some_and(|at| now.saturating_duration_since(at) < FRESH);
+        let accounted = self.subscription.is_some() && self.stale.is_none();
+        let dump = match (details, accounted) {
+            (None, true) if fresh || !self.usage.any_doubt(now) => None,
+            _ => Some(self.look()?),
+        };
+        let mut survey = Survey {
+            targets: vec![TargetUse::default(); self.times.len()],
+            frontends: vec![0; self.target_of.len()],
+            details: Vec::new(),
+        };
+        match &dump {
+            Some(dump) => {
+                for (frontend, entry) in dump.entries.iter().filter(|(_, entry)| Seen::new(entry) == Some(Seen::Open)) {
+                    survey.frontends[*frontend] += 1;
+                    let used = &mut survey.targets[self.target_of[*frontend]];
+                    used.flows += 1;
+                    used.until = used.until.max(Some(dump.asked.0 + left(entry)));
+                }
+            }
+            None => {
+                for (target, survey_use) in survey.targets.iter_mut().enumerate() {
+                    survey_use.flows = self.usage.flows(target).len() as u32;
+                    self.usage.flows(target).values().for_each(|flow| survey.frontends[flow.frontend] += 1);
+                }
+            }
+        }
+        for (target, survey_use) in survey.targets.iter_mut().enumerate() {
+            let polled = self.polled.get(&target).map(|(_, polled)| polled.since());
+            survey_use.ended = if self.subscription.is_some() { self.usage.ended(target) } else { polled };
+        }
+        if let (Some(target), Some(dump)) = (details, dump) {
+            survey.details = self.details(target, &dump);
+        }
+        Ok(survey)
+    }
+
+    fn details(&self, target: TargetId, dump: &Dump) -> Vec<FlowDetail> {
+        let now = dump.asked.1;
+        let of_target = dump.entries.iter().filter(|(frontend, _)| self.target_of[*frontend] == target);
+        let mut details: Vec<_> = of_target
+            .filter_map(|(frontend, entry)| {
+                let seen = Seen::new(entry)?;
+                let known = self.usage.flows(target).get(&entry.key()).filter(|flow| flow.id == entry.id);
+                let stamped = entry.start.and_then(|start| {
+                    let start = SystemTime::UNIX_EPOCH + Duration::from_nanos(start);
+                    SystemTime::now().duration_since(start).ok()
+                });
+                let age = stamped.or(known.map(|flow| now.saturating_duration_since(flow.began)));
+                let counts = seen == Seen::Open;
+                let detail = FlowDetail { frontend: *frontend, entry: *entry, counts, age };
+                (seen != Seen::Over).then_some(detail)
+            })
+            .collect();
+        details.sort_by_key(|detail| (!detail.counts, std::cmp::Reverse(detail.age), detail.entry.original));
+        details.truncate(LISTED);
+        details
+    }
 }

@@ -2,24 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
 use super::index::Index;
+use super::kernel::Dump;
 use super::polled::{Count, Polled, Verdict};
-use super::reach::Reach;
-use super::seen::{Seen, UNANSWERED, closed_between, left, may_be_answered};
-use super::survey::{FlowDetail, LISTED, Survey, TargetUse};
+use super::reach::{Reach, words};
+use super::seen::{Seen, UNANSWERED, closed_between, may_be_answered};
 use super::usage::{Known, Usage};
 use super::{FlowOrder, FlowOrders};
-use crate::config::{Config, Masquerade, Protocol};
+use crate::config::Config;
 use crate::dataplane::plan::Plan;
 use crate::engine::core::{Event, FrontendId, TargetId};
 use crate::engine::{Inbox, Message};
-use crate::netlink::conntrack::{self, Conntrack, Entry, Subscription, TcpState};
+use crate::netlink::conntrack::{self, Conntrack, Entry, Subscription};
 use crate::system::wait_readable;
 
 /// How long events are left to gather after some have been read: a busy gateway wakes us fifty times a second at the most.
@@ -37,12 +36,6 @@ const CHECK: Duration = Duration::from_millis(250);
 /// How long to wait before the kernel is asked again after a failure.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// How long an endpoint may take to answer the gateway itself.
-const ANSWER: Duration = Duration::from_secs(1);
-
-/// How old a count may be that somebody asks for.
-const FRESH: Duration = Duration::from_secs(1);
-
 /// Why there are no events.
 const SILENT: &str = "net.netfilter.nf_conntrack_events is 0, or not there";
 
@@ -51,47 +44,40 @@ const EVENTS: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
 
 /// The state of the thread.
 pub(super) struct Flows {
-    index: Index,
-    target_of: Vec<TargetId>,
+    pub(super) index: Index,
+    pub(super) target_of: Vec<TargetId>,
     inbox: Inbox,
     orders: Receiver<FlowOrder>,
     /// For threads of its own.
-    own: FlowOrders,
-    conntrack: Option<Conntrack>,
+    pub(super) own: FlowOrders,
+    pub(super) conntrack: Option<Conntrack>,
     /// `None` where the kernel does not tell: then it is polled.
-    subscription: Option<Subscription>,
+    pub(super) subscription: Option<Subscription>,
     /// Until when no events are read.
     gathering: Option<Instant>,
     /// What has to be known before the account of the flows is right again.
-    stale: Option<Known>,
-    usage: Usage,
+    pub(super) stale: Option<Known>,
+    pub(super) usage: Usage,
     /// The watched targets while the kernel is polled, with the moment of the next look.
-    polled: BTreeMap<TargetId, (Instant, Polled)>,
+    pub(super) polled: BTreeMap<TargetId, (Instant, Polled)>,
     /// For each target: its idle time, and for how long its flows leave a trace.
-    times: Vec<(Duration, Duration)>,
+    pub(super) times: Vec<(Duration, Duration)>,
     /// Who waits for `Unused`.
     awaited: BTreeSet<TargetId>,
     /// Who waits for `Checked`.
     checks: BTreeMap<TargetId, Check>,
-    reach: Reach,
+    pub(super) reach: Reach,
     /// A thread asks endpoints whether they answer the gateway itself.
-    asking: bool,
+    pub(super) asking: bool,
     /// After a failure: when the kernel may be asked again.
     retry: Option<Instant>,
-    dumped: Option<Instant>,
+    pub(super) dumped: Option<Instant>,
 }
 
 /// A drain that waits for flows that were not answered yet.
 struct Check {
     until: Instant,
     next: Instant,
-}
-
-/// What a dump has shown.
-struct Dump {
-    /// The kernel has answered between the two.
-    asked: (Instant, Instant),
-    entries: Vec<(FrontendId, Entry)>,
 }
 
 impl Flows {
@@ -386,7 +372,7 @@ impl Flows {
     }
 
     /// Asks the kernel for all flows, and tells everybody who needs to know.
-    fn look(&mut self) -> io::Result<Dump> {
+    pub(super) fn look(&mut self) -> io::Result<Dump> {
         let dump = self.dump()?;
         let counts = self.count(&dump);
         for (target, (next, polled)) in &mut self.polled {
@@ -461,187 +447,6 @@ impl Flows {
         let fds: Vec<_> = std::iter::once(self.own.waker.as_fd()).chain(events).collect();
         wait_readable(&fds, until).map(|_| ())
     }
-
-    // ---- clients that get no answer ----
-
-    /// Asks the endpoints themselves whose clients have waited for an answer for too long.
-    fn ask_endpoints(&mut self, now: Instant) -> io::Result<()> {
-        if self.asking {
-            return Ok(());
-        }
-        let mut silent = Vec::new();
-        for (frontend, suspect) in self.reach.due(now) {
-            let entry = self.with_conntrack(|conntrack, _| conntrack.look_up(&suspect.key, suspect.id))?;
-            let waits = entry.is_some_and(|entry| entry.tcp_state == Some(TcpState::SynSent));
-            self.reach.still_waits(frontend, &suspect, waits);
-            if waits {
-                silent.push((frontend, suspect.endpoint));
-            }
-        }
-        if silent.is_empty() {
-            return Ok(());
-        }
-        let (own, asked) = (self.own.clone(), silent.clone());
-        // It ends by itself: each question has a bound.
-        let thread = std::thread::Builder::new().name("reach".to_owned()).spawn(move || {
-            let ask = |(frontend, endpoint)| {
-                (frontend, TcpStream::connect_timeout(&endpoint, ANSWER).map(|_| ()).map_err(|error| error.to_string()))
-            };
-            own.send(FlowOrder::Asked(asked.into_iter().map(ask).collect()));
-        });
-        match thread {
-            Ok(_) => self.asking = true,
-            Err(error) => {
-                log::warn!("cannot ask endpoints whose clients get no answer: {error}");
-                silent.iter().for_each(|(frontend, _)| self.reach.reset(*frontend));
-            }
-        }
-        Ok(())
-    }
-
-    // ---- the kernel ----
-
-    /// The socket, opened when it is first needed. After a failure a new one is opened.
-    fn with_conntrack<R>(&mut self, ask: impl FnOnce(&mut Conntrack, &Index) -> io::Result<R>) -> io::Result<R> {
-        let mut conntrack = match self.conntrack.take() {
-            Some(conntrack) => conntrack,
-            None => Conntrack::open()?,
-        };
-        let answer = ask(&mut conntrack, &self.index)?;
-        self.conntrack = Some(conntrack);
-        Ok(answer)
-    }
-
-    fn dump(&mut self) -> io::Result<Dump> {
-        let at = Instant::now();
-        let mut entries = Vec::new();
-        self.with_conntrack(|conntrack, index| {
-            conntrack.dump_dnat(&mut |entry| {
-                if let Some(frontend) = index.frontend(entry) {
-                    entries.push((frontend, *entry));
-                }
-            })
-        })?;
-        let answered = Instant::now();
-        self.dumped = Some(answered);
-        log::debug!("dumped {} flows in {:.1?}", entries.len(), answered - at);
-        Ok(Dump { asked: (at, answered), entries })
-    }
-
-    fn count(&self, dump: &Dump) -> BTreeMap<TargetId, Count> {
-        let mut counts: BTreeMap<TargetId, Count> = BTreeMap::new();
-        for (frontend, entry) in &dump.entries {
-            let timeouts = self.index.rules(*frontend).timeouts;
-            counts.entry(self.target_of[*frontend]).or_default().add(entry, timeouts, dump.asked);
-        }
-        counts
-    }
-
-    fn forget(&mut self, target: TargetId) -> io::Result<()> {
-        let dump = self.dump()?;
-        let target_of = &self.target_of;
-        let entries: Vec<_> = dump.entries.iter().filter(|(id, _)| target_of[*id] == target).map(|(_, e)| *e).collect();
-        self.with_conntrack(|conntrack, _| delete(conntrack, &entries))
-    }
-
-    fn forget_stale(&mut self, frontends: &[FrontendId]) -> io::Result<()> {
-        self.with_conntrack(|conntrack, index| {
-            let mut entries = Vec::new();
-            let mut keep = |entry: &Entry| {
-                let came_to = entry.original.destination;
-                let stale = |id: &FrontendId| {
-                    let sent_to = index.rules(*id).translate(entry.protocol, came_to);
-                    sent_to.is_some_and(|to| to != entry.reply.source)
-                };
-                if frontends.iter().any(stale) {
-                    entries.push(*entry);
-                }
-            };
-            let port = match frontends {
-                [one] => index.rules(*one).only_port(),
-                _ => None,
-            };
-            conntrack.dump_to(Protocol::Udp, port, &mut keep)?;
-            delete(conntrack, &entries)
-        })
-    }
-
-    // ---- for people ----
-
-    fn survey(&mut self, details: Option<TargetId>) -> io::Result<Survey> {
-        let now = Instant::now();
-        let fresh = self.dumped.is_some_and(|at| now.saturating_duration_since(at) < FRESH);
-        let accounted = self.subscription.is_some() && self.stale.is_none();
-        let dump = match (details, accounted) {
-            (None, true) if fresh || !self.usage.any_doubt(now) => None,
-            _ => Some(self.look()?),
-        };
-        let mut survey = Survey {
-            targets: vec![TargetUse::default(); self.times.len()],
-            frontends: vec![0; self.target_of.len()],
-            details: Vec::new(),
-        };
-        match &dump {
-            Some(dump) => {
-                for (frontend, entry) in dump.entries.iter().filter(|(_, entry)| Seen::new(entry) == Some(Seen::Open)) {
-                    survey.frontends[*frontend] += 1;
-                    let used = &mut survey.targets[self.target_of[*frontend]];
-                    used.flows += 1;
-                    used.until = used.until.max(Some(dump.asked.0 + left(entry)));
-                }
-            }
-            None => {
-                for (target, survey_use) in survey.targets.iter_mut().enumerate() {
-                    survey_use.flows = self.usage.flows(target).len() as u32;
-                    self.usage.flows(target).values().for_each(|flow| survey.frontends[flow.frontend] += 1);
-                }
-            }
-        }
-        for (target, survey_use) in survey.targets.iter_mut().enumerate() {
-            let polled = self.polled.get(&target).map(|(_, polled)| polled.since());
-            survey_use.ended = if self.subscription.is_some() { self.usage.ended(target) } else { polled };
-        }
-        if let (Some(target), Some(dump)) = (details, dump) {
-            survey.details = self.details(target, &dump);
-        }
-        Ok(survey)
-    }
-
-    fn details(&self, target: TargetId, dump: &Dump) -> Vec<FlowDetail> {
-        let now = dump.asked.1;
-        let of_target = dump.entries.iter().filter(|(frontend, _)| self.target_of[*frontend] == target);
-        let mut details: Vec<_> = of_target
-            .filter_map(|(frontend, entry)| {
-                let seen = Seen::new(entry)?;
-                let known = self.usage.flows(target).get(&entry.key()).filter(|flow| flow.id == entry.id);
-                let stamped = entry.start.and_then(|start| {
-                    let start = SystemTime::UNIX_EPOCH + Duration::from_nanos(start);
-                    SystemTime::now().duration_since(start).ok()
-                });
-                let age = stamped.or(known.map(|flow| now.saturating_duration_since(flow.began)));
-                let counts = seen == Seen::Open;
-                let detail = FlowDetail { frontend: *frontend, entry: *entry, counts, age };
-                (seen != Seen::Over).then_some(detail)
-            })
-            .collect();
-        details.sort_by_key(|detail| (!detail.counts, std::cmp::Reverse(detail.age), detail.entry.original));
-        details.truncate(LISTED);
-        details
-    }
-}
-
-/// What is wrong when clients are not answered, given whether the gateway itself is.
-fn words(endpoint: SocketAddr, answer: Result<(), String>, masquerade: Masquerade) -> String {
-    match answer {
-        Ok(()) if masquerade == Masquerade::Always => {
-            format!("its clients get no answer from {endpoint}, though the gateway itself does")
-        }
-        Ok(()) => format!(
-            "its clients get no answer from {endpoint}, though the gateway itself does: the endpoint's way back does not lead \
-             through this gateway; make it the endpoint's route to the clients, or set masquerade: always"
-        ),
-        Err(error) => format!("its clients get no answer from {endpoint}, nor does the gateway itself: {error}"),
-    }
 }
 
 /// Whether the kernel tells of changes: not if it is set to be silent, nor if it was built so and has no such setting.
@@ -650,14 +455,4 @@ fn kernel_tells() -> bool {
         Ok(value) => value.trim() != "0",
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
-}
-
-fn delete(conntrack: &mut Conntrack, entries: &[Entry]) -> io::Result<()> {
-    for entry in entries {
-        conntrack.delete(entry)?;
-    }
-    if !entries.is_empty() {
-        log::debug!("deleted {} conntrack entries", entries.len());
-    }
-    Ok(())
 }

@@ -12,8 +12,10 @@
 //! - whatever is neither running nor waiting for an answer has a deadline or nothing to wait for.
 
 mod backoff;
+mod drain;
 mod event;
 mod frontend;
+mod frontends;
 #[cfg(test)]
 mod simulation;
 mod target;
@@ -28,7 +30,7 @@ pub use target::{Cause, Life, TargetPlan, Woken, WokenBy};
 
 use super::status::{FrontendState, TargetState};
 use frontend::Frontend;
-use target::{Drain, DrainStep, Phase, Target};
+use target::{DrainStep, Phase, Target};
 
 /// How long to wait before nft is tried again after a failure.
 const RETRY: Duration = Duration::from_secs(2);
@@ -225,170 +227,6 @@ impl Core {
         }
     }
 
-    fn target_died(&mut self, now: Instant, id: TargetId, error: String, effects: &mut Effects) {
-        let target = &mut self.targets[id];
-        match &mut target.phase {
-            Phase::Warming { .. } => target.backoff.failed(now),
-            Phase::Active { .. } => target.backoff.died(now, now - target.up_since.unwrap_or(now)),
-            Phase::Draining(drain) if drain.cause == Cause::Idle => {
-                drain.cause = Cause::Died;
-                target.last_error = Some(error);
-                match drain.step {
-                    DrainStep::Checking => self.stop(now, id, effects),
-                    DrainStep::Rerouting => {
-                        drain.step = DrainStep::Unrouting;
-                        self.route(id, effects);
-                    }
-                    DrainStep::Unrouting | DrainStep::Stopping | DrainStep::Forgetting => {}
-                }
-                return;
-            }
-            Phase::Draining(_) | Phase::Inactive | Phase::Closed => return,
-        }
-        log::warn!("target {}: {error}", target.plan.name);
-        target.last_error = Some(error);
-        self.drain(now, id, Cause::Died, effects);
-    }
-
-    fn target_ended(&mut self, now: Instant, id: TargetId, error: Option<String>, effects: &mut Effects) {
-        if matches!(self.targets[id].phase, Phase::Warming { .. } | Phase::Active { .. }) {
-            let error = error.clone().unwrap_or_else(|| "the backend has ended".to_owned());
-            self.target_died(now, id, error, effects);
-        }
-        let target = &mut self.targets[id];
-        let Phase::Draining(drain) = &mut target.phase else { return };
-        drain.ended = true;
-        match (drain.cause, &mut target.last_error, error) {
-            // The handler knows what was missing.
-            (Cause::NotReady, Some(last), Some(error)) => *last = format!("{last}: {error}"),
-            (Cause::Idle | Cause::Asked | Cause::TooOld, last, Some(error)) => *last = Some(error),
-            _ => {}
-        }
-        match drain.step {
-            DrainStep::Stopping | DrainStep::Checking => self.forget(now, id, effects),
-            DrainStep::Rerouting => {
-                drain.step = DrainStep::Unrouting;
-                self.route(id, effects);
-            }
-            DrainStep::Unrouting | DrainStep::Forgetting => {}
-        }
-    }
-
-    fn drain_asked(&mut self, now: Instant, id: TargetId, effects: &mut Effects) {
-        let target = &mut self.targets[id];
-        target.wanted = false;
-        match &mut target.phase {
-            // A frontend that keeps it warm still does.
-            Phase::Inactive if target.keepers > 0 && !self.closing => {}
-            Phase::Inactive => self.arm_target(id, None),
-            Phase::Draining(drain) if drain.cause == Cause::Idle => {
-                drain.cause = Cause::Asked;
-                match drain.step {
-                    DrainStep::Checking => self.stop(now, id, effects),
-                    DrainStep::Rerouting => {
-                        drain.step = DrainStep::Unrouting;
-                        self.route(id, effects);
-                    }
-                    _ => {}
-                }
-            }
-            Phase::Warming { .. } | Phase::Active { .. } => self.drain(now, id, Cause::Asked, effects),
-            Phase::Draining(_) | Phase::Closed => {}
-        }
-    }
-
-    /// Takes a warming or active target down: new flows off first.
-    fn drain(&mut self, now: Instant, id: TargetId, cause: Cause, effects: &mut Effects) {
-        let target = &mut self.targets[id];
-        let was_routed = target.routed();
-        let why = match cause {
-            Cause::Idle => " since it is idle",
-            Cause::Asked => " since it was asked to",
-            Cause::Died => "",
-            Cause::NotReady => " since it was not ready in time",
-            Cause::TooOld => " since it has been up for its max_uptime",
-        };
-        log::info!("target {}: draining{why}", target.plan.name);
-        let draining = Drain { cause, step: DrainStep::Unrouting, ended: false };
-        let before = target.enter(now, Phase::Draining(draining));
-        if matches!(before, Phase::Active { .. }) && target.keepers == 0 {
-            effects.push(Effect::ReleaseFlows(id));
-        }
-        self.arm_target(id, None);
-        if matches!(before, Phase::Warming { .. }) && matches!(cause, Cause::Died | Cause::NotReady) {
-            effects.extend(self.fronts[id].iter().map(|front| Effect::Tell(*front, Change::Failed)));
-        }
-        if was_routed {
-            self.route(id, effects);
-        } else {
-            self.stop(now, id, effects);
-        }
-    }
-
-    /// Stops the backend of a draining target whose rules are gone.
-    fn stop(&mut self, now: Instant, id: TargetId, effects: &mut Effects) {
-        let Phase::Draining(drain) = &mut self.targets[id].phase else { return };
-        if drain.ended {
-            return self.forget(now, id, effects);
-        }
-        drain.step = DrainStep::Stopping;
-        effects.push(Effect::StopTarget(id));
-    }
-
-    /// Deletes the conntrack entries of a draining target whose backend is gone, so that a client's next packet takes the
-    /// cold path.
-    fn forget(&mut self, now: Instant, id: TargetId, effects: &mut Effects) {
-        let target = &mut self.targets[id];
-        let Phase::Draining(drain) = &mut target.phase else { return };
-        if self.closing && target.plan.external {
-            return self.drained(now, id, effects);
-        }
-        drain.step = DrainStep::Forgetting;
-        effects.push(Effect::ForgetFlows(id));
-    }
-
-    fn flows_forgotten(&mut self, now: Instant, id: TargetId, effects: &mut Effects) {
-        if matches!(&self.targets[id].phase, Phase::Draining(drain) if drain.step == DrainStep::Forgetting) {
-            self.drained(now, id, effects);
-        }
-    }
-
-    fn drained(&mut self, now: Instant, id: TargetId, effects: &mut Effects) {
-        let target = &mut self.targets[id];
-        if let Phase::Draining(drain) = &target.phase {
-            target.drained = Some(drain.cause);
-            log::info!("target {}: inactive after draining for {:.1?}", target.plan.name, now - target.since);
-            if matches!(drain.cause, Cause::Idle | Cause::Asked | Cause::TooOld) {
-                target.backoff.reset();
-            }
-        }
-        if self.closing {
-            target.enter(now, Phase::Closed);
-            return;
-        }
-        target.enter(now, Phase::Inactive);
-        if let Some(until) = target.backoff.until(now)
-            && self.refuse(id, true, effects)
-        {
-            // Those who came while it was going down are told like those before them, and those after them.
-            let refusing = self.fronts[id].iter().filter(|front| self.frontends[**front].refusing);
-            effects.extend(refusing.map(|front| Effect::Tell(*front, Change::Failed)));
-            if self.fronts[id].iter().all(|front| self.frontends[*front].refusing) {
-                self.targets[id].wanted = false;
-            }
-            self.arm_target(id, Some(until));
-        }
-        let target = &mut self.targets[id];
-        if target.wanted || target.keepers > 0 {
-            if !target.wanted {
-                let keeper = self.keepers(id).next();
-                self.targets[id].woken = keeper.map(|keeper| Woken { by: WokenBy::Keeper(keeper), at: now });
-            }
-            self.targets[id].wanted = false;
-            self.warm(now, id, effects);
-        }
-    }
-
     /// Wants in the kernel what the state of the target and of its frontends calls for.
     fn route(&mut self, id: TargetId, effects: &mut Effects) {
         for frontend in self.fronts[id].clone() {
@@ -422,140 +260,6 @@ impl Core {
             }
         }
         any
-    }
-
-    // ---- frontends ----
-
-    fn start_frontend(&mut self, id: FrontendId, effects: &mut Effects) {
-        let frontend = &mut self.frontends[id];
-        frontend.wanted = !self.closing;
-        if frontend.wanted && frontend.phase == frontend::Phase::Stopped {
-            frontend.phase = frontend::Phase::Opening;
-            effects.push(Effect::StartFrontend(id));
-            self.arm_frontend(id, None);
-        }
-    }
-
-    fn frontend_started(&mut self, now: Instant, id: FrontendId, effects: &mut Effects) {
-        let frontend = &mut self.frontends[id];
-        if frontend.phase != frontend::Phase::Opening {
-            return;
-        }
-        frontend.phase = frontend::Phase::Ruling;
-        effects.push(Effect::SetCold(id, true));
-        self.pending.push(Subject::Frontend(id));
-        self.route_frontend(id, effects);
-        if !self.frontends[id].wanted {
-            self.stop_frontend(now, id, effects);
-        }
-    }
-
-    fn frontend_failed(&mut self, now: Instant, id: FrontendId, error: String) {
-        let frontend = &mut self.frontends[id];
-        log::error!("frontend {}: {error}", frontend.plan.name);
-        frontend.last_error = Some(error);
-        frontend.phase = if self.closing { frontend::Phase::Closed } else { frontend::Phase::Stopped };
-        if frontend.wanted {
-            frontend.backoff.failed(now);
-            let until = frontend.backoff.until(now);
-            self.arm_frontend(id, until);
-        }
-    }
-
-    fn clients_lost(&mut self, id: FrontendId, problem: Option<String>) {
-        let frontend = &mut self.frontends[id];
-        match &problem {
-            Some(problem) => log::warn!("frontend {}: {problem}", frontend.plan.name),
-            None => log::info!("frontend {}: a client gets an answer again", frontend.plan.name),
-        }
-        frontend.last_error = problem;
-    }
-
-    fn frontend_running(&mut self, now: Instant, id: FrontendId, effects: &mut Effects) {
-        let frontend = &mut self.frontends[id];
-        frontend.phase = frontend::Phase::Running;
-        frontend.last_error = None;
-        frontend.backoff.reset();
-        log::debug!("frontend {}: running", frontend.plan.name);
-        effects.push(Effect::ForgetStale(id));
-        if frontend.active {
-            effects.push(Effect::Tell(id, Change::Active));
-        }
-        if frontend.plan.keeps_warm {
-            let target = frontend.plan.target;
-            self.keep(target, effects);
-            self.want(now, target, WokenBy::Keeper(id), effects);
-        }
-    }
-
-    fn stop_frontend(&mut self, now: Instant, id: FrontendId, effects: &mut Effects) {
-        use frontend::Phase as F;
-        let frontend = &mut self.frontends[id];
-        frontend.wanted = false;
-        match frontend.phase {
-            F::Ruling | F::Running => {
-                let kept = frontend.phase == F::Running && frontend.plan.keeps_warm;
-                frontend.phase = F::Unruling;
-                effects.push(Effect::SetCold(id, false));
-                self.pending.push(Subject::Frontend(id));
-                self.route_frontend(id, effects);
-                if kept {
-                    self.let_go(now, self.frontends[id].plan.target, effects);
-                }
-            }
-            F::Stopped => {
-                if self.closing {
-                    frontend.phase = F::Closed;
-                }
-                self.arm_frontend(id, None);
-            }
-            F::Opening | F::Unruling | F::Closing | F::Closed => {}
-        }
-    }
-
-    /// One more frontend keeps the target warm.
-    fn keep(&mut self, id: TargetId, effects: &mut Effects) {
-        let target = &mut self.targets[id];
-        target.keepers += 1;
-        if let (Phase::Active { unused, .. }, 1) = (&mut target.phase, target.keepers) {
-            *unused = None;
-            effects.push(Effect::ReleaseFlows(id));
-            let at = target.too_old_at();
-            self.arm_target(id, at);
-        }
-    }
-
-    /// A frontend no longer keeps the target warm.
-    fn let_go(&mut self, now: Instant, id: TargetId, effects: &mut Effects) {
-        let target = &mut self.targets[id];
-        target.keepers -= 1;
-        if target.keepers > 0 {
-            return;
-        }
-        match &mut target.phase {
-            Phase::Active { idle_from, .. } => {
-                *idle_from = now;
-                effects.push(Effect::WatchFlows(id));
-            }
-            Phase::Inactive if !target.wanted => self.arm_target(id, None),
-            _ => {}
-        }
-    }
-
-    fn frontend_stopped(&mut self, id: FrontendId, effects: &mut Effects) {
-        let frontend = &mut self.frontends[id];
-        if frontend.phase != frontend::Phase::Closing {
-            return;
-        }
-        log::debug!("frontend {}: stopped", frontend.plan.name);
-        if self.closing {
-            frontend.phase = frontend::Phase::Closed;
-            return;
-        }
-        frontend.phase = frontend::Phase::Stopped;
-        if frontend.wanted {
-            self.start_frontend(id, effects);
-        }
     }
 
     // ---- the rules ----
@@ -633,41 +337,6 @@ impl Core {
             }
         }
         self.arm(Subject::Rules, Some(now + RETRY));
-    }
-
-    // ---- flows ----
-
-    /// No flow keeps the target in use: it drains, or will be looked at again when its idle time is over.
-    fn unused(&mut self, now: Instant, id: TargetId, since: Option<Instant>, effects: &mut Effects) {
-        let target = &mut self.targets[id];
-        let Phase::Active { idle_from, unused } = &mut target.phase else { return };
-        if target.keepers > 0 {
-            return;
-        }
-        let since = since.map_or(*idle_from, |since| since.max(*idle_from));
-        *unused = Some(since);
-        let at = target.idle_at(since);
-        if at <= now {
-            self.drain(now, id, Cause::Idle, effects);
-        } else {
-            let at = target.too_old_at().map_or(at, |old| old.min(at));
-            self.arm_target(id, Some(at));
-        }
-    }
-
-    /// Ends the check of a draining target: it goes on, or is called off for the sake of somebody who needs it.
-    fn checked(&mut self, now: Instant, id: TargetId, used: bool, effects: &mut Effects) {
-        let target = &mut self.targets[id];
-        let Phase::Draining(drain) = &mut target.phase else { return };
-        if drain.step != DrainStep::Checking {
-            return;
-        }
-        if used || target.wanted || target.keepers > 0 {
-            drain.step = DrainStep::Rerouting;
-            self.route(id, effects);
-        } else {
-            self.stop(now, id, effects);
-        }
     }
 
     // ---- time ----

@@ -1,0 +1,99 @@
+//! What the `conntrack` thread asks of the kernel, and orders.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Instant;
+
+use super::index::Index;
+use super::polled::Count;
+use super::thread::Flows;
+use crate::config::Protocol;
+use crate::engine::core::{FrontendId, TargetId};
+use crate::netlink::conntrack::{Conntrack, Entry};
+
+/// What a dump has shown.
+pub(super) struct Dump {
+    /// The kernel has answered between the two.
+    pub asked: (Instant, Instant),
+    pub entries: Vec<(FrontendId, Entry)>,
+}
+
+impl Flows {
+    /// The socket, opened when it is first needed. After a failure a new one is opened.
+    pub(super) fn with_conntrack<R>(
+        &mut self,
+        ask: impl FnOnce(&mut Conntrack, &Index) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let mut conntrack = match self.conntrack.take() {
+            Some(conntrack) => conntrack,
+            None => Conntrack::open()?,
+        };
+        let answer = ask(&mut conntrack, &self.index)?;
+        self.conntrack = Some(conntrack);
+        Ok(answer)
+    }
+
+    pub(super) fn dump(&mut self) -> io::Result<Dump> {
+        let at = Instant::now();
+        let mut entries = Vec::new();
+        self.with_conntrack(|conntrack, index| {
+            conntrack.dump_dnat(&mut |entry| {
+                if let Some(frontend) = index.frontend(entry) {
+                    entries.push((frontend, *entry));
+                }
+            })
+        })?;
+        let answered = Instant::now();
+        self.dumped = Some(answered);
+        log::debug!("dumped {} flows in {:.1?}", entries.len(), answered - at);
+        Ok(Dump { asked: (at, answered), entries })
+    }
+
+    pub(super) fn count(&self, dump: &Dump) -> BTreeMap<TargetId, Count> {
+        let mut counts: BTreeMap<TargetId, Count> = BTreeMap::new();
+        for (frontend, entry) in &dump.entries {
+            let timeouts = self.index.rules(*frontend).timeouts;
+            counts.entry(self.target_of[*frontend]).or_default().add(entry, timeouts, dump.asked);
+        }
+        counts
+    }
+
+    pub(super) fn forget(&mut self, target: TargetId) -> io::Result<()> {
+        let dump = self.dump()?;
+        let target_of = &self.target_of;
+        let entries: Vec<_> = dump.entries.iter().filter(|(id, _)| target_of[*id] == target).map(|(_, e)| *e).collect();
+        self.with_conntrack(|conntrack, _| delete(conntrack, &entries))
+    }
+
+    pub(super) fn forget_stale(&mut self, frontends: &[FrontendId]) -> io::Result<()> {
+        self.with_conntrack(|conntrack, index| {
+            let mut entries = Vec::new();
+            let mut keep = |entry: &Entry| {
+                let came_to = entry.original.destination;
+                let stale = |id: &FrontendId| {
+                    let sent_to = index.rules(*id).translate(entry.protocol, came_to);
+                    sent_to.is_some_and(|to| to != entry.reply.source)
+                };
+                if frontends.iter().any(stale) {
+                    entries.push(*entry);
+                }
+            };
+            let port = match frontends {
+                [one] => index.rules(*one).only_port(),
+                _ => None,
+            };
+            conntrack.dump_to(Protocol::Udp, port, &mut keep)?;
+            delete(conntrack, &entries)
+        })
+    }
+}
+
+fn delete(conntrack: &mut Conntrack, entries: &[Entry]) -> io::Result<()> {
+    for entry in entries {
+        conntrack.delete(entry)?;
+    }
+    if !entries.is_empty() {
+        log::debug!("deleted {} conntrack entries", entries.len());
+    }
+    Ok(())
+}

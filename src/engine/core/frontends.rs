@@ -1,0 +1,141 @@
+//! The lives of the frontends: their sockets, their rules, and what they do to their targets.
+
+use std::time::Instant;
+
+use super::event::{Change, Effect, FrontendId, TargetId};
+use super::target::{Phase, WokenBy};
+use super::{Core, Effects, Subject, frontend};
+
+impl Core {
+    pub(super) fn start_frontend(&mut self, id: FrontendId, effects: &mut Effects) {
+        let frontend = &mut self.frontends[id];
+        frontend.wanted = !self.closing;
+        if frontend.wanted && frontend.phase == frontend::Phase::Stopped {
+            frontend.phase = frontend::Phase::Opening;
+            effects.push(Effect::StartFrontend(id));
+            self.arm_frontend(id, None);
+        }
+    }
+
+    pub(super) fn frontend_started(&mut self, now: Instant, id: FrontendId, effects: &mut Effects) {
+        let frontend = &mut self.frontends[id];
+        if frontend.phase != frontend::Phase::Opening {
+            return;
+        }
+        frontend.phase = frontend::Phase::Ruling;
+        effects.push(Effect::SetCold(id, true));
+        self.pending.push(Subject::Frontend(id));
+        self.route_frontend(id, effects);
+        if !self.frontends[id].wanted {
+            self.stop_frontend(now, id, effects);
+        }
+    }
+
+    pub(super) fn frontend_failed(&mut self, now: Instant, id: FrontendId, error: String) {
+        let frontend = &mut self.frontends[id];
+        log::error!("frontend {}: {error}", frontend.plan.name);
+        frontend.last_error = Some(error);
+        frontend.phase = if self.closing { frontend::Phase::Closed } else { frontend::Phase::Stopped };
+        if frontend.wanted {
+            frontend.backoff.failed(now);
+            let until = frontend.backoff.until(now);
+            self.arm_frontend(id, until);
+        }
+    }
+
+    pub(super) fn clients_lost(&mut self, id: FrontendId, problem: Option<String>) {
+        let frontend = &mut self.frontends[id];
+        match &problem {
+            Some(problem) => log::warn!("frontend {}: {problem}", frontend.plan.name),
+            None => log::info!("frontend {}: a client gets an answer again", frontend.plan.name),
+        }
+        frontend.last_error = problem;
+    }
+
+    pub(super) fn frontend_running(&mut self, now: Instant, id: FrontendId, effects: &mut Effects) {
+        let frontend = &mut self.frontends[id];
+        frontend.phase = frontend::Phase::Running;
+        frontend.last_error = None;
+        frontend.backoff.reset();
+        log::debug!("frontend {}: running", frontend.plan.name);
+        effects.push(Effect::ForgetStale(id));
+        if frontend.active {
+            effects.push(Effect::Tell(id, Change::Active));
+        }
+        if frontend.plan.keeps_warm {
+            let target = frontend.plan.target;
+            self.keep(target, effects);
+            self.want(now, target, WokenBy::Keeper(id), effects);
+        }
+    }
+
+    pub(super) fn stop_frontend(&mut self, now: Instant, id: FrontendId, effects: &mut Effects) {
+        use frontend::Phase as F;
+        let frontend = &mut self.frontends[id];
+        frontend.wanted = false;
+        match frontend.phase {
+            F::Ruling | F::Running => {
+                let kept = frontend.phase == F::Running && frontend.plan.keeps_warm;
+                frontend.phase = F::Unruling;
+                effects.push(Effect::SetCold(id, false));
+                self.pending.push(Subject::Frontend(id));
+                self.route_frontend(id, effects);
+                if kept {
+                    self.let_go(now, self.frontends[id].plan.target, effects);
+                }
+            }
+            F::Stopped => {
+                if self.closing {
+                    frontend.phase = F::Closed;
+                }
+                self.arm_frontend(id, None);
+            }
+            F::Opening | F::Unruling | F::Closing | F::Closed => {}
+        }
+    }
+
+    /// One more frontend keeps the target warm.
+    pub(super) fn keep(&mut self, id: TargetId, effects: &mut Effects) {
+        let target = &mut self.targets[id];
+        target.keepers += 1;
+        if let (Phase::Active { unused, .. }, 1) = (&mut target.phase, target.keepers) {
+            *unused = None;
+            effects.push(Effect::ReleaseFlows(id));
+            let at = target.too_old_at();
+            self.arm_target(id, at);
+        }
+    }
+
+    /// A frontend no longer keeps the target warm.
+    pub(super) fn let_go(&mut self, now: Instant, id: TargetId, effects: &mut Effects) {
+        let target = &mut self.targets[id];
+        target.keepers -= 1;
+        if target.keepers > 0 {
+            return;
+        }
+        match &mut target.phase {
+            Phase::Active { idle_from, .. } => {
+                *idle_from = now;
+                effects.push(Effect::WatchFlows(id));
+            }
+            Phase::Inactive if !target.wanted => self.arm_target(id, None),
+            _ => {}
+        }
+    }
+
+    pub(super) fn frontend_stopped(&mut self, id: FrontendId, effects: &mut Effects) {
+        let frontend = &mut self.frontends[id];
+        if frontend.phase != frontend::Phase::Closing {
+            return;
+        }
+        log::debug!("frontend {}: stopped", frontend.plan.name);
+        if self.closing {
+            frontend.phase = frontend::Phase::Closed;
+            return;
+        }
+        frontend.phase = frontend::Phase::Stopped;
+        if frontend.wanted {
+            self.start_frontend(id, effects);
+        }
+    }
+}
