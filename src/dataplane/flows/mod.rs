@@ -2,7 +2,8 @@
 //!
 //! Runs on the `conntrack` thread ([`thread`]), which owns the netlink sockets. Where the kernel tells of flows by events,
 //! [`usage`] keeps account of them; where it does not, [`polled`] knows when to ask. What counts as use says [`seen`]. In
-//! both cases the kernel filters, so that a busy table of other people's flows costs little.
+//! both cases the kernel filters ([`kernel`]), so that a busy table of other people's flows costs little. [`survey`] counts
+//! and lists flows for people; [`reach`] notices clients that get no answer.
 
 mod index;
 mod kernel;
