@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::setup::{SECOND, SOON, always, at, command, config, ctl, external, page, warm, with};
 use crate::support::{
-    BACKEND_V4, BACKEND_V6, Daemon, Lab, Namespace, Server, backend_command, eventually, http_get, http_get_within,
-    nft_ruleset, require_namespaces, second_nft, serve_http, serve_udp_echo, udp_ask,
+    BACKEND_V4, BACKEND_V6, Daemon, Lab, Namespace, Server, backend_command, binary, eventually, http_get,
+    http_get_within, nft_ruleset, require_namespaces, second_nft, serve_http, serve_udp_echo, udp_ask,
 };
 
 /// The gateway's addresses on the backend's side.
@@ -255,12 +255,21 @@ fn a_backend_whose_way_back_is_another_one_is_told_by_what_happens() {
     let daemon = Daemon::start(&lab, &config(&[target], &[frontend]));
     daemon.await_target("b", "active", SOON);
     assert_eq!(daemon.frontend("t80")["last_error"], json!(null));
+    // That clients on the gateway are served says nothing of the others, whether they come before or after.
+    let here =
+        || ["127.0.0.1:80", "203.0.113.1:80"].map(|to| lab.gateway.run(|| http_get(at(to), "/")).expect("an answer").0);
+    assert_eq!(here(), [200; 2]);
     let lost = lab.client().run(|| http_get_within(at("198.51.100.1:80"), "/", 4 * SECOND));
     assert!(lost.is_err(), "{lost:?}");
     eventually("the frontend says what is wrong", SOON, || daemon.frontend("t80").get("last_error").is_some());
     let error = daemon.frontend("t80")["last_error"].as_str().expect("a text").to_owned();
     assert!(error.contains("203.0.113.2:8080") && error.contains("set masquerade: always"), "{error}");
     assert!(daemon.log().contains(&error));
+    assert_eq!(here(), [200; 2]);
+    let doctor = format!("{} doctor --config {} || true", binary("proxygw").display(), daemon.config().display());
+    let found = lab.gateway.sh(&doctor);
+    assert!(found.contains("clients-unanswered"), "{found}");
+    assert_eq!(daemon.frontend("t80")["last_error"], json!(error));
     // It is mended at the other place: nothing of it stays.
     lab.backend.ip("route add default via 203.0.113.1\n");
     assert_eq!(lab.client().run(|| http_get((ip("198.51.100.1"), 80).into(), "/")).expect("an answer").0, 200);

@@ -20,6 +20,7 @@ use crate::dataplane::plan::Plan;
 use crate::engine::core::{Event, FrontendId, TargetId};
 use crate::engine::{Inbox, Message};
 use crate::netlink::conntrack::{self, Conntrack, Entry, Subscription, TcpState};
+use crate::netlink::route;
 use crate::system::wait_readable;
 
 /// How long events are left to gather after some have been read: a busy gateway wakes us fifty times a second at the most.
@@ -198,7 +199,8 @@ impl Flows {
                 conntrack::Event::New(entry) | conntrack::Event::Update(entry) => {
                     if let Some(frontend) = self.index.frontend(&entry) {
                         self.usage.told(now, self.target_of[frontend], frontend, &entry);
-                        if self.reach.told(now, frontend, &entry) {
+                        let is_local = |ip| route::is_local(ip).unwrap_or(false);
+                        if self.reach.told(now, frontend, &entry, is_local) {
                             self.inbox.send(Message::Event(Event::ClientsLost { frontend, problem: None }));
                         }
                     }
@@ -257,7 +259,7 @@ impl Flows {
             FlowOrder::Asked(answers) => {
                 self.asking = false;
                 for (frontend, answer) in answers {
-                    if let Some(endpoint) = self.reach.asked(frontend) {
+                    if let Some(endpoint) = self.reach.asked(frontend, answer.is_ok()) {
                         let problem = Some(words(endpoint, answer));
                         self.inbox.send(Message::Event(Event::ClientsLost { frontend, problem }));
                     }
