@@ -210,6 +210,41 @@ fn who_is_on_a_link_is_known_when_interfaces_come_and_change() {
     assert_eq!(asks(lab.client(), "198.51.100.1:80"), [Lab::client_v4(0); 2]);
 }
 
+/// The kernel forgets the routes of an interface that goes down, also where it keeps the addresses.
+#[test]
+fn clients_on_the_ipv6_loopback_are_served_whatever_becomes_of_the_interfaces() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let (_servers, target) = backend(&lab);
+    let daemon = Daemon::start(&lab, &config(&[target], &frontends("static:always", 80, "auto")));
+    daemon.await_target("b", "active", SOON);
+    let routes = || lab.gateway.sh("ip -6 route show table local ::1").lines().count();
+    eventually("there is a route by each", SOON, || routes() == 3);
+    lab.gateway.sysctl("ipv6/conf/backends/keep_addr_on_down", "1");
+    lab.gateway.ip("link set backends down\nlink set backends up\n");
+    eventually("it is back", SOON, || routes() == 3);
+    lab.gateway.ip("link set backends down\n");
+    eventually("it is gone", SOON, || routes() == 2);
+    lab.gateway.ip("link set backends up\n");
+    eventually("it is back", SOON, || routes() == 3);
+    lab.gateway.ip("link set backends name renamed\n");
+    assert_eq!(asks(&lab.gateway, "[::1]:80"), [ip(BACKENDS_SIDE[1]); 2]);
+    // Many come, and each is up a moment after it has its address.
+    let mut batch = String::new();
+    for index in 0..100 {
+        batch += &format!(
+            "link add a{index} type veth peer name b{index}\naddr add 2001:db8:{}::1/64 dev a{index} nodad\nlink set a{index} up\n\
+             link set b{index} up\n",
+            100 + index
+        );
+    }
+    lab.gateway.ip(&batch);
+    eventually("there is a route by each", 2 * SOON, || routes() == 203);
+    assert!(!daemon.log().contains("WARN"), "{}", daemon.log());
+}
+
 #[test]
 fn always_and_never_mean_what_they_say_also_for_one_endpoint() {
     if !require_namespaces() {
