@@ -5,26 +5,37 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::time::{Duration, Instant};
 
 use mio::Interest;
 use mio::unix::SourceFd;
 
 use super::plan::OnLink;
 use crate::config::Prefix;
-use crate::netlink::addresses::{self, AddressWatch};
+use crate::netlink::addresses::{self, AddressWatch, InterfaceAddress};
 use crate::netlink::loopback;
 use crate::plugin::{Error, Handler, Io, Readiness};
 
 /// The socket's key.
 const SOCKET: usize = 0;
 
+/// How long after a failure the kernel is asked again: an interface that was not up yet, addresses that kept changing.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How often in a row that is done at the most. An interface that comes up later is told by an event.
+const TRIES: u32 = 10;
+
 /// The prefixes of each interface's link, without those that are in others of it.
 ///
 /// # Errors
 /// The kernel could not be asked.
 pub fn on_link() -> io::Result<BTreeSet<OnLink>> {
+    Ok(on_link_of(&addresses::dump()?))
+}
+
+fn on_link_of(addresses: &[InterfaceAddress]) -> BTreeSet<OnLink> {
     let mut prefixes: BTreeMap<u32, Vec<Prefix>> = BTreeMap::new();
-    for own in addresses::dump()? {
+    for own in addresses {
         // Loopback and link-local sources are masqueraded anyway.
         let link_local = matches!(own.address, IpAddr::V6(address) if address.is_unicast_link_local());
         if !own.address.is_loopback() && !link_local {
@@ -34,7 +45,7 @@ pub fn on_link() -> io::Result<BTreeSet<OnLink>> {
     let links = prefixes.into_iter().flat_map(|(interface, prefixes)| {
         Prefix::merged(prefixes).into_iter().map(move |prefix| OnLink { interface, prefix })
     });
-    Ok(links.collect())
+    links.collect()
 }
 
 /// The watch over the links.
@@ -43,28 +54,51 @@ pub struct Links {
     watch: Option<AddressWatch>,
     /// Whether clients on ::1 are sent to other hosts.
     loopback_routes: bool,
-    /// Through which interfaces answers for them are let in already.
-    let_in: BTreeSet<u32>,
+    /// When the kernel is asked again after a failure, and how often that was so.
+    retry: Option<Instant>,
+    failures: u32,
 }
 
 impl Links {
     /// A watch that lets answers for ::1 in, or not.
     pub fn new(loopback_routes: bool) -> Links {
-        Links { watch: None, loopback_routes, let_in: BTreeSet::new() }
+        Links { watch: None, loopback_routes, retry: None, failures: 0 }
     }
 
-    fn let_in(&mut self, links: &BTreeSet<OnLink>) {
-        if !self.loopback_routes {
-            return;
+    /// Asks the kernel, and does what follows. Returns who is on which link.
+    fn look(&mut self, now: Instant) -> Option<BTreeSet<OnLink>> {
+        let addresses = addresses::dump();
+        let let_in = addresses.as_deref().map(|addresses| self.let_in(addresses));
+        // Nobody is answered through an interface that is down.
+        let is_down = matches!(&let_in, Ok(Err(error)) if error.kind() == io::ErrorKind::NetworkDown);
+        let problem = match let_in {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(format!("clients on ::1 may get no answers: {error}")),
+            Err(error) => Some(format!("cannot tell who is on which link: {error}")),
+        };
+        self.failures = if problem.is_some() { self.failures + 1 } else { 0 };
+        self.retry = (1..TRIES).contains(&self.failures).then(|| now + RETRY);
+        if let Some(problem) = problem {
+            // Most often it is over the next time.
+            let level = if is_down || self.retry.is_some() { log::Level::Debug } else { log::Level::Warn };
+            log::log!(level, "{problem}");
         }
-        let interfaces: BTreeSet<u32> =
-            links.iter().filter(|link| link.prefix.address.is_ipv6()).map(|link| link.interface).collect();
-        for interface in interfaces.difference(&self.let_in) {
-            if let Err(error) = loopback::add(*interface) {
-                log::warn!("clients on ::1 get no answers through interface {interface}: {error}");
+        addresses.ok().map(|addresses| on_link_of(&addresses))
+    }
+
+    /// Lets answers for ::1 in through each interface. The kernel forgets the routes of an interface that goes down, whether
+    /// it keeps its addresses or not, so they are added each time.
+    fn let_in(&self, addresses: &[InterfaceAddress]) -> io::Result<()> {
+        let with_ipv6 = addresses.iter().filter(|own| own.address.is_ipv6() && !own.address.is_loopback());
+        let interfaces: BTreeSet<u32> = with_ipv6.map(|own| own.interface).filter(|_| self.loopback_routes).collect();
+        let mut done = Ok(());
+        for interface in interfaces {
+            if let Err(error) = loopback::add(interface) {
+                let problem = format!("no route through interface {interface}: {error}");
+                done = Err(io::Error::new(error.kind(), problem));
             }
         }
-        self.let_in = interfaces;
+        done
     }
 }
 
@@ -74,10 +108,6 @@ impl Handler for Links {
         if let Err(error) = loopback::remove_all() {
             log::warn!("cannot look for routes of ::1: {error}");
         }
-        match on_link() {
-            Ok(links) => self.let_in(&links),
-            Err(error) => log::warn!("cannot tell which interfaces there are: {error}"),
-        }
         match AddressWatch::open() {
             Ok(watch) => {
                 io.register(&mut SourceFd(&watch.as_fd().as_raw_fd()), SOCKET, Interest::READABLE)?;
@@ -86,6 +116,8 @@ impl Handler for Links {
             // What is known at the start often lasts.
             Err(error) => log::warn!("cannot watch over the interfaces' addresses: {error}"),
         }
+        // After the watch has begun, so that no change is missed. The engine asks for itself before it begins.
+        self.look(io.now());
         Ok(())
     }
 
@@ -101,14 +133,23 @@ impl Handler for Links {
     }
 
     fn ready(&mut self, io: &mut Io<'_>, _key: usize, _readiness: Readiness) {
-        let changed = self.watch.as_mut().map(|watch| if watch.changed()? { on_link().map(Some) } else { Ok(None) });
-        match changed {
-            Some(Ok(Some(links))) => {
-                self.let_in(&links);
-                io.core.tell_on_link(links);
+        match self.watch.as_mut().map(AddressWatch::changed) {
+            Some(Ok(true)) => {
+                self.failures = 0;
+                self.timeout(io);
             }
-            Some(Err(error)) => log::warn!("cannot tell who is on which link: {error}"),
-            Some(Ok(None)) | None => {}
+            Some(Err(error)) => log::warn!("cannot watch over the interfaces' addresses: {error}"),
+            Some(Ok(false)) | None => {}
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.retry
+    }
+
+    fn timeout(&mut self, io: &mut Io<'_>) {
+        if let Some(links) = self.look(io.now()) {
+            io.core.tell_on_link(links);
         }
     }
 }

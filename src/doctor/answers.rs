@@ -26,7 +26,7 @@ struct Flows {
 }
 
 impl Flows {
-    /// Takes in an entry; an unanswered SYN lives for so many seconds.
+    /// Takes in an entry of a client that the endpoint sees; an unanswered SYN lives for so many seconds.
     fn add(&mut self, entry: &Entry, syn_lives: u32) {
         self.answered |= entry.status.answered();
         let passed = syn_lives.saturating_sub(entry.timeout.unwrap_or(syn_lives));
@@ -48,7 +48,10 @@ pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding
     let mut flows: HashMap<SocketAddr, Flows> = HashMap::new();
     let dumped = Conntrack::open().and_then(|mut conntrack| {
         conntrack.dump_dnat(&mut |entry| {
-            if let Some(path) = paths.get(&entry.reply.source) {
+            // What comes from this host says nothing of the way back to others.
+            let from_here =
+                || entry.is_masqueraded() || host.addresses.iter().any(|(ip, _)| *ip == entry.original.source.ip());
+            if let Some(path) = paths.get(&entry.reply.source).filter(|_| !from_here()) {
                 flows.entry(path.address).or_default().add(entry, path.timeouts.syn_sent());
             }
         })

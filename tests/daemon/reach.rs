@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::setup::{SECOND, SOON, always, at, command, config, ctl, external, page, warm, with};
 use crate::support::{
-    BACKEND_V4, BACKEND_V6, Daemon, Lab, Namespace, Server, backend_command, eventually, http_get, http_get_within,
-    nft_ruleset, require_namespaces, second_nft, serve_http, serve_udp_echo, udp_ask,
+    BACKEND_V4, BACKEND_V6, Daemon, Lab, Namespace, Server, backend_command, binary, eventually, http_get,
+    http_get_within, nft_ruleset, require_namespaces, second_nft, serve_http, serve_udp_echo, udp_ask,
 };
 
 /// The gateway's addresses on the backend's side.
@@ -210,6 +210,41 @@ fn who_is_on_a_link_is_known_when_interfaces_come_and_change() {
     assert_eq!(asks(lab.client(), "198.51.100.1:80"), [Lab::client_v4(0); 2]);
 }
 
+/// The kernel forgets the routes of an interface that goes down, also where it keeps the addresses.
+#[test]
+fn clients_on_the_ipv6_loopback_are_served_whatever_becomes_of_the_interfaces() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let (_servers, target) = backend(&lab);
+    let daemon = Daemon::start(&lab, &config(&[target], &frontends("static:always", 80, "auto")));
+    daemon.await_target("b", "active", SOON);
+    let routes = || lab.gateway.sh("ip -6 route show table local ::1").lines().count();
+    eventually("there is a route by each", SOON, || routes() == 3);
+    lab.gateway.sysctl("ipv6/conf/backends/keep_addr_on_down", "1");
+    lab.gateway.ip("link set backends down\nlink set backends up\n");
+    eventually("it is back", SOON, || routes() == 3);
+    lab.gateway.ip("link set backends down\n");
+    eventually("it is gone", SOON, || routes() == 2);
+    lab.gateway.ip("link set backends up\n");
+    eventually("it is back", SOON, || routes() == 3);
+    lab.gateway.ip("link set backends name renamed\n");
+    assert_eq!(asks(&lab.gateway, "[::1]:80"), [ip(BACKENDS_SIDE[1]); 2]);
+    // Many come, and each is up a moment after it has its address.
+    let mut batch = String::new();
+    for index in 0..100 {
+        batch += &format!(
+            "link add a{index} type veth peer name b{index}\naddr add 2001:db8:{}::1/64 dev a{index} nodad\nlink set a{index} up\n\
+             link set b{index} up\n",
+            100 + index
+        );
+    }
+    lab.gateway.ip(&batch);
+    eventually("there is a route by each", 2 * SOON, || routes() == 203);
+    assert!(!daemon.log().contains("WARN"), "{}", daemon.log());
+}
+
 #[test]
 fn always_and_never_mean_what_they_say_also_for_one_endpoint() {
     if !require_namespaces() {
@@ -255,12 +290,21 @@ fn a_backend_whose_way_back_is_another_one_is_told_by_what_happens() {
     let daemon = Daemon::start(&lab, &config(&[target], &[frontend]));
     daemon.await_target("b", "active", SOON);
     assert_eq!(daemon.frontend("t80")["last_error"], json!(null));
+    // That clients on the gateway are served says nothing of the others, whether they come before or after.
+    let here =
+        || ["127.0.0.1:80", "203.0.113.1:80"].map(|to| lab.gateway.run(|| http_get(at(to), "/")).expect("an answer").0);
+    assert_eq!(here(), [200; 2]);
     let lost = lab.client().run(|| http_get_within(at("198.51.100.1:80"), "/", 4 * SECOND));
     assert!(lost.is_err(), "{lost:?}");
     eventually("the frontend says what is wrong", SOON, || daemon.frontend("t80").get("last_error").is_some());
     let error = daemon.frontend("t80")["last_error"].as_str().expect("a text").to_owned();
     assert!(error.contains("203.0.113.2:8080") && error.contains("set masquerade: always"), "{error}");
     assert!(daemon.log().contains(&error));
+    assert_eq!(here(), [200; 2]);
+    let doctor = format!("{} doctor --config {} || true", binary("proxygw").display(), daemon.config().display());
+    let found = lab.gateway.sh(&doctor);
+    assert!(found.contains("clients-unanswered"), "{found}");
+    assert_eq!(daemon.frontend("t80")["last_error"], json!(error));
     // It is mended at the other place: nothing of it stays.
     lab.backend.ip("route add default via 203.0.113.1\n");
     assert_eq!(lab.client().run(|| http_get((ip("198.51.100.1"), 80).into(), "/")).expect("an answer").0, 200);

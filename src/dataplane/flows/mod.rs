@@ -5,6 +5,7 @@
 //! both cases the kernel filters ([`kernel`]), so that a busy table of other people's flows costs little. [`survey`] counts
 //! and lists flows for people; [`reach`] notices clients that get no answer.
 
+mod endpoints;
 mod index;
 mod kernel;
 mod polled;

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
+use super::endpoints::words;
 use super::index::Index;
 use super::kernel::Dump;
 use super::polled::{Count, Polled, Verdict};
-use super::reach::{Reach, words};
+use super::reach::Reach;
 use super::seen::{Seen, UNANSWERED, closed_between, may_be_answered};
 use super::usage::{Known, Usage};
 use super::{FlowOrder, FlowOrders};
@@ -19,6 +20,7 @@ use crate::dataplane::plan::Plan;
 use crate::engine::core::{Event, FrontendId, TargetId};
 use crate::engine::{Inbox, Message};
 use crate::netlink::conntrack::{self, Conntrack, Entry, Subscription};
+use crate::netlink::route;
 use crate::system::wait_readable;
 
 /// How long events are left to gather after some have been read: a busy gateway wakes us fifty times a second at the most.
@@ -207,7 +209,8 @@ impl Flows {
                     if let Some(frontend) = self.index.frontend(&entry) {
                         let target = self.target_of[frontend];
                         self.usage.told(now, target, frontend, &entry);
-                        if self.reach.told(now, frontend, &entry) {
+                        let is_local = |ip| route::is_local(ip).unwrap_or(false);
+                        if self.reach.told(now, frontend, &entry, is_local) {
                             self.inbox.send(Message::Event(Event::ClientsLost { frontend, problem: None }));
                         }
                         let known = || self.usage.flows(target).contains_key(&entry.key());
@@ -271,9 +274,8 @@ impl Flows {
             FlowOrder::Asked(answers) => {
                 self.asking = false;
                 for (frontend, answer) in answers {
-                    if let Some(endpoint) = self.reach.asked(frontend) {
-                        let masquerade = self.index.rules(frontend).masquerade;
-                        let problem = Some(words(endpoint, answer, masquerade));
+                    if let Some(endpoint) = self.reach.asked(frontend, answer.is_ok()) {
+                        let problem = Some(words(endpoint, answer));
                         self.inbox.send(Message::Event(Event::ClientsLost { frontend, problem }));
                     }
                 }

@@ -188,6 +188,11 @@ impl Entry {
         Key { protocol: self.protocol, original: self.original, zone: self.zone }
     }
 
+    /// Whether the backend sees another address than the client's.
+    pub fn is_masqueraded(&self) -> bool {
+        self.reply.destination.ip() != self.original.source.ip()
+    }
+
     /// The entry in a message's payload; `None` if it is of a protocol other than TCP and UDP, or not whole.
     pub fn parse(payload: &[u8]) -> Option<Entry> {
         let (mut original, mut reply, mut status, mut id) = (None, None, None, None);
