@@ -140,7 +140,8 @@ fn cold_clients_of_both_families_and_of_ranges_are_held() {
         return;
     }
     let lab = Lab::new();
-    let ports = |ip: &str| (300..304).map(|port| format!("{ip}:{port}")).collect::<Vec<_>>();
+    // The first ports, which are asked for, are bound last.
+    let ports = |ip: &str| (300..304).rev().map(|port| format!("{ip}:{port}")).collect::<Vec<_>>();
     let both = [ports("203.0.113.1"), ports("[2001:db8:2::1]")].concat();
     let addresses = json!(["203.0.113.1:300-303", "[2001:db8:2::1]:300-303"]);
     let targets = [slow("t", "tcp", addresses.clone(), &both), slow("u", "udp", addresses, &both)];
