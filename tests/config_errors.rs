@@ -375,6 +375,13 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
     ),
     (
         "0.0.0.0:80",
+        "[192.0.2.1:80, 10.0.0.1:8080, 10.0.0.1:8081]",
+        &[
+            r#"f:13:14: frontends[0] "public": listen: 10.0.0.1:8080 is where the endpoint backend:http at 10.0.0.1:8080 itself is, so nothing would be translated, and nobody could tell when it is in use: give one of them another port or address"#,
+        ],
+    ),
+    (
+        "0.0.0.0:80",
         "0.0.0.0:89-80",
         &[
             r#"f:13:13: frontends[0] "public": listen: "0.0.0.0:89-80" is a range that ends before it begins: write 80-89"#,

@@ -139,8 +139,8 @@ fn resolve(section: &mut Section<'_>, reference: &Reference, targets: &Targets<'
     found.map(|endpoint| (index, endpoint))
 }
 
-/// Checks that a packet to the frontend could be sent to the endpoint: DNAT changes neither protocol nor address family, and
-/// each port of a range has one of its own.
+/// Checks that a packet to the frontend could be sent to the endpoint: DNAT changes neither protocol nor address family, each
+/// port of a range has one of its own, and where nothing is changed the kernel does not mark the flow as translated.
 fn agree(
     section: &mut Section<'_>,
     protocol: Option<Protocol>,
@@ -172,6 +172,13 @@ fn agree(
                     "{own} has {}, but the endpoint {shown} at {other} has {}: they must be as many",
                     ports(own.ports.count()),
                     ports(other.ports.count())
+                ),
+            ),
+            Some(other) if other.ip == own.ip && own.ports.common(other.ports).is_some() => section.problem(
+                "listen",
+                format_args!(
+                    "{own} is where the endpoint {shown} at {other} itself is, so nothing would be translated, and nobody could tell \
+                     when it is in use: give one of them another port or address"
                 ),
             ),
             Some(other) if other.ip == Ipv6Addr::LOCALHOST && own.ip != Ipv6Addr::LOCALHOST => section.warn(

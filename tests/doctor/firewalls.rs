@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Daemon, Lab, http_get_within, nft, require_namespaces, second_nft};
 use crate::world::{
-    Front, SECOND, at_gateway, backends, codes, config, config_with, everything, findings, front, mend, word,
+    File, Front, SECOND, at_gateway, backends, codes, config, config_with, everything, findings, front, mend, word,
 };
 
 /// Whether a client is served by a cold frontend, and then by its backend directly.
@@ -182,7 +182,7 @@ fn interfaces_that_are_not_meant_are_not_looked_at() {
     nft(&lab.gateway, closed);
     let fronts = [front("b", "packet:hold", "0.0.0.0:80", "203.0.113.2:8080")];
     let about = |more: Value| {
-        let file = crate::world::File::new(&config_with(&fronts, &more));
+        let file = File::new(&config_with(&fronts, &more));
         findings(&lab.gateway, &file.path()).iter().map(|finding| word(finding, "problem").to_owned()).collect()
     };
     let all: Vec<String> = about(json!({}));
@@ -197,6 +197,10 @@ fn interfaces_that_are_not_meant_are_not_looked_at() {
     nft(&lab.gateway, closed);
     let none: Vec<String> = about(json!({}));
     assert_eq!(none, [""; 0]);
+    // In IPv6 each has a link-local address.
+    assert!(lab.gateway.sh("ip -6 addr show dev port").contains("fe80::"));
+    let six = File::new(&config(&[front("b", "packet:hold", "[::]:80", "[2001:db8:2::2]:8080")]));
+    assert_eq!(findings(&lab.gateway, &six.path()), [json!(null); 0]);
     lab.gateway.ip("route add default via 203.0.113.2\n");
     let one: Vec<String> = about(json!({}));
     assert!(one.len() == 1 && one[0].contains("drops flows from backends to"), "{one:?}");

@@ -205,6 +205,24 @@ fn an_endpoint_without_a_route_is_found() {
         lab.gateway.sh(&word(&finding, "remedy").replace("GATEWAY", gateway));
         assert_eq!(findings(&lab.gateway, &file.path()), [Value::Null; 0]);
     }
+    let many: Vec<_> = (0..200)
+        .map(|index| {
+            front(
+                &format!("f{index}"),
+                "packet:hold",
+                &format!("0.0.0.0:{}", 100 + index),
+                &format!("192.0.3.{index}:80"),
+            )
+        })
+        .collect();
+    let found = findings(&lab.gateway, &File::new(&config(&many)).path());
+    assert!(found.len() == 9 && word(&found[8], "problem").contains("192 more endpoints"), "{found:#?}");
+    // Without IPv6 no route would do.
+    let six = File::new(&config(&[held("[::]:80", "[2001:db8:2::2]:80")]));
+    lab.gateway.sysctl("ipv6/conf/all/disable_ipv6", "1");
+    let remedy = word(&only(findings(&lab.gateway, &six.path()), "no-route"), "remedy").to_owned();
+    assert_eq!(remedy, "sysctl -w net.ipv6.conf.all.disable_ipv6=0");
+    lab.gateway.sysctl("ipv6/conf/all/disable_ipv6", "0");
     let own = File::new(&config(&[held("[::]:80", "[::1]:8080")]));
     assert_eq!(codes(&findings(&lab.gateway, &own.path())), ["ipv6-loopback-endpoint"]);
     let inside = File::new(&config(&[held("[::1]:80", "[::1]:8080")]));

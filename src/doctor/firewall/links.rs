@@ -31,7 +31,10 @@ pub(super) fn of_clients<'h>(path: &Path, host: &'h Host, to_backend: Option<&st
             return own;
         }
     }
-    let numbered = |link: &Link| link.name != LOOPBACK && has(link, &|ip| ip.is_ipv4() == listen.is_ipv4());
+    // The ports of a bridge have link-local addresses, and no packets of their own.
+    let is_global = |ip: IpAddr| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let is_one = |ip: IpAddr| ip.is_ipv4() == listen.is_ipv4() && is_global(ip);
+    let numbered = |link: &Link| link.name != LOOPBACK && has(link, &is_one);
     let far_away = FAR_AWAY[usize::from(listen.is_ipv6())];
     let to_the_world = route::look_up(far_away).ok().flatten().and_then(|route| host.name_of(route.interface?));
     let others =
