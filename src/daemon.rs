@@ -19,7 +19,7 @@ use crate::dataplane::apply::{Language, Nft};
 use crate::dataplane::flows;
 use crate::dataplane::hold::{AllCounters, Holder};
 use crate::dataplane::links::{self, Links};
-use crate::dataplane::plan::Plan;
+use crate::dataplane::plan::{Plan, Rules};
 use crate::dataplane::render::{self, TABLE};
 use crate::dataplane::rules::Table;
 use crate::dataplane::watch::Watch;
@@ -263,7 +263,7 @@ fn sweep(mark: &Mark) {
     }
 }
 
-/// Lets clients from outside reach 127.0.0.0/8 where the configuration sends them there.
+/// Lets clients from outside reach 127.0.0.0/8, and the other way round, where the configuration sends them there.
 fn route_localnet(table: &Table) -> Option<RouteLocalnet> {
     let result = if table.plan().needs_route_localnet() {
         RouteLocalnet::enable().map(Some)
@@ -271,7 +271,12 @@ fn route_localnet(table: &Table) -> Option<RouteLocalnet> {
         RouteLocalnet::undo().map(|()| None)
     };
     result.unwrap_or_else(|error| {
-        log::error!("cannot set net.ipv4.conf.all.route_localnet, so no client from outside reaches an endpoint on 127.0.0.0/8, and none on 127.0.0.0/8 one elsewhere: {error}");
+        const CANNOT: &str = "cannot set net.ipv4.conf.all.route_localnet";
+        if table.plan().frontends.iter().any(Rules::enters_loopback) {
+            log::error!("{CANNOT}, so clients from outside do not reach endpoints on 127.0.0.0/8: {error}");
+        } else {
+            log::warn!("{CANNOT}, so clients on 127.0.0.0/8 do not reach endpoints elsewhere: {error}");
+        }
         None
     })
 }

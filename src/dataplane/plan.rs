@@ -64,9 +64,14 @@ impl Rules {
     /// 127.0.0.0/8 who are sent elsewhere.
     pub fn needs_route_localnet(&self) -> bool {
         let inside = |ip: IpAddr| ip.is_ipv4() && ip.is_loopback();
-        let enters = |route: &Route| inside(route.endpoint.ip) && !route.listen.ip.is_loopback();
-        let leaves = |route: &&Route| route.is_wildcard() && route.listen.is_ipv4() || inside(route.listen.ip);
-        self.routes.iter().any(enters) || self.masqueraded().any(|route| leaves(&route))
+        let leaves = |route: &Route| route.is_wildcard() && route.listen.is_ipv4() || inside(route.listen.ip);
+        self.enters_loopback() || self.masqueraded().any(leaves)
+    }
+
+    /// Whether clients outside are sent to 127.0.0.0/8.
+    pub fn enters_loopback(&self) -> bool {
+        let inside = |ip: IpAddr| ip.is_ipv4() && ip.is_loopback();
+        self.routes.iter().any(|route| inside(route.endpoint.ip) && !route.listen.ip.is_loopback())
     }
 
     /// The routes whose clients' source addresses may have to be replaced: those to other hosts.
