@@ -29,6 +29,7 @@ mod sysctls;
 
 use std::fmt::Display;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -42,6 +43,9 @@ const MOST_NAMED: usize = 8;
 
 /// How many paths are followed where each costs questions to the kernel.
 const MOST_PATHS: usize = 256;
+
+/// When the daemon looks, after its start: the first clients have the processor to themselves.
+const LATER: Duration = Duration::from_secs(1);
 
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -202,6 +206,7 @@ pub fn is_broken(findings: &[Finding]) -> bool {
 /// Examines on a thread of its own, which ends by itself, and logs each finding as a warning. Nobody waits for it.
 pub fn log_from_a_thread(subject: Subject) {
     let examine = move || {
+        std::thread::sleep(LATER);
         for finding in examine(subject, Asker::Daemon) {
             let about = finding.about.map(|about| format!("{about}: ")).unwrap_or_default();
             let note = finding.note.map(|note| format!(" ({note})")).unwrap_or_default();
