@@ -90,8 +90,9 @@ fn a_cold_client_is_served_as_if_the_backend_had_always_been_there() {
         let (status, body) = lab.client().run(|| http_get(address, "/")).expect("it is served");
         assert!(status == 200 && body.contains(&format!(r#""peer": "{peer}"#)), "{body}");
         let counters = hold(&daemon, frontend);
-        // The packet that waited is the one that arrived: the client has not had to send it again.
-        assert_eq!((&counters["captured"], &counters["sent"]), (&1.into(), &1.into()), "{counters}");
+        // The packet that waited is the one that arrived, also if a slow machine has made the client send it again.
+        let of_one = counters["captured"].as_u64().zip(counters["repeated"].as_u64()).map(|(all, again)| all - again);
+        assert_eq!((of_one, &counters["sent"]), (Some(1), &1.into()), "{counters}");
         daemon.await_target("b", "inactive", 15 * SECOND);
     }
     for (frontend, address, peer) in [("u4", v4(80), "198.51.100.2:"), ("u6", v6(80), "[2001:db8:1::2]:")] {

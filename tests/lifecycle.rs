@@ -82,8 +82,10 @@ fn a_start_cleans_up_after_a_crash() {
 
     daemon.restart();
     assert_eq!(daemon.target("backend")["state"], "inactive");
+    // The daemon, and what it runs: nft, which looks like the daemon until it has begun.
     let processes = lab.gateway.processes();
-    assert!(processes.iter().all(|(pid, line)| *pid == daemon.pid() || line.contains("nft")), "{processes:?}");
+    let own = processes.iter().find(|(pid, _)| *pid == daemon.pid()).expect("the daemon").1.clone();
+    assert!(processes.iter().all(|(_, line)| *line == own || line.contains("nft")), "{processes:?}");
     assert_eq!(ask(&lab), "waiting");
     assert!(daemon.terminate().success(), "{}", daemon.log());
     assert_eq!(nft_ruleset(&lab.gateway), None);
