@@ -11,15 +11,16 @@ use proxygw::engine::{Inbox, Message};
 use proxygw::plugin::{Registry, StopSignal, TargetContext};
 use proxygw::reactor::{Order, Reactor};
 
-/// A configuration with one target and one frontend, as the loader hands it to the daemon.
+/// A configuration with one target at an address and one frontend on its port, as the loader hands it to the daemon.
 fn load(address: SocketAddr, options: &str) -> Result<Setup, String> {
+    let port = address.port();
     let text = format!(
         "version: v1
 targets:
   - {{name: host, kind: demo:greeter, idle_timeout: 1m, endpoints: [{{name: door, protocol: tcp, address: '{address}'}}],
      options: {{greeting: welcome, boot: 50ms}}}}
 frontends:
-  - {{name: door, kind: demo:knock, protocol: tcp, listen: '{address}', flow_timeout: 1m, target: 'host:door',
+  - {{name: door, kind: demo:knock, protocol: tcp, listen: '0.0.0.0:{port}', flow_timeout: 1m, target: 'host:door',
      options: {{{options}}}}}
 "
     );
