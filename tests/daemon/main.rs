@@ -9,6 +9,7 @@ mod flows;
 mod hostile;
 mod http;
 mod lifecycle;
+mod links;
 mod reach;
 mod readiness;
 mod routing;

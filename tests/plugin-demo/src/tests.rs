@@ -11,15 +11,16 @@ use proxygw::engine::{Inbox, Message};
 use proxygw::plugin::{Registry, StopSignal, TargetContext};
 use proxygw::reactor::{Order, Reactor};
 
-/// A configuration with one target and one frontend, as the loader hands it to the daemon.
-fn load(endpoint: SocketAddr, listen: SocketAddr, options: &str) -> Result<Setup, String> {
+/// A configuration with one target at an address and one frontend on its port, as the loader hands it to the daemon.
+fn load(address: SocketAddr, options: &str) -> Result<Setup, String> {
+    let port = address.port();
     let text = format!(
         "version: v1
 targets:
-  - {{name: host, kind: demo:greeter, idle_timeout: 1m, endpoints: [{{name: door, protocol: tcp, address: '{endpoint}'}}],
+  - {{name: host, kind: demo:greeter, idle_timeout: 1m, endpoints: [{{name: door, protocol: tcp, address: '{address}'}}],
      options: {{greeting: welcome, boot: 50ms}}}}
 frontends:
-  - {{name: door, kind: demo:knock, protocol: tcp, listen: '{listen}', flow_timeout: 1m, target: 'host:door',
+  - {{name: door, kind: demo:knock, protocol: tcp, listen: '0.0.0.0:{port}', flow_timeout: 1m, target: 'host:door',
      options: {{{options}}}}}
 "
     );
@@ -36,8 +37,8 @@ fn free() -> SocketAddr {
 
 #[test]
 fn options_are_checked() {
-    assert!(load(free(), free(), "secret: sesame").is_ok());
-    let error = load(free(), free(), "sekret: sesame").expect_err("the key is misspelt");
+    assert!(load(free(), "secret: sesame").is_ok());
+    let error = load(free(), "sekret: sesame").expect_err("the key is misspelt");
     assert!(error.contains("options: secret is missing: a text is required"), "{error}");
     assert!(error.contains("unknown key \"sekret\": did you mean secret?"), "{error}");
 }
@@ -45,7 +46,7 @@ fn options_are_checked() {
 #[test]
 fn the_greeter_boots_greets_and_stops() {
     let address = free();
-    let mut setup = load(address, free(), "secret: sesame").expect("it is good");
+    let mut setup = load(address, "secret: sesame").expect("it is good");
     let target = &mut setup.targets[0];
     let stop = StopSignal::new().expect("a signal");
     let context = TargetContext::new("host", stop.clone());
@@ -72,7 +73,7 @@ fn the_greeter_boots_greets_and_stops() {
 #[test]
 fn only_the_secret_wakes() {
     let address = free();
-    let setup = load(free(), address, "secret: sesame").expect("it is good");
+    let setup = load(address, "secret: sesame").expect("it is good");
     let handlers = setup.frontends.into_iter().map(|frontend| frontend.handler).collect();
     // The engine's side of the daemon: what the handler says comes out of `messages`.
     let (inbox, messages) = Inbox::new(1, 1);
