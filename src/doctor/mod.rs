@@ -29,7 +29,7 @@ mod sysctls;
 
 use std::fmt::Display;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -207,7 +207,10 @@ pub fn is_broken(findings: &[Finding]) -> bool {
 pub fn log_from_a_thread(subject: Subject) {
     let examine = move || {
         std::thread::sleep(LATER);
-        for finding in examine(subject, Asker::Daemon) {
+        let began = Instant::now();
+        let findings = examine(subject, Asker::Daemon);
+        log::debug!("the doctor has found {} things in {:.1?}", findings.len(), began.elapsed());
+        for finding in findings {
             let about = finding.about.map(|about| format!("{about}: ")).unwrap_or_default();
             let note = finding.note.map(|note| format!(" ({note})")).unwrap_or_default();
             log::warn!("{about}{}; mend: {}{note} [{}]", finding.problem, finding.remedy, finding.code);

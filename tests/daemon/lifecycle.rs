@@ -273,7 +273,7 @@ fn assert_still(daemon: &Daemon, when: &str) {
     let mut before = context_switches(daemon);
     let mut since = Instant::now();
     // What the last request has set off may take a moment to end.
-    eventually(&format!("no wake-ups for three seconds {when}"), Duration::from_secs(5), || {
+    eventually(&format!("no wake-ups for three seconds {when}"), Duration::from_secs(10), || {
         let now = context_switches(daemon);
         if now != before {
             (before, since) = (now, Instant::now());
