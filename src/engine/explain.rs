@@ -28,7 +28,7 @@ pub struct Explanation {
     /// The frontends that keep it warm.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kept_warm_by: Vec<String>,
-    /// Why it has drained last, or drains: `idle`, `asked`, `died`, `not_ready` or `max_uptime`.
+    /// Why it has drained last, or drains: `idle`, `asked`, `died`, `silent`, `not_ready` or `max_uptime`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drained_because: Option<&'static str>,
     /// The backend's process.
@@ -121,6 +121,7 @@ fn cause_name(cause: Cause) -> &'static str {
         Cause::Idle => "idle",
         Cause::Asked => "asked",
         Cause::Died => "died",
+        Cause::Silent => "silent",
         Cause::NotReady => "not_ready",
         Cause::TooOld => "max_uptime",
     }
@@ -254,6 +255,7 @@ fn drained_sentence(cause: Cause, state: TargetState, spec: &TargetSpec) -> Stri
         }
         Cause::Asked => format!("{verb} it was told to."),
         Cause::Died => format!("{verb} its backend had ended by itself."),
+        Cause::Silent => format!("{verb} its backend answered neither its clients nor this gateway."),
         Cause::NotReady => {
             format!("{verb} it was not ready within {}.", exact(spec.readiness.deadline))
         }

@@ -18,7 +18,7 @@ use super::report::View;
 use super::runner::Runner;
 use super::status::{FrontendState, Reply, Request};
 use super::wall::Wall;
-use crate::config::{Config, Protocol};
+use crate::config::{Config, Probe, Protocol};
 use crate::dataplane::flows::{FlowOrder, FlowOrders, Survey};
 use crate::dataplane::hold::AllCounters;
 use crate::dataplane::plan::{OnLink, State};
@@ -112,6 +112,7 @@ impl Shell {
             min_uptime: spec.min_uptime,
             max_uptime: spec.max_uptime,
             external: handler.external(),
+            unwatched: handler.unwatched() && spec.readiness.probe != Probe::None,
         });
         let rules = &engine.table.plan().frontends;
         let frontends = config.frontends.iter().zip(&engine.keeps_warm).zip(rules);
@@ -264,7 +265,7 @@ impl Shell {
             Effect::WatchFlows(id) => self.flows.send(FlowOrder::Watch(id)),
             Effect::ReleaseFlows(id) => self.flows.send(FlowOrder::Release(id)),
             Effect::CheckFlows(id) => self.flows.send(FlowOrder::Check(id)),
-            Effect::ForgetFlows(id) => self.flows.send(FlowOrder::Forget(id)),
+            Effect::ForgetFlows { target, answered } => self.flows.send(FlowOrder::Forget { target, answered }),
             Effect::ForgetStale(id) if self.config.frontends[id].protocol == Protocol::Udp => self.stale.push(id),
             Effect::ForgetStale(_) => {}
             Effect::Finished => self.finished = true,

@@ -63,6 +63,12 @@ pub trait Target: Send {
         false
     }
 
+    /// Whether the handler never says, by an error of `wait`, that the backend has ended. Then the clients do: if one is refused,
+    /// or not answered, and this gateway itself is not answered by any endpoint either, the target ends with that error.
+    fn unwatched(&self) -> bool {
+        false
+    }
+
     /// How long `stop` can take at the most. The daemon's exit waits that long for it.
     fn stop_grace(&self) -> Duration {
         Duration::from_secs(10)

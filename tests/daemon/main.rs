@@ -15,4 +15,5 @@ mod readiness;
 mod routing;
 mod setup;
 mod shape;
+mod silent;
 mod udp;

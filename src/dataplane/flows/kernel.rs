@@ -58,10 +58,11 @@ impl Flows {
         counts
     }
 
-    pub(super) fn forget(&mut self, target: TargetId) -> io::Result<()> {
-        let dump = self.dump()?;
+    pub(super) fn forget(&mut self, target: TargetId, answered: bool) -> io::Result<()> {
+        let mut entries = self.dump()?.entries;
         let target_of = &self.target_of;
-        let entries: Vec<_> = dump.entries.iter().filter(|(id, _)| target_of[*id] == target).map(|(_, e)| *e).collect();
+        entries.retain(|(id, entry)| target_of[*id] == target && (answered || !entry.status.answered()));
+        let entries: Vec<_> = entries.into_iter().map(|(_, entry)| entry).collect();
         self.with_conntrack(|conntrack, _| delete(conntrack, &entries))
     }
 

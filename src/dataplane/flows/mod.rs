@@ -38,15 +38,31 @@ pub enum FlowOrder {
     /// No new flows reach the target: are there any? Answered with `Checked`.
     Check(TargetId),
     /// Delete the entries of a target's flows; answered with `FlowsForgotten`.
-    Forget(TargetId),
+    Forget {
+        /// Which target.
+        target: TargetId,
+        /// Also those of flows that were answered.
+        answered: bool,
+    },
     /// Delete the entries of UDP flows to these frontends that are not translated as they should be by now.
     ForgetStale(Vec<FrontendId>),
     /// Count the flows of all targets, and list those of one; answered with `Surveyed`.
     Survey(Option<TargetId>),
-    /// Endpoints whose clients were not answered have been asked: have they answered the gateway? From a thread of its own.
-    Asked(Vec<(FrontendId, Result<(), String>)>),
+    /// Endpoints whose clients were not answered have been asked. From a thread of its own.
+    Asked(Vec<Answer>),
     /// Everything has ended.
     End,
+}
+
+/// Whether an endpoint answers the gateway itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Whose clients were not answered.
+    frontend: FrontendId,
+    /// What the endpoint has answered the gateway.
+    endpoint: Result<(), String>,
+    /// Whether the target's other endpoints do not answer either.
+    none: bool,
 }
 
 /// The engine's way to the flows' thread.

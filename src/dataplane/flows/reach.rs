@@ -1,33 +1,46 @@
 //! Do a frontend's clients get answers? Pure.
 //!
-//! A backend whose way back to the clients does not lead through this gateway never answers them, while it answers the gateway
-//! itself. That shows by what happens: the SYN of the first client since the target became active stays unanswered. Then the
-//! endpoint is asked by the gateway itself, and the frontend says what is wrong. Flows that the endpoint sees come from the
-//! gateway, of clients on it or masqueraded ones, say nothing of the others' way back.
+//! Two things keep a backend from answering, and both show by what happens to a client's SYN. Its way back to the clients does
+//! not lead through this gateway: then the SYN of the first client since the target became active stays unanswered, while the
+//! gateway itself is answered. Or nobody is there any more: then a SYN is refused or stays unanswered at any time, and so does
+//! the gateway's. So the endpoint of such a SYN is asked by the gateway itself, and the frontend or the target says what is
+//! wrong. Flows that the endpoint sees come from the gateway, of clients on it or masqueraded ones, say nothing of the others'
+//! way back.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::config::Protocol;
 use crate::engine::core::FrontendId;
-use crate::netlink::conntrack::{Entry, Key};
+use crate::netlink::conntrack::{Entry, Key, TcpState};
 
 /// How long a client's SYN may stay unanswered: it has been sent again by then.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// The least time between two questions for refused clients of a frontend: they may be refused for who they are.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// What is known of one frontend.
-#[derive(Debug, Clone, Copy)]
-enum State {
-    /// No client has come since the target became active, whose own address the endpoint sees.
-    New,
-    /// A client has come and is not answered yet.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    /// Whether a client has been answered since the target became active, whose own address the endpoint sees.
+    answered: bool,
+    /// When the endpoint was asked for a client that was refused, last.
+    asked: Option<Instant>,
+    doubt: Doubt,
+}
+
+/// Why it is doubted that clients are answered.
+#[derive(Debug, Clone, Copy, Default)]
+enum Doubt {
+    #[default]
+    None,
+    /// A client was not answered yet, or refused.
     Waiting(Suspect),
     /// The endpoint is being asked.
     Asking(Suspect),
     /// It was said that clients are not answered, and whether the gateway itself is.
     Told { gateway: bool },
-    /// A client was answered.
-    Answered,
 }
 
 /// A client's flow that is not answered.
@@ -39,31 +52,33 @@ pub(super) struct Suspect {
     pub id: u32,
     /// Who should answer.
     pub endpoint: SocketAddr,
+    /// The endpoint has refused it, so that there is no entry any more.
+    pub refused: bool,
     /// Whether the endpoint sees it come from the gateway.
     from_gateway: bool,
-    since: Instant,
+    due: Instant,
 }
 
 /// What is known of all frontends.
 #[derive(Debug)]
 pub(super) struct Reach {
-    states: Vec<State>,
+    frontends: Vec<Known>,
     /// An address that is the gateway's own: most often the next flow's too.
     own: Option<IpAddr>,
 }
 
 impl Reach {
     pub(super) fn new(frontends: usize) -> Reach {
-        Reach { states: vec![State::New; frontends], own: None }
+        Reach { frontends: vec![Known::default(); frontends], own: None }
     }
 
     /// The target has been started anew.
     pub(super) fn reset(&mut self, frontend: FrontendId) {
-        self.states[frontend] = State::New;
+        self.frontends[frontend] = Known::default();
     }
 
-    /// An event tells of a flow; `is_local` knows the gateway's own addresses. Returns whether it takes back that clients are
-    /// not answered.
+    /// An event tells of a flow that goes on; `is_local` knows the gateway's own addresses. Returns whether it takes back that
+    /// clients are not answered.
     pub(super) fn told(
         &mut self,
         now: Instant,
@@ -71,8 +86,17 @@ impl Reach {
         entry: &Entry,
         is_local: impl FnOnce(IpAddr) -> bool,
     ) -> bool {
-        let state = &mut self.states[frontend];
-        if matches!(state, State::Answered) {
+        let known = &mut self.frontends[frontend];
+        let is_told = matches!(known.doubt, Doubt::Told { .. });
+        if known.answered && !is_told {
+            // Only whether anybody is there is left to be seen, by whichever flow.
+            match known.doubt {
+                Doubt::None if !entry.status.answered() => known.wait(now, entry, true),
+                Doubt::Waiting(suspect) | Doubt::Asking(suspect) if suspect.is_settled_by(entry) => {
+                    known.doubt = Doubt::None
+                }
+                _ => {}
+            }
             return false;
         }
         let client = entry.original.source.ip();
@@ -81,57 +105,93 @@ impl Reach {
             self.own = Some(client);
         }
         if entry.status.answered() {
-            let takes_back = matches!(state, State::Told { gateway } if !(*gateway && from_gateway));
-            if !from_gateway {
-                *state = State::Answered;
-            } else if takes_back {
-                *state = State::New;
+            let takes_back = matches!(known.doubt, Doubt::Told { gateway } if !(gateway && from_gateway));
+            known.answered |= !from_gateway;
+            if !from_gateway || takes_back {
+                known.doubt = Doubt::None;
             }
             return takes_back;
         }
-        let endpoint = entry.reply.source;
-        // UDP is not always answered, and a backend on this host answers by itself.
-        let is_free = match state {
-            State::New => true,
-            State::Waiting(suspect) => suspect.from_gateway && !from_gateway,
+        let is_free = match known.doubt {
+            Doubt::None => true,
+            Doubt::Waiting(suspect) => suspect.from_gateway && !from_gateway,
             _ => false,
         };
-        if is_free && entry.protocol == Protocol::Tcp && !endpoint.ip().is_loopback() {
-            *state = State::Waiting(Suspect { key: entry.key(), id: entry.id, endpoint, from_gateway, since: now });
+        if is_free {
+            known.wait(now, entry, from_gateway);
         }
         false
     }
 
+    /// An event tells that a flow has ended.
+    pub(super) fn ended(&mut self, now: Instant, frontend: FrontendId, entry: &Entry) {
+        // A RST in place of the first answer ends the entry at once.
+        let refused = !entry.status.answered() && entry.tcp_state == Some(TcpState::Close);
+        let known = &mut self.frontends[frontend];
+        if refused && matches!(known.doubt, Doubt::None | Doubt::Waiting(_)) {
+            let due = known.asked.map_or(now, |asked| now.max(asked + PAUSE));
+            known.doubt = Doubt::Waiting(Suspect { refused, due, ..Suspect::new(now, entry, true) });
+        }
+    }
+
     /// The flows that have waited for too long.
     pub(super) fn due(&self, now: Instant) -> Vec<(FrontendId, Suspect)> {
-        let suspects = self.suspects().filter(|(_, suspect)| suspect.since + PATIENCE <= now);
+        let suspects = self.suspects().filter(|(_, suspect)| suspect.due <= now);
         suspects.map(|(id, suspect)| (id, *suspect)).collect()
     }
 
     /// When the next flow will have waited for too long.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.suspects().map(|(_, suspect)| suspect.since + PATIENCE).min()
+        self.suspects().map(|(_, suspect)| suspect.due).min()
     }
 
     fn suspects(&self) -> impl Iterator<Item = (FrontendId, &Suspect)> {
-        self.states.iter().enumerate().filter_map(|(id, state)| match state {
-            State::Waiting(suspect) => Some((id, suspect)),
+        self.frontends.iter().enumerate().filter_map(|(id, known)| match &known.doubt {
+            Doubt::Waiting(suspect) => Some((id, suspect)),
             _ => None,
         })
     }
 
     /// Whether the flow that has waited for too long still does: if so, its endpoint is to be asked.
-    pub(super) fn still_waits(&mut self, frontend: FrontendId, suspect: &Suspect, waits: bool) {
-        self.states[frontend] = if waits { State::Asking(*suspect) } else { State::New };
+    pub(super) fn still_waits(&mut self, now: Instant, frontend: FrontendId, suspect: &Suspect, waits: bool) {
+        let known = &mut self.frontends[frontend];
+        known.doubt = if waits { Doubt::Asking(*suspect) } else { Doubt::None };
+        if suspect.refused {
+            known.asked = Some(now);
+        }
     }
 
-    /// The endpoint has been asked, and has answered the gateway or not. Returns it if that is to be told: not if a client was
-    /// answered in the meantime, or if it was the gateway's own flow that has waited.
+    /// The endpoint has been asked, and has answered the gateway or not. Returns it if that is to be told. It is not if a client
+    /// was answered in the meantime; nor if the gateway is answered and the flow was its own, or was refused, or one of many.
     pub(super) fn asked(&mut self, frontend: FrontendId, gateway: bool) -> Option<SocketAddr> {
-        let State::Asking(suspect) = self.states[frontend] else { return None };
-        let is_told = !(gateway && suspect.from_gateway);
-        self.states[frontend] = if is_told { State::Told { gateway } } else { State::New };
+        let known = &mut self.frontends[frontend];
+        let Doubt::Asking(suspect) = known.doubt else { return None };
+        let is_told = !gateway || !(suspect.from_gateway || suspect.refused || known.answered);
+        known.doubt = if is_told { Doubt::Told { gateway } } else { Doubt::None };
         is_told.then_some(suspect.endpoint)
+    }
+}
+
+impl Known {
+    /// A SYN waits for its answer.
+    fn wait(&mut self, now: Instant, entry: &Entry, from_gateway: bool) {
+        // UDP is not always answered, and a backend on this host answers by itself.
+        if entry.protocol == Protocol::Tcp && !entry.reply.source.ip().is_loopback() {
+            self.doubt = Doubt::Waiting(Suspect::new(now, entry, from_gateway));
+        }
+    }
+}
+
+impl Suspect {
+    fn new(now: Instant, entry: &Entry, from_gateway: bool) -> Suspect {
+        let due = now + PATIENCE;
+        Suspect { key: entry.key(), id: entry.id, endpoint: entry.reply.source, refused: false, from_gateway, due }
+    }
+
+    /// Whether a flow shows that somebody is there after all: itself, or another one whose SYN is answered.
+    fn is_settled_by(&self, entry: &Entry) -> bool {
+        let is_new = entry.tcp_state == Some(TcpState::SynRecv) || entry.key() == self.key;
+        !self.refused && entry.status.answered() && is_new
     }
 }
 
@@ -176,7 +236,7 @@ mod tests {
     fn ask(reach: &mut Reach, gateway: bool) -> bool {
         let due = reach.due(Instant::now() + PATIENCE);
         let (frontend, suspect) = due.first().expect("it waits");
-        reach.still_waits(*frontend, suspect, true);
+        reach.still_waits(Instant::now(), *frontend, suspect, true);
         reach.asked(*frontend, gateway).is_some()
     }
 
@@ -226,5 +286,74 @@ mod tests {
         tell(&mut reach, OWN, true);
         tell(&mut reach, None, false);
         assert!(ask(&mut reach, true));
+    }
+
+    /// A client's SYN is refused.
+    fn refuse(reach: &mut Reach, now: Instant) {
+        let mut entry = flow("198.51.100.2:50000", "198.51.100.2:50000", false);
+        reach.told(now, 0, &entry, |_| false);
+        entry.tcp_state = Some(TcpState::Close);
+        reach.ended(now, 0, &entry);
+    }
+
+    #[test]
+    fn a_backend_that_is_gone_is_noticed_at_any_time() {
+        for refused in [false, true] {
+            let mut reach = Reach::new(1);
+            tell(&mut reach, None, true);
+            assert_eq!(reach.deadline(), None);
+            if refused {
+                refuse(&mut reach, Instant::now());
+                assert_eq!(reach.due(Instant::now()).len(), 1, "at once");
+            } else {
+                tell(&mut reach, None, false);
+                assert!(reach.due(Instant::now()).is_empty());
+            }
+            assert!(ask(&mut reach, false));
+            assert!(tell(&mut reach, None, true), "it is back");
+        }
+    }
+
+    #[test]
+    fn one_client_of_many_that_gets_no_answer_says_nothing_if_the_gateway_does() {
+        for refused in [false, true] {
+            let mut reach = Reach::new(1);
+            tell(&mut reach, None, true);
+            if refused {
+                refuse(&mut reach, Instant::now())
+            } else {
+                _ = tell(&mut reach, None, false)
+            }
+            assert!(!ask(&mut reach, true));
+        }
+        let mut reach = Reach::new(1);
+        refuse(&mut reach, Instant::now());
+        assert!(!ask(&mut reach, true), "nor does the first, if it is refused");
+    }
+
+    #[test]
+    fn a_new_flow_that_is_answered_ends_the_doubt_and_the_end_of_an_old_one_does_not() {
+        let mut reach = Reach::new(1);
+        tell(&mut reach, None, true);
+        tell(&mut reach, None, false);
+        let mut other = flow("198.51.100.3:50000", "198.51.100.3:50000", true);
+        other.tcp_state = Some(TcpState::FinWait);
+        reach.told(Instant::now(), 0, &other, |_| false);
+        assert!(reach.deadline().is_some());
+        other.tcp_state = Some(TcpState::SynRecv);
+        reach.told(Instant::now(), 0, &other, |_| false);
+        assert_eq!(reach.deadline(), None);
+    }
+
+    #[test]
+    fn refused_clients_make_a_question_a_second_at_the_most() {
+        let mut reach = Reach::new(1);
+        let now = Instant::now();
+        refuse(&mut reach, now);
+        assert!(!ask(&mut reach, true));
+        refuse(&mut reach, now);
+        refuse(&mut reach, now);
+        assert!(reach.due(now).is_empty());
+        assert_eq!(reach.due(now + 2 * PAUSE).len(), 1);
     }
 }

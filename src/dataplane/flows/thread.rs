@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use super::endpoints::words;
 use super::index::Index;
 use super::kernel::Dump;
 use super::polled::{Count, Polled, Verdict};
@@ -15,7 +15,7 @@ use super::reach::Reach;
 use super::seen::{Seen, UNANSWERED, closed_between, may_be_answered};
 use super::usage::{Known, Usage};
 use super::{FlowOrder, FlowOrders};
-use crate::config::Config;
+use crate::config::{Config, Endpoint, Protocol};
 use crate::dataplane::plan::Plan;
 use crate::engine::core::{Event, FrontendId, TargetId};
 use crate::engine::{Inbox, Message};
@@ -69,6 +69,8 @@ pub(super) struct Flows {
     /// Who waits for `Checked`.
     checks: BTreeMap<TargetId, Check>,
     pub(super) reach: Reach,
+    /// The TCP endpoints of each target.
+    pub(super) tcp_endpoints: Vec<Vec<SocketAddr>>,
     /// A thread asks endpoints whether they answer the gateway itself.
     pub(super) asking: bool,
     /// After a failure: when the kernel may be asked again.
@@ -113,6 +115,7 @@ impl Flows {
             awaited: BTreeSet::new(),
             checks: BTreeMap::new(),
             reach: Reach::new(config.frontends.len()),
+            tcp_endpoints: config.targets.iter().map(|target| tcp(&target.endpoints)).collect(),
             asking: false,
             retry: None,
             dumped: None,
@@ -211,7 +214,7 @@ impl Flows {
                         self.usage.told(now, target, frontend, &entry);
                         let is_local = |ip| route::is_local(ip).unwrap_or(false);
                         if self.reach.told(now, frontend, &entry, is_local) {
-                            self.inbox.send(Message::Event(Event::ClientsLost { frontend, problem: None }));
+                            self.inbox.send(Message::Event(Event::ClientsAnswered(frontend)));
                         }
                         let known = || self.usage.flows(target).contains_key(&entry.key());
                         if Seen::new(&entry).is_none() && entry.status.answered() && stateless.len() <= FEW && !known()
@@ -223,6 +226,7 @@ impl Flows {
                 conntrack::Event::Destroy(entry) => {
                     if let Some(frontend) = self.index.frontend(&entry) {
                         self.usage.end(now, self.target_of[frontend], &entry.key(), Some(entry.id));
+                        self.reach.ended(now, frontend, &entry);
                     }
                 }
                 conntrack::Event::Overrun => {
@@ -256,11 +260,13 @@ impl Flows {
                 let now = Instant::now();
                 self.checks.insert(target, Check { until: now + UNANSWERED, next: now });
             }
-            FlowOrder::Forget(target) => {
-                if let Err(error) = self.forget(target) {
+            FlowOrder::Forget { target, answered } => {
+                if let Err(error) = self.forget(target, answered) {
                     log::warn!("cannot delete the conntrack entries of a drained target: {error}");
                 }
-                self.usage.clear(target);
+                if answered {
+                    self.usage.clear(target);
+                }
                 self.release(target);
                 let frontends = self.target_of.iter().enumerate().filter(|(_, of)| **of == target);
                 frontends.for_each(|(frontend, _)| self.reach.reset(frontend));
@@ -273,10 +279,9 @@ impl Flows {
             }
             FlowOrder::Asked(answers) => {
                 self.asking = false;
-                for (frontend, answer) in answers {
-                    if let Some(endpoint) = self.reach.asked(frontend, answer.is_ok()) {
-                        let problem = Some(words(endpoint, answer));
-                        self.inbox.send(Message::Event(Event::ClientsLost { frontend, problem }));
+                for answer in answers {
+                    if let Some(endpoint) = self.reach.asked(answer.frontend, answer.endpoint.is_ok()) {
+                        self.inbox.send(Message::Event(answer.event(endpoint)));
                     }
                 }
             }
@@ -449,6 +454,11 @@ impl Flows {
         let fds: Vec<_> = std::iter::once(self.own.waker.as_fd()).chain(events).collect();
         wait_readable(&fds, until).map(|_| ())
     }
+}
+
+fn tcp(endpoints: &[Endpoint]) -> Vec<SocketAddr> {
+    let tcp = endpoints.iter().filter(|endpoint| endpoint.protocol == Protocol::Tcp);
+    tcp.flat_map(|endpoint| endpoint.addresses.iter().map(|address| address.first())).collect()
 }
 
 /// Whether the kernel tells of changes: not if it is set to be silent, nor if it was built so and has no such setting.

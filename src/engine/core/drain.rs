@@ -65,6 +65,15 @@ impl Core {
         self.drain(now, id, Cause::Died, effects);
     }
 
+    /// An active target's backend answers nobody. It goes down like one that has died, but those whose flows it has once
+    /// answered keep them: maybe it only takes no new ones.
+    pub(super) fn target_silent(&mut self, now: Instant, id: TargetId, error: String, effects: &mut Effects) {
+        let target = &mut self.targets[id];
+        target.backoff.died(now, now - target.up_since.unwrap_or(now));
+        target.last_error = Some(error);
+        self.drain(now, id, Cause::Silent, effects);
+    }
+
     pub(super) fn target_ended(&mut self, now: Instant, id: TargetId, error: Option<String>, effects: &mut Effects) {
         if matches!(self.targets[id].phase, Phase::Warming { .. } | Phase::Active { .. }) {
             let error = error.clone().unwrap_or_else(|| "the backend has ended".to_owned());
@@ -120,6 +129,7 @@ impl Core {
             Cause::Idle => " since it is idle",
             Cause::Asked => " since it was asked to",
             Cause::Died => "",
+            Cause::Silent => " since nobody gets an answer",
             Cause::NotReady => " since it was not ready in time",
             Cause::TooOld => " since it has been up for its max_uptime",
         };
@@ -159,7 +169,8 @@ impl Core {
             return self.drained(now, id, effects);
         }
         drain.step = DrainStep::Forgetting;
-        effects.push(Effect::ForgetFlows(id));
+        let answered = drain.cause != Cause::Silent;
+        effects.push(Effect::ForgetFlows { target: id, answered });
     }
 
     pub(super) fn flows_forgotten(&mut self, now: Instant, id: TargetId, effects: &mut Effects) {

@@ -64,13 +64,17 @@ pub enum Event {
     },
     /// The answer to [`Effect::ForgetFlows`].
     FlowsForgotten(TargetId),
-    /// Clients of a frontend get no answer from its endpoint; or they do again.
+    /// Clients of a frontend get no answer from its endpoint.
     ClientsLost {
         /// Which frontend.
         frontend: FrontendId,
-        /// What is wrong, and what can be done; `None` if nothing is any more.
-        problem: Option<String>,
+        /// What is wrong, and what can be done.
+        problem: String,
+        /// Whether none of the target's endpoints answers, nor answers the gateway itself.
+        none: bool,
     },
+    /// After [`Event::ClientsLost`]: they get answers again.
+    ClientsAnswered(FrontendId),
     /// A deadline of the core has come, or nothing but time has passed.
     Tick,
     /// The daemon is to end.
@@ -117,7 +121,12 @@ pub enum Effect {
     /// Is the target in use? New flows do not reach it. Answered by `Checked`.
     CheckFlows(TargetId),
     /// Delete the conntrack entries of the target's flows; answered by `FlowsForgotten`.
-    ForgetFlows(TargetId),
+    ForgetFlows {
+        /// Which target.
+        target: TargetId,
+        /// Also those of flows that were answered.
+        answered: bool,
+    },
     /// Delete the conntrack entries of UDP flows to the frontend that bypass its present rules; not answered.
     ForgetStale(FrontendId),
     /// Everything has ended.

@@ -43,13 +43,33 @@ impl Core {
         }
     }
 
-    pub(super) fn clients_lost(&mut self, id: FrontendId, problem: Option<String>) {
+    /// Its clients are not answered. A backend of which nobody else would say so has ended, if it answers nobody.
+    pub(super) fn clients_lost(
+        &mut self,
+        now: Instant,
+        id: FrontendId,
+        problem: String,
+        none: bool,
+        effects: &mut Effects,
+    ) {
         let frontend = &mut self.frontends[id];
-        match &problem {
-            Some(problem) => log::warn!("frontend {}: {problem}", frontend.plan.name),
-            None => log::info!("frontend {}: a client gets an answer again", frontend.plan.name),
+        let id = frontend.plan.target;
+        let target = &self.targets[id];
+        if !matches!(target.phase, Phase::Active { .. }) {
+            return;
         }
-        frontend.last_error = problem;
+        log::warn!("frontend {}: {problem}", frontend.plan.name);
+        if none && target.plan.unwatched {
+            self.target_silent(now, id, problem, effects);
+        } else {
+            frontend.last_error = Some(problem);
+        }
+    }
+
+    pub(super) fn clients_answered(&mut self, id: FrontendId) {
+        let frontend = &mut self.frontends[id];
+        log::info!("frontend {}: a client gets an answer again", frontend.plan.name);
+        frontend.last_error = None;
     }
 
     pub(super) fn frontend_running(&mut self, now: Instant, id: FrontendId, effects: &mut Effects) {

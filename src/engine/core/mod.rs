@@ -157,7 +157,8 @@ impl Core {
                 self.checked(now, target, used || lately, effects);
             }
             Event::FlowsForgotten(id) => self.flows_forgotten(now, id, effects),
-            Event::ClientsLost { frontend, problem } => self.clients_lost(frontend, problem),
+            Event::ClientsLost { frontend, problem, none } => self.clients_lost(now, frontend, problem, none, effects),
+            Event::ClientsAnswered(id) => self.clients_answered(id),
             Event::Tick => {}
             Event::Shutdown => self.shutdown(now, effects),
         }
@@ -319,7 +320,13 @@ impl Core {
         }
         let at = target.too_old_at();
         self.arm_target(id, at);
-        for front in self.fronts[id].iter().filter(|id| self.frontends[**id].active) {
+        for front in &self.fronts[id] {
+            let frontend = &mut self.frontends[*front];
+            if !frontend.active {
+                continue;
+            }
+            // Whether its clients are answered is to be seen anew.
+            frontend.last_error = None;
             effects.extend([Effect::ForgetStale(*front), Effect::Tell(*front, Change::Active)]);
         }
     }

@@ -50,6 +50,8 @@ struct Backend {
     up: Option<Instant>,
     /// Somebody has asked for a drain of this start.
     drain_asked: bool,
+    /// It answers nobody, and goes down for that.
+    silent: bool,
 }
 
 struct World {
@@ -93,6 +95,7 @@ impl World {
                 min_uptime: Duration::from_millis(random.below(2) * random.below(20_000)),
                 max_uptime: random.chance(30).then(|| Duration::from_millis(20_000 + random.below(60_000))),
                 external: random.chance(30),
+                unwatched: random.chance(30),
             })
             .collect();
         let fronts: Vec<FrontendPlan> = (0..1 + random.below(4) as usize)
@@ -155,7 +158,7 @@ impl World {
                 let backend = &mut self.backends[id];
                 assert!(!backend.alive, "t{id} is started while it lives");
                 assert!(!self.shut, "t{id} is started after the shutdown");
-                *backend = Backend { alive: true, ..Backend::default() };
+                *backend = Backend { alive: true, flows: backend.flows, ..Backend::default() };
             }
             Effect::StopTarget(id) => {
                 let routed: Vec<_> = self.fronts(id).filter(|f| self.kernel_active.contains(f)).collect();
@@ -163,6 +166,7 @@ impl World {
                 let backend = &self.backends[id];
                 let told = backend.dead
                     || backend.drain_asked
+                    || backend.silent
                     || self.core.life(self.now, id).drained == Some(Cause::TooOld)
                     || self.shut;
                 let idle = backend.ready && !told && backend.used.is_some();
@@ -205,8 +209,9 @@ impl World {
                 assert!(!routed, "t{id} is checked while new flows reach it");
                 self.checks.push(id);
             }
-            Effect::ForgetFlows(id) => {
+            Effect::ForgetFlows { target: id, answered } => {
                 self.watched.remove(&id);
+                assert!(answered != self.backends[id].silent, "t{id} forgets the wrong flows");
                 // What was said before comes before the answer, when it means nothing.
                 self.unused.retain(|(target, _)| *target != id);
                 assert!(!self.backends[id].alive, "the flows of t{id} are deleted before its backend is gone");
@@ -234,6 +239,7 @@ impl World {
             && backend.alive
             && !backend.dead
             && !backend.drain_asked
+            && !backend.silent
             && !self.shut
         {
             let up = backend.up.expect("an active target is up");
@@ -361,6 +367,18 @@ impl World {
                 self.backends[target].flows = 0;
                 self.give(Event::TargetDied(target, "exit status: 1".to_owned()));
             }
+            8 if self.core.target(target).0 == TargetState::Active
+                && self.plans[target].unwatched
+                && self.fronts(target).next().is_some()
+                && self.random.chance(20) =>
+            {
+                self.backends[target].silent = true;
+                self.lost(target, true);
+            }
+            8 if self.random.chance(20) => {
+                let none = self.core.target(target).0 != TargetState::Active || !self.plans[target].unwatched;
+                self.lost(target, none);
+            }
             // Its thread has panicked.
             8 if self.backends[target].alive && self.random.chance(5) => self.end(target, true),
             9 | 10 => self.apply(self.random.0 % 100 < 90),
@@ -391,8 +409,10 @@ impl World {
                 self.backends[self.target_of[front]].flows += 1
             }
             16 | 17 if self.backends[target].flows > 0 => {
-                self.backends[target].flows -= 1;
-                self.backends[target].used = Some(self.now);
+                let backend = &mut self.backends[target];
+                backend.flows -= 1;
+                // Those that outlive a start do not use the next one before it is active.
+                backend.used = backend.used.map(|_| self.now);
             }
             18 | 19 => {
                 let most = 1 + self.random.below(if self.random.0.is_multiple_of(3) { 5_000 } else { 50 });
@@ -402,9 +422,17 @@ impl World {
         }
     }
 
+    /// The clients of a frontend get no answer.
+    fn lost(&mut self, target: TargetId, none: bool) {
+        let Some(frontend) = self.fronts(target).next() else { return };
+        self.give(Event::ClientsLost { frontend, problem: "no answer".to_owned(), none });
+    }
+
     fn end(&mut self, target: TargetId, fails: bool) {
         self.backends[target].alive = false;
-        self.backends[target].flows = 0;
+        if !self.backends[target].silent {
+            self.backends[target].flows = 0;
+        }
         self.give(Event::TargetEnded(target, fails.then(|| "exit status: 1".to_owned())));
     }
 

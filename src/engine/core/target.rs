@@ -22,6 +22,8 @@ pub struct TargetPlan {
     pub max_uptime: Option<Duration>,
     /// Whether the backend goes on without us, and so may its flows when the daemon ends.
     pub external: bool,
+    /// Whether nobody but its clients tells when the backend has ended.
+    pub unwatched: bool,
 }
 
 /// Where a target is in its life, in full. The states that people see are [`Phase::state`].
@@ -58,6 +60,8 @@ pub enum Cause {
     Asked,
     /// The backend has ended by itself.
     Died,
+    /// It answers neither its clients nor the gateway.
+    Silent,
     /// It was not ready in time.
     NotReady,
     /// It has been up for its `max_uptime`.

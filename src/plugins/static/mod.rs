@@ -49,4 +49,8 @@ impl Target for External {
     fn external(&self) -> bool {
         true
     }
+
+    fn unwatched(&self) -> bool {
+        true
+    }
 }

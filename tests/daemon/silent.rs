@@ -1,0 +1,151 @@
+//! Backends that somebody else runs, and that end while they are routed to.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use serde_json::{Value, json};
+
+use crate::setup::{SOON, active, at, command, config, external, python, warm};
+use crate::support::{
+    BACKEND_V4, Daemon, Lab, Namespace, Temporary, eventually, http_get, http_get_within, nft, require_namespaces,
+    serve_http,
+};
+
+/// A frontend on the gateway's outside address that holds packets.
+fn hold(port: u16, target: &str) -> Value {
+    json!({"name": format!("f{port}"), "kind": "packet:hold", "listen": format!("198.51.100.1:{port}"),
+        "flow_timeout": "1m", "target": target})
+}
+
+/// A connection of a client, and its other end at a backend whose socket does not listen any more.
+#[track_caller]
+fn connected(client: &Namespace, backend: &Namespace, daemon: &Daemon) -> [TcpStream; 2] {
+    let listener = backend.run(|| TcpListener::bind((BACKEND_V4, 8080))).expect("free");
+    warm(daemon, "b");
+    let near = client.run(|| TcpStream::connect_timeout(&at("198.51.100.1:80"), SOON)).expect("answered");
+    // The first one was the probe's.
+    let mut accepted = listener.incoming().map(|stream| stream.expect("a connection"));
+    let ours = |stream: &TcpStream| stream.peer_addr().ok() == near.local_addr().ok();
+    let far = accepted.find(ours).expect("it listens");
+    [near, far]
+}
+
+fn refused(client: &Namespace) -> bool {
+    let answer = client.run(|| http_get_within(at("198.51.100.1:80"), "/", SOON));
+    answer.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+#[test]
+fn after_one_refused_client_the_next_ones_wait_until_the_backend_is_back_and_old_connections_go_on() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let targets = [external("b", &["t=tcp/203.0.113.2:8080"])];
+    let mut daemon = Daemon::start(&lab, &config(&targets, &[hold(80, "b:t")]));
+    let mut pair = connected(lab.client(), &lab.backend, &daemon);
+    assert!(refused(lab.client()), "nobody listens there, and nobody has noticed yet");
+    daemon.await_target("b", "inactive", SOON);
+    assert_eq!(active(&lab.gateway), "");
+    let error = daemon.target("b")["last_error"].as_str().expect("why").to_owned();
+    assert!(error.starts_with("clients do not reach 203.0.113.2:8080, nor does the gateway itself: "), "{error}");
+    assert!(daemon.frontend("f80")["last_error"].is_null());
+    // Both ends of the old connection are there: it is not for us to end it.
+    for _ in 0..2 {
+        pair[0].write_all(b"x").expect("open");
+        pair[1].read_exact(&mut [0]).expect("it arrives");
+        pair.reverse();
+    }
+    let answer = std::thread::scope(|scope| {
+        let asks = scope.spawn(|| lab.client().run(|| http_get(at("198.51.100.1:80"), "/")));
+        daemon.await_target("b", "warming", SOON);
+        let server = serve_http(&lab.backend, (BACKEND_V4, 8080).into(), "back");
+        (asks.join().expect("no panic").expect("an answer"), server)
+    });
+    assert!(answer.0.1.starts_with("back from 198.51.100.2:"), "{answer:?}");
+    assert!(daemon.target("b")["last_error"].is_null());
+    pair[0].write_all(b"x").expect("open");
+    pair[1].read_exact(&mut [0]).expect("it arrives");
+    assert_eq!(daemon.target("b")["flows"], 1, "the old one\n{}", daemon.log());
+    daemon.terminate();
+}
+
+#[test]
+fn a_client_that_waits_for_a_backend_that_has_vanished_is_served_when_it_is_back() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let targets = [external("b", &["t=tcp/203.0.113.2:8080"])];
+    let daemon = Daemon::start(&lab, &config(&targets, &[hold(80, "b:t")]));
+    let _server = serve_http(&lab.backend, (BACKEND_V4, 8080).into(), "here");
+    let get = || lab.client().run(|| http_get_within(at("198.51.100.1:80"), "/", 3 * SOON));
+    assert_eq!(get().expect("an answer").0, 200);
+    nft(&lab.backend, "table ip off {\nchain c {\ntype filter hook input priority 0; policy drop;\n}\n}");
+    std::thread::scope(|scope| {
+        let asks = scope.spawn(get);
+        daemon.await_target("b", "inactive", SOON);
+        // Its next SYN, the third or fourth, is held.
+        daemon.await_target("b", "warming", SOON);
+        nft(&lab.backend, "delete table ip off");
+        let answer = asks.join().expect("no panic").unwrap_or_else(|error| panic!("{error}\n{}", daemon.log()));
+        assert!(answer.1.starts_with("here from 198.51.100.2:"), "{answer:?}");
+    });
+    let explained = daemon.request(22, json!({"name": "b"}));
+    assert_eq!(explained["drained_because"], "silent", "{explained}");
+}
+
+#[test]
+fn a_target_is_not_given_up_for_one_of_its_endpoints_nor_for_who_is_refused() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let targets = [external("b", &["t=tcp/203.0.113.2:8080", "s=tcp/203.0.113.2:8081"])];
+    let mut daemon = Daemon::start(&lab, &config(&targets, &[hold(80, "b:t"), hold(81, "b:s")]));
+    let first = serve_http(&lab.backend, (BACKEND_V4, 8080).into(), "first");
+    let _second = serve_http(&lab.backend, (BACKEND_V4, 8081).into(), "second");
+    let second_answers = || lab.client().run(|| http_get(at("198.51.100.1:81"), "/")).is_ok();
+    assert!(second_answers());
+    // The backend does not like this client.
+    nft(
+        &lab.backend,
+        "table ip acl {\nchain c {\ntype filter hook input priority 0;\nip saddr 198.51.100.2 tcp dport 8080 reject with tcp reset\n}\n}",
+    );
+    assert!(refused(lab.client()));
+    daemon.process().await_line("203.0.113.2:8080, which has refused a client, answers the gateway", SOON);
+    assert!(daemon.frontend("f80")["last_error"].is_null());
+    nft(&lab.backend, "delete table ip acl");
+    drop(first);
+    assert!(refused(lab.client()));
+    daemon.process().await_line("frontend f80: clients do not reach 203.0.113.2:8080", SOON);
+    assert_eq!(daemon.target("b")["state"], "active");
+    assert!(daemon.target("b")["last_error"].is_null());
+    assert!(second_answers());
+    let _first = serve_http(&lab.backend, (BACKEND_V4, 8080).into(), "first");
+    lab.client().run(|| http_get(at("198.51.100.1:80"), "/")).expect("an answer");
+    daemon.process().await_line("frontend f80: a client gets an answer again", SOON);
+    assert!(daemon.frontend("f80")["last_error"].is_null());
+}
+
+#[test]
+fn a_command_lives_as_long_as_its_process() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let folder = Temporary::new();
+    // It takes one connection, and then listens no more.
+    let script = "import socket, signal\ns = socket.create_server(('127.0.0.1', 9000))\nc = s.accept()\ns.close()\nsignal.pause()";
+    let targets = [command("b", &["t=tcp/127.0.0.1:9000"], &python(&folder, script))];
+    let mut daemon = Daemon::start(&lab, &config(&targets, &[hold(80, "b:t")]));
+    let _one = lab.client().run(|| TcpStream::connect_timeout(&at("198.51.100.1:80"), SOON)).expect("answered");
+    eventually("it listens no more", SOON, || refused(lab.client()));
+    daemon.process().await_line("frontend f80: clients do not reach 127.0.0.1:9000", SOON);
+    assert_eq!(daemon.target("b")["state"], "active");
+    // What was said of the last start does not hold for the next one.
+    daemon.request(10, json!({"name": "b"}));
+    daemon.await_target("b", "inactive", SOON);
+    lab.client().run(|| TcpStream::connect_timeout(&at("198.51.100.1:80"), SOON)).expect("answered");
+    assert!(daemon.frontend("f80")["last_error"].is_null());
+}
