@@ -54,6 +54,13 @@ struct Backend {
     silent: bool,
 }
 
+impl Backend {
+    /// A flow that outlives a start does not use the next one before it is active.
+    fn flow_ended(&mut self, now: Instant) {
+        self.used = self.used.map(|_| now);
+    }
+}
+
 struct World {
     random: Random,
     now: Instant,
@@ -409,10 +416,8 @@ impl World {
                 self.backends[self.target_of[front]].flows += 1
             }
             16 | 17 if self.backends[target].flows > 0 => {
-                let backend = &mut self.backends[target];
-                backend.flows -= 1;
-                // Those that outlive a start do not use the next one before it is active.
-                backend.used = backend.used.map(|_| self.now);
+                self.backends[target].flows -= 1;
+                self.backends[target].flow_ended(self.now);
             }
             18 | 19 => {
                 let most = 1 + self.random.below(if self.random.0.is_multiple_of(3) { 5_000 } else { 50 });
@@ -472,7 +477,7 @@ impl World {
         for backend in &mut self.backends {
             if backend.flows > 0 {
                 backend.flows = 0;
-                backend.used = Some(self.now);
+                backend.flow_ended(self.now);
             }
         }
         for _ in 0..10_000 {
