@@ -1,7 +1,7 @@
 //! The one way into the engine.
 //!
-//! The channel is bounded, and never full: a frontend has at most one wake, one answer and two words about its clients in
-//! it, a target at most three events of its own and four about its flows, and requests are counted. So nobody waits for
+//! The channel is bounded, and never full: a frontend has at most one wake, one answer, one failure and five words about its
+//! clients in it, a target at most three events of its own and four about its flows, and requests are counted. So nobody waits for
 //! room, and the engine and the reactor cannot wait for each other.
 
 use std::collections::BTreeSet;
@@ -58,7 +58,7 @@ pub struct Inbox {
 impl Inbox {
     /// An inbox for an engine of this size.
     pub fn new(targets: usize, frontends: usize) -> (Inbox, Receiver<Message>) {
-        let room = 4 * frontends + 7 * targets + MOST_REQUESTS + SPARE;
+        let room = 8 * frontends + 7 * targets + MOST_REQUESTS + SPARE;
         let (sender, receiver) = crossbeam_channel::bounded(room);
         let wakes = (0..frontends).map(|_| AtomicBool::new(false)).collect();
         (Inbox { sender, wakes, requests: Arc::default(), on_link: Arc::default() }, receiver)

@@ -18,7 +18,9 @@ use crate::reactor::IoCore;
 /// [`io::ErrorKind::WouldBlock`]. A readiness can be spurious. A handler with work that blocks gives it to a thread of its
 /// own, which it hears from through a pipe or socket pair that it registers ([`mio::unix::pipe`]).
 ///
-/// All handlers share one thread: bound what one call does, whatever a client sends. A panic ends the daemon.
+/// All handlers share one thread: bound what one call does, whatever a client sends. A panic of a frontend's handler is that
+/// frontend's failure: `stop` is called, and later `start`, and they find the handler as the panic has left it. A panic of a
+/// service ends the daemon.
 pub trait Handler: Send {
     /// Opens and registers what the handler listens on.
     ///

@@ -7,9 +7,12 @@
 
 mod io_core;
 mod signals;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,6 +32,9 @@ const EVENTS_PER_ROUND: usize = 256;
 
 /// How many orders the engine can be ahead of the reactor before it waits.
 const ORDERS: usize = 1024;
+
+/// What people are told of a handler that has panicked; where, and with what words, is on stderr.
+const PANICKED: &str = "its handler has panicked";
 
 /// What the engine wants of the reactor.
 #[derive(Debug)]
@@ -246,14 +252,19 @@ impl Reactor {
         if slot.running {
             return Ok(());
         }
-        if let Err(error) = slot.handler.start(&mut Io { core: &mut self.core, owner: id }) {
+        let io = &mut Io { core: &mut self.core, owner: id };
+        let started = catch_unwind(AssertUnwindSafe(|| slot.handler.start(io)));
+        if let Err(error) = started.unwrap_or_else(|_| Err(PANICKED.into())) {
             // It has closed what it registered; without this its keys would be taken when it is tried again.
             self.core.forget(id);
             return Err(error);
         }
         slot.running = true;
         self.call(id, |_, _| {});
-        Ok(())
+        match &self.slots[id] {
+            Some(slot) if slot.running => Ok(()),
+            _ => Err(PANICKED.into()),
+        }
     }
 
     fn stop(&mut self, id: usize) {
@@ -271,14 +282,38 @@ impl Reactor {
         (0..self.slots.len()).for_each(|id| self.stop(id));
     }
 
+    /// A frontend's handler has panicked: it is stopped, and started again later, as the panic has left it.
+    fn broke(&mut self, id: usize) {
+        let Some(slot) = &mut self.slots[id] else { return };
+        slot.running = false;
+        if let Some(at) = slot.deadline.take() {
+            self.deadlines.remove(&(at, id));
+        }
+        let io = &mut Io { core: &mut self.core, owner: id };
+        if catch_unwind(AssertUnwindSafe(|| slot.handler.stop(io))).is_err() {
+            log::error!("a frontend's handler panics again when it is stopped");
+        }
+        self.core.forget(id);
+        self.core.inbox.send(Message::Event(Event::FrontendBroke(id, PANICKED.to_owned())));
+    }
+
     /// Calls a running handler, and asks for its deadline afterwards.
     fn call(&mut self, id: usize, call: impl FnOnce(&mut dyn Handler, &mut Io<'_>)) {
         let Some(Some(slot)) = self.slots.get_mut(id) else { return };
         if !slot.running {
             return;
         }
-        call(&mut *slot.handler, &mut Io { core: &mut self.core, owner: id });
-        let deadline = slot.handler.deadline();
+        let io = &mut Io { core: &mut self.core, owner: id };
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            call(&mut *slot.handler, io);
+            slot.handler.deadline()
+        }));
+        let deadline = match called {
+            Ok(deadline) => deadline,
+            // Without a service the daemon is not what it was started for.
+            Err(panic) if id >= self.frontends => resume_unwind(panic),
+            Err(_) => return self.broke(id),
+        };
         if deadline != slot.deadline {
             if let Some(at) = slot.deadline.take() {
                 self.deadlines.remove(&(at, id));

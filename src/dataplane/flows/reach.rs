@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The least time between two questions for refused clients of a frontend: they may be refused for who they are.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// The least time before the same is told of a frontend again: the engine keeps room for what it can miss while nft works.
+const NEXT: Duration = Duration::from_secs(60);
+
 /// What is known of one frontend.
 #[derive(Debug, Clone, Copy, Default)]
 struct Known {
@@ -27,6 +30,8 @@ struct Known {
     answered: bool,
     /// When the endpoint was asked for a client that was refused, last.
     asked: Option<Instant>,
+    /// When it was last told that clients are not answered; by whether the gateway was.
+    told: [Option<Instant>; 2],
     doubt: Doubt,
 }
 
@@ -163,11 +168,17 @@ impl Reach {
 
     /// The endpoint has been asked, and has answered the gateway or not. Returns it if that is to be told. It is not if a client
     /// was answered in the meantime; nor if the gateway is answered and the flow was its own, or was refused, or one of many.
-    pub(super) fn asked(&mut self, frontend: FrontendId, gateway: bool) -> Option<SocketAddr> {
+    pub(super) fn asked(&mut self, now: Instant, frontend: FrontendId, gateway: bool) -> Option<SocketAddr> {
         let known = &mut self.frontends[frontend];
         let Doubt::Asking(suspect) = known.doubt else { return None };
-        let is_told = !gateway || !(suspect.from_gateway || suspect.refused || known.answered);
-        known.doubt = if is_told { Doubt::Told { gateway } } else { Doubt::None };
+        let is_wrong = !gateway || !(suspect.from_gateway || suspect.refused || known.answered);
+        let told = &mut known.told[usize::from(gateway)];
+        let is_told = is_wrong && told.is_none_or(|told| told + NEXT <= now);
+        known.doubt = Doubt::None;
+        if is_told {
+            *told = Some(now);
+            known.doubt = Doubt::Told { gateway };
+        }
         is_told.then_some(suspect.endpoint)
     }
 }
@@ -237,7 +248,7 @@ mod tests {
         let due = reach.due(Instant::now() + PATIENCE);
         let (frontend, suspect) = due.first().expect("it waits");
         reach.still_waits(Instant::now(), *frontend, suspect, true);
-        reach.asked(*frontend, gateway).is_some()
+        reach.asked(Instant::now(), *frontend, gateway).is_some()
     }
 
     #[test]
@@ -355,5 +366,22 @@ mod tests {
         refuse(&mut reach, now);
         assert!(reach.due(now).is_empty());
         assert_eq!(reach.due(now + 2 * PAUSE).len(), 1);
+    }
+
+    #[test]
+    fn the_same_is_not_told_again_and_again() {
+        let mut reach = Reach::new(1);
+        let told: Vec<_> = (0..3)
+            .map(|_| {
+                tell(&mut reach, None, false);
+                let told = ask(&mut reach, false);
+                tell(&mut reach, None, true);
+                told
+            })
+            .collect();
+        assert_eq!(told, [true, false, false]);
+        reach.reset(0);
+        tell(&mut reach, None, false);
+        assert!(ask(&mut reach, false), "the next start is another matter");
     }
 }

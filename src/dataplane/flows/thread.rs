@@ -280,7 +280,7 @@ impl Flows {
             FlowOrder::Asked(answers) => {
                 self.asking = false;
                 for answer in answers {
-                    if let Some(endpoint) = self.reach.asked(answer.frontend, answer.endpoint.is_ok()) {
+                    if let Some(endpoint) = self.reach.asked(Instant::now(), answer.frontend, answer.endpoint.is_ok()) {
                         self.inbox.send(Message::Event(answer.event(endpoint)));
                     }
                 }

@@ -35,6 +35,8 @@ pub enum Event {
     FrontendFailed(FrontendId, String),
     /// The frontend's sockets are closed.
     FrontendStopped(FrontendId),
+    /// The frontend has closed its sockets unasked: its handler has failed.
+    FrontendBroke(FrontendId, String),
     /// The target answers.
     TargetReady(TargetId),
     /// The target's backend has ended by itself, or could not be started.

@@ -143,7 +143,18 @@ impl Core {
         }
     }
 
-    pub(super) fn frontend_stopped(&mut self, id: FrontendId, effects: &mut Effects) {
+    /// It goes down in order, and is tried again later.
+    pub(super) fn frontend_broke(&mut self, now: Instant, id: FrontendId, error: String, effects: &mut Effects) {
+        let wanted = self.frontends[id].wanted;
+        log::error!("frontend {}: {error}", self.frontends[id].plan.name);
+        self.stop_frontend(now, id, effects);
+        let frontend = &mut self.frontends[id];
+        frontend.wanted = wanted;
+        frontend.last_error = Some(error);
+        frontend.backoff.failed(now);
+    }
+
+    pub(super) fn frontend_stopped(&mut self, now: Instant, id: FrontendId, effects: &mut Effects) {
         let frontend = &mut self.frontends[id];
         if frontend.phase != frontend::Phase::Closing {
             return;
@@ -155,7 +166,10 @@ impl Core {
         }
         frontend.phase = frontend::Phase::Stopped;
         if frontend.wanted {
-            self.start_frontend(id, effects);
+            match frontend.backoff.until(now) {
+                Some(until) => self.arm_frontend(id, Some(until)),
+                None => self.start_frontend(id, effects),
+            }
         }
     }
 }

@@ -398,6 +398,9 @@ impl World {
                 let id = self.closing.swap_remove(0);
                 self.give(Event::FrontendStopped(id));
             }
+            12 if self.random.chance(20) && self.core.frontend(front).0 == FrontendState::Running => {
+                self.give(Event::FrontendBroke(front, "its handler has panicked".to_owned()));
+            }
             13 => {
                 self.notice(target);
                 if self.random.chance(60) {
