@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::config::{Access, Config, Masquerade, Prefix, Protocol, Route, Shift};
+use crate::config::{Access, Address, Config, Masquerade, Prefix, Protocol, Route, Shift};
 use crate::plugin::ColdPath;
 
 /// The longest time that conntrack shows a closed TCP connection for; the kernel's default for TIME_WAIT.
@@ -58,6 +58,12 @@ impl Rules {
     pub fn translate(&self, protocol: Protocol, destination: SocketAddr) -> Option<SocketAddr> {
         let route = self.routes.iter().find(|route| route.matches(destination));
         route.filter(|_| self.protocol == protocol).map(|route| route.translate(destination))
+    }
+
+    /// The endpoints of a UDP frontend that may answer from another address than they are asked at, where that may be mended.
+    pub fn may_be_wildcards(&self) -> impl Iterator<Item = Address> {
+        let may = self.protocol == Protocol::Udp && self.masquerade != Masquerade::Never;
+        self.routes.iter().map(|route| route.endpoint).filter(move |endpoint| may && endpoint.ip.is_loopback())
     }
 
     /// Whether clients need `route_localnet` and its guard: those outside who are sent to 127.0.0.0/8, or those on
@@ -127,6 +133,8 @@ pub struct State {
     pub refusing: BTreeSet<usize>,
     /// Who is on which link.
     pub on_link: BTreeSet<OnLink>,
+    /// The UDP endpoints of targets, on loopback addresses, that answer from any address of this host.
+    pub wildcards: BTreeSet<(usize, Address)>,
 }
 
 /// The addresses that are on the link of an interface.

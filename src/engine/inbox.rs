@@ -1,7 +1,7 @@
 //! The one way into the engine.
 //!
 //! The channel is bounded, and never full: a frontend has at most one wake, one answer, one failure and five words about its
-//! clients in it, a target at most three events of its own and four about its flows, and requests are counted. So nobody waits for
+//! clients in it, a target at most four events of its own and four about its flows, and requests are counted. So nobody waits for
 //! room, and the engine and the reactor cannot wait for each other.
 
 use std::collections::BTreeSet;
@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::core::{Event, FrontendId};
+use super::core::{Event, FrontendId, TargetId};
 use super::status::Request;
+use crate::config::Address;
 use crate::dataplane::flows::Survey;
 use crate::dataplane::plan::OnLink;
 
@@ -36,6 +37,8 @@ pub enum Message {
         /// What it wants.
         request: Request,
     },
+    /// A target is about to say that it is ready: which of its endpoints answer from any address of this host.
+    Wildcards(TargetId, BTreeSet<Address>),
     /// What there is of flows, or why nobody can tell.
     Surveyed(Result<Survey, String>),
     /// Somebody else has deleted our table.
@@ -58,7 +61,7 @@ pub struct Inbox {
 impl Inbox {
     /// An inbox for an engine of this size.
     pub fn new(targets: usize, frontends: usize) -> (Inbox, Receiver<Message>) {
-        let room = 8 * frontends + 7 * targets + MOST_REQUESTS + SPARE;
+        let room = 8 * frontends + 8 * targets + MOST_REQUESTS + SPARE;
         let (sender, receiver) = crossbeam_channel::bounded(room);
         let wakes = (0..frontends).map(|_| AtomicBool::new(false)).collect();
         (Inbox { sender, wakes, requests: Arc::default(), on_link: Arc::default() }, receiver)
@@ -105,7 +108,11 @@ impl Inbox {
             Message::Request { .. } => {
                 self.requests.fetch_sub(1, Ordering::Relaxed);
             }
-            Message::Event(_) | Message::Surveyed(_) | Message::RulesLost | Message::OnLink => {}
+            Message::Event(_)
+            | Message::Wildcards(..)
+            | Message::Surveyed(_)
+            | Message::RulesLost
+            | Message::OnLink => {}
         }
     }
 }

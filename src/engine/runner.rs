@@ -10,7 +10,7 @@ use super::core::{Event, TargetId};
 use super::inbox::{Inbox, Message};
 use crate::config::TargetSpec;
 use crate::plugin::{Error, Target, TargetContext};
-use crate::readiness::Prober;
+use crate::readiness::{Prober, wildcards};
 use crate::system::StopSignal;
 
 /// What a target's thread needs of stack. Its frames are small; plugins that need more can start threads of their own.
@@ -62,10 +62,9 @@ impl Runner {
         let body = move || {
             // The sender sends right after the spawn, or the whole process is ending.
             let mut handler = take.recv().expect("the handler is sent");
-            let tell = |event| inbox.send(Message::Event(event));
-            let words = catch_unwind(AssertUnwindSafe(|| run(&mut *handler, &context, &spec, id, &tell)))
+            let words = catch_unwind(AssertUnwindSafe(|| run(&mut *handler, &context, &spec, id, &inbox)))
                 .unwrap_or_else(|_| Some("its handler has panicked".to_owned()));
-            tell(Event::TargetEnded(id, words));
+            inbox.send(Message::Event(Event::TargetEnded(id, words)));
             handler
         };
         let name = format!("target {}", self.spec.name);
@@ -120,13 +119,15 @@ fn run(
     context: &TargetContext,
     spec: &TargetSpec,
     id: TargetId,
-    tell: &dyn Fn(Event),
+    inbox: &Inbox,
 ) -> Option<String> {
+    let tell = |event| inbox.send(Message::Event(event));
     let mut missing = None;
     let live = || -> Result<(), Error> {
         handler.start(context)?;
         missing = make_ready(handler, context, spec)?;
         if missing.is_none() {
+            inbox.send(Message::Wildcards(id, wildcards(&spec.endpoints)));
             tell(Event::TargetReady(id));
             while !context.stopping() {
                 handler.wait(context, None)?;

@@ -209,6 +209,10 @@ impl Shell {
                     }
                 }
             },
+            Message::Wildcards(id, endpoints) => {
+                self.wanted.wildcards.retain(|(target, _)| *target != id);
+                self.wanted.wildcards.extend(endpoints.into_iter().map(|endpoint| (id, endpoint)));
+            }
             Message::Surveyed(survey) => self.answer_questions(survey),
             Message::OnLink => {
                 if let Some(links) = self.inbox.on_link() {

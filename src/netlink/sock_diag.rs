@@ -46,7 +46,17 @@ impl AsFd for Diag {
     }
 }
 
-/// Whether a socket of another process, in the namespace of `diag`, is bound so that it receives what is sent to
+/// How a socket is bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// To one address.
+    Address,
+    /// To all addresses of this host. The kernel chooses the source of what a UDP socket sends like this, by the route, unless
+    /// the program does (`IP_PKTINFO`, ip(7)).
+    Wildcard,
+}
+
+/// Whether, and how, a socket of another process, in the namespace of `diag`, is bound so that it receives what is sent to
 /// `address`: for TCP a listening socket, for UDP one that is bound and not connected. Wildcard (`0.0.0.0`, `::`),
 /// dual-stack (`::` without `IPV6_V6ONLY`) and v4-mapped (`::ffff:a.b.c.d`) sockets count. So does a socket that is bound
 /// to an interface, whichever it is, unless `address` has another one as its scope. Nothing is connected.
@@ -57,7 +67,7 @@ impl AsFd for Diag {
 /// # Errors
 /// What the kernel said, most likely that it was built without `CONFIG_INET_UDP_DIAG` (`ENOENT`); `TimedOut`; or that
 /// `/proc/self/fd`, read only if some socket matches, could not be read.
-pub fn bound(diag: &mut Diag, protocol: Protocol, address: SocketAddr) -> io::Result<bool> {
+pub fn bound(diag: &mut Diag, protocol: Protocol, address: SocketAddr) -> io::Result<Option<Bound>> {
     let ip = address.ip().to_canonical();
     let scope = match address {
         SocketAddr::V6(address) => address.scope_id(),
@@ -66,22 +76,26 @@ pub fn bound(diag: &mut Diag, protocol: Protocol, address: SocketAddr) -> io::Re
     // An IPv4 packet can also be received by an IPv6 socket, never the other way round.
     let families: &[AddressFamily] =
         if ip.is_ipv4() { &[AddressFamily::INET, AddressFamily::INET6] } else { &[AddressFamily::INET6] };
+    let mut bound = None;
     for family in families {
         let mut inodes = Vec::new();
         diag.socket.dump(&mut request(*family, protocol, address.port()), &mut |message| {
             let Some(found) = Found::parse(message) else { return };
             if found.port == address.port() && found.receives(ip, scope) {
-                inodes.push(found.inode);
+                inodes.push((found.inode, found.how()));
             }
         })?;
         if !inodes.is_empty() {
             let own = own_inodes()?;
-            if inodes.iter().any(|inode| !own.contains(inode)) {
-                return Ok(true);
+            inodes.retain(|(inode, _)| !own.contains(inode));
+            if inodes.iter().any(|(_, how)| *how == Bound::Address) {
+                // The kernel prefers it.
+                return Ok(Some(Bound::Address));
             }
+            bound = bound.or(inodes.first().map(|_| Bound::Wildcard));
         }
     }
-    Ok(false)
+    Ok(bound)
 }
 
 /// `struct inet_diag_req_v2` for the sockets on one local port that can receive from anyone.
@@ -129,6 +143,11 @@ impl Found {
             v6only,
             inode: u32::from_ne_bytes(*answer[68..].first_chunk()?),
         })
+    }
+
+    fn how(&self) -> Bound {
+        let is_wildcard = self.ip.is_unspecified() || is_mapped_wildcard(self.ip);
+        if is_wildcard { Bound::Wildcard } else { Bound::Address }
     }
 
     fn receives(&self, ip: IpAddr, scope: u32) -> bool {

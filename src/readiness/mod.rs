@@ -5,12 +5,14 @@
 
 mod http;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::config::{Endpoint, Probe, Protocol};
-use crate::netlink::{route, sock_diag};
+use crate::config::{Address, Endpoint, Probe, Protocol};
+use crate::netlink::route;
+use crate::netlink::sock_diag::{self, Bound};
 use crate::plugin::Error;
 
 /// How long one question to a backend may take.
@@ -53,8 +55,8 @@ impl<'a> Prober<'a> {
             };
             match question {
                 Question::Bound => match bound(&mut self.diag, endpoint.protocol, *address) {
-                    Ok(true) => {}
-                    Ok(false) => return Err(missing(&"no socket is bound to it").into()),
+                    Ok(Some(_)) => {}
+                    Ok(None) => return Err(missing(&"no socket is bound to it").into()),
                     Err(error) => return Err(missing(&format_args!("cannot ask the kernel: {error}")).into()),
                 },
                 Question::Connect => {
@@ -95,7 +97,23 @@ fn question<'a>(probe: &'a Probe, endpoint: &Endpoint, address: SocketAddr) -> O
     }
 }
 
-fn bound(diag: &mut Option<sock_diag::Diag>, protocol: Protocol, address: SocketAddr) -> io::Result<bool> {
+/// The UDP endpoints on a loopback address whose sockets are bound to all addresses. What such a socket answers to clients
+/// elsewhere has another source address than the endpoint's, unless its program sees to that.
+pub(crate) fn wildcards(endpoints: &[Endpoint]) -> BTreeSet<Address> {
+    let mut diag = None;
+    let udp = endpoints.iter().filter(|endpoint| endpoint.protocol == Protocol::Udp);
+    let loopback = udp.flat_map(|endpoint| &endpoint.addresses).filter(|address| address.ip.is_loopback());
+    let mut is_wildcard = |address: &&Address| match bound(&mut diag, Protocol::Udp, address.first()) {
+        Ok(bound) => bound == Some(Bound::Wildcard),
+        Err(error) => {
+            log::warn!("cannot tell how the socket of {address} is bound: {error}");
+            false
+        }
+    };
+    loopback.filter(|address| is_wildcard(address)).copied().collect()
+}
+
+fn bound(diag: &mut Option<sock_diag::Diag>, protocol: Protocol, address: SocketAddr) -> io::Result<Option<Bound>> {
     let diag = match diag {
         Some(diag) => diag,
         None => diag.insert(sock_diag::Diag::open()?),

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use proxygw::config::Protocol::{self, Tcp, Udp};
-use proxygw::netlink::sock_diag::{Diag, bound};
+use proxygw::netlink::sock_diag::{Bound, Diag, bound};
 use rustix::net::sockopt::set_ipv6_v6only;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, listen, socket_with};
 
@@ -51,6 +51,10 @@ impl Drop for Other {
 }
 
 fn ask(diag: &mut Diag, protocol: Protocol, address: &str) -> bool {
+    how(diag, protocol, address).is_some()
+}
+
+fn how(diag: &mut Diag, protocol: Protocol, address: &str) -> Option<Bound> {
     bound(diag, protocol, address.parse().expect("an address")).expect("asked")
 }
 
@@ -87,6 +91,13 @@ fn every_kind_of_listener_is_found_by_whom_it_serves() {
                 let _other = Other::holding(socket(protocol, address, v6only));
                 let found = ASKED.map(|asked| ask(&mut diag, protocol, asked));
                 assert_eq!(found, answers, "{protocol} {address} v6only {v6only}");
+                let expected = if address.contains("0.0.0.0") || address.contains("[::]") {
+                    Bound::Wildcard
+                } else {
+                    Bound::Address
+                };
+                let bound = ASKED.iter().filter_map(|asked| how(&mut diag, protocol, asked));
+                assert!(bound.into_iter().all(|how| how == expected), "{protocol} {address}");
                 let swapped = if protocol == Tcp { Udp } else { Tcp };
                 assert_eq!(ASKED.map(|asked| ask(&mut diag, swapped, asked)), [false; 5], "not {swapped}");
             }

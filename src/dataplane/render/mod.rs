@@ -27,6 +27,7 @@ mod maps;
 mod masquerade;
 mod timeouts;
 mod transaction;
+mod wildcard;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,6 +89,7 @@ pub fn table(plan: &Plan, state: &State) -> String {
     // type nat hook output priority -101; policy accept;
     entrance(&mut transaction, plan, "output", NfHook::Output);
     masquerade::chains(&mut transaction, plan);
+    wildcard::chains(&mut transaction, plan);
     if plan.needs_route_localnet() {
         guard(&mut transaction);
     }
@@ -250,6 +252,7 @@ fn change(transaction: &mut Transaction, plan: &Plan, before: &State, after: &St
     change_maps(transaction, plan, "cold", &cold(before), &cold(after));
     cold::change_guarded(transaction, plan, &before.cold, &after.cold);
     masquerade::change(transaction, plan, before, after);
+    wildcard::change(transaction, plan, before, after);
 }
 
 /// Brings the maps of one temperature from one set of elements to another. A transaction is seen as a whole or not at

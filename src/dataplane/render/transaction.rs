@@ -53,6 +53,15 @@ impl Transaction {
         self.elements("add", name, elements.map(|(from, to)| json!([from, to])));
     }
 
+    /// A map from addresses and ports to addresses.
+    pub(super) fn add_address_map(&mut self, name: &str, v4: bool, ranges: bool) {
+        let ip = if v4 { "ipv4_addr" } else { "ipv6_addr" };
+        let key = [ip, "inet_service"];
+        let mut map = json!({ "family": "inet", "table": TABLE, "name": name, "type": key, "map": ip });
+        allow_ranges(&mut map, ranges);
+        self.command("add", json!({ "map": map }));
+    }
+
     /// A set of single values, or of ranges too.
     pub(super) fn add_set(&mut self, name: &str, key: &[&str], ranges: bool) {
         let key = if let [one] = key { json!(one) } else { json!(key) };
@@ -79,7 +88,7 @@ impl Transaction {
         self.elements("add", map, elements.map(|(key, chain)| json!([key, { "jump": { "target": chain } }])));
     }
 
-    /// Puts elements into a set.
+    /// Puts elements into a set, or pairs into a map of values.
     pub(super) fn add_members(&mut self, set: &str, elements: impl Iterator<Item = Value>) {
         self.elements("add", set, elements);
     }

@@ -124,6 +124,12 @@ pub(super) fn dnat(to: IpAddr, port: Option<E>) -> S {
     }))
 }
 
+/// `snat ip to …`.
+pub(super) fn snat(to: E, v4: bool) -> S {
+    let family = if v4 { NATFamily::IP } else { NATFamily::IP6 };
+    Statement::SNAT(Some(NAT { addr: Some(to), family: Some(family), port: None, flags: None }))
+}
+
 /// `ip` or `ip6`.
 pub(super) fn ip_of(v4: bool) -> &'static str {
     if v4 { "ip" } else { "ip6" }
