@@ -110,9 +110,10 @@ impl Reach {
             self.own = Some(client);
         }
         if entry.status.answered() {
-            let takes_back = matches!(known.doubt, Doubt::Told { gateway } if !(gateway && from_gateway));
+            let counts = matches!(known.doubt, Doubt::Told { gateway } if !(gateway && from_gateway));
+            let takes_back = counts && is_new(entry);
             known.answered |= !from_gateway;
-            if !from_gateway || takes_back {
+            if takes_back || !from_gateway && !is_told {
                 known.doubt = Doubt::None;
             }
             return takes_back;
@@ -201,9 +202,13 @@ impl Suspect {
 
     /// Whether a flow shows that somebody is there after all: itself, or another one whose SYN is answered.
     fn is_settled_by(&self, entry: &Entry) -> bool {
-        let is_new = entry.tcp_state == Some(TcpState::SynRecv) || entry.key() == self.key;
-        !self.refused && entry.status.answered() && is_new
+        !self.refused && entry.status.answered() && (is_new(entry) || entry.key() == self.key)
     }
+}
+
+/// Whether an answered flow was so just now: a connection that was open before says nothing of those who come now.
+fn is_new(entry: &Entry) -> bool {
+    matches!(entry.tcp_state, None | Some(TcpState::None | TcpState::SynSent | TcpState::SynRecv))
 }
 
 #[cfg(test)]
@@ -354,6 +359,12 @@ mod tests {
         other.tcp_state = Some(TcpState::SynRecv);
         reach.told(Instant::now(), 0, &other, |_| false);
         assert_eq!(reach.deadline(), None);
+        // Nor does it take back what was told.
+        tell(&mut reach, None, false);
+        assert!(ask(&mut reach, false));
+        other.tcp_state = Some(TcpState::FinWait);
+        assert!(!reach.told(Instant::now(), 0, &other, |_| false));
+        assert!(tell(&mut reach, None, true));
     }
 
     #[test]

@@ -68,8 +68,9 @@ impl Core {
 
     pub(super) fn clients_answered(&mut self, id: FrontendId) {
         let frontend = &mut self.frontends[id];
-        log::info!("frontend {}: a client gets an answer again", frontend.plan.name);
-        frontend.last_error = None;
+        if frontend.last_error.take().is_some() {
+            log::info!("frontend {}: a client gets an answer again", frontend.plan.name);
+        }
     }
 
     pub(super) fn frontend_running(&mut self, now: Instant, id: FrontendId, effects: &mut Effects) {
