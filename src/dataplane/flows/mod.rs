@@ -1,11 +1,12 @@
 //! The flows that our rules have translated, as conntrack sees them: which targets are in use, and since when they are not.
 //!
-//! Runs on the `conntrack` thread ([`thread`]), which owns the netlink sockets. Where the kernel tells of flows by events,
+//! Runs on the `conntrack` thread ([`thread`]), which owns the netlink sockets. Where the kernel tells of flows ([`events`]),
 //! [`usage`] keeps account of them; where it does not, [`polled`] knows when to ask. What counts as use says [`seen`]. In
 //! both cases the kernel filters ([`kernel`]), so that a busy table of other people's flows costs little. [`survey`] counts
 //! and lists flows for people; [`reach`] notices clients that get no answer.
 
 mod endpoints;
+mod events;
 mod index;
 mod kernel;
 mod polled;

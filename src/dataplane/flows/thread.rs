@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
+use super::events::{SILENT, kernel_tells};
 use super::index::Index;
 use super::kernel::Dump;
 use super::polled::{Count, Polled, Verdict};
@@ -17,20 +18,13 @@ use super::usage::{Known, Usage};
 use super::{FlowOrder, FlowOrders};
 use crate::config::{Config, Endpoint, Protocol};
 use crate::dataplane::plan::Plan;
-use crate::engine::core::{Event, FrontendId, TargetId};
+use crate::engine::core::{Event, TargetId};
 use crate::engine::{Inbox, Message};
-use crate::netlink::conntrack::{self, Conntrack, Entry, Subscription};
-use crate::netlink::route;
+use crate::netlink::conntrack::{Conntrack, Subscription};
 use crate::system::wait_readable;
 
-/// How long events are left to gather after some have been read: a busy gateway wakes us fifty times a second at the most.
-const GATHER: Duration = Duration::from_millis(20);
-
-/// How many events are read before anything else has its turn: more than the kernel keeps for us.
-const BATCH: usize = 32768;
-
 /// Up to how many flows are looked up one by one, rather than by a dump of all.
-const FEW: usize = 16;
+pub(super) const FEW: usize = 16;
 
 /// How soon a flow that was not answered is looked at again while a drain waits for it.
 const CHECK: Duration = Duration::from_millis(250);
@@ -38,17 +32,11 @@ const CHECK: Duration = Duration::from_millis(250);
 /// How long to wait before the kernel is asked again after a failure.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Why there are no events.
-const SILENT: &str = "net.netfilter.nf_conntrack_events is 0, or not there";
-
-/// Says whether the kernel tells of changes (0: never, 1: always, 2: if somebody listens).
-const EVENTS: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
-
 /// The state of the thread.
 pub(super) struct Flows {
     pub(super) index: Index,
     pub(super) target_of: Vec<TargetId>,
-    inbox: Inbox,
+    pub(super) inbox: Inbox,
     orders: Receiver<FlowOrder>,
     /// For threads of its own.
     pub(super) own: FlowOrders,
@@ -56,7 +44,7 @@ pub(super) struct Flows {
     /// `None` where the kernel does not tell: then it is polled.
     pub(super) subscription: Option<Subscription>,
     /// Until when no events are read.
-    gathering: Option<Instant>,
+    pub(super) gathering: Option<Instant>,
     /// What has to be known before the account of the flows is right again.
     pub(super) stale: Option<Known>,
     pub(super) usage: Usage,
@@ -144,103 +132,6 @@ impl Flows {
         }
     }
 
-    // ---- the subscription ----
-
-    fn subscribe(&mut self) {
-        let cannot = match Subscription::open() {
-            Ok(_) if !kernel_tells() => SILENT.to_owned(),
-            Ok(subscription) => {
-                self.subscription = Some(subscription);
-                self.stale = Some(Known::Nothing);
-                return;
-            }
-            Err(error) => error.to_string(),
-        };
-        log::warn!("conntrack's events are not to be had ({cannot}), so the flows are polled");
-    }
-
-    /// The kernel does not tell any more: it is polled from now on.
-    fn give_up_events(&mut self, why: &str) {
-        self.subscription = None;
-        self.stale = None;
-        log::warn!("conntrack's events have ended ({why}), so the flows are polled");
-        let now = Instant::now();
-        for target in self.usage.watched() {
-            self.poll_from_now(target, now);
-        }
-        self.usage.forget_all();
-    }
-
-    fn read_events(&mut self) {
-        let mut stateless = BTreeMap::new();
-        self.take_events(&mut stateless);
-        if stateless.len() > FEW {
-            self.stale.get_or_insert(Known::Everything);
-            return;
-        }
-        for ((target, _), (frontend, entry)) in stateless {
-            let now = Instant::now();
-            match self.with_conntrack(|conntrack, _| conntrack.look_up(&entry.key(), entry.id)) {
-                Ok(Some(entry)) => self.usage.told(now, target, frontend, &entry),
-                Ok(None) => {}
-                Err(_) => _ = self.stale.get_or_insert(Known::Everything),
-            }
-        }
-    }
-
-    /// `stateless` are those that were answered and not known before, and of which nothing more was told: a connection that
-    /// conntrack has picked up in its middle has no other event.
-    fn take_events(&mut self, stateless: &mut BTreeMap<(TargetId, u32), (FrontendId, Entry)>) {
-        let Some(subscription) = &mut self.subscription else { return };
-        self.gathering = None;
-        let mut left = BATCH;
-        while left > 0 {
-            left -= 1;
-            let event = match subscription.recv() {
-                Ok(Some(event)) => event,
-                Ok(None) => return,
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    log::debug!("a conntrack event: {error}");
-                    continue;
-                }
-                Err(error) => return self.give_up_events(&error.to_string()),
-            };
-            let now = Instant::now();
-            self.gathering = Some(now + GATHER);
-            match event {
-                conntrack::Event::New(entry) | conntrack::Event::Update(entry) => {
-                    if let Some(frontend) = self.index.frontend(&entry) {
-                        let target = self.target_of[frontend];
-                        self.usage.told(now, target, frontend, &entry);
-                        let is_local = |ip| route::is_local(ip).unwrap_or(false);
-                        if self.reach.told(now, frontend, &entry, is_local) {
-                            self.inbox.send(Message::Event(Event::ClientsAnswered(frontend)));
-                        }
-                        let known = || self.usage.flows(target).contains_key(&entry.key());
-                        if Seen::new(&entry).is_none() && entry.status.answered() && stateless.len() <= FEW && !known()
-                        {
-                            stateless.insert((target, entry.id), (frontend, entry));
-                        }
-                    }
-                }
-                conntrack::Event::Destroy(entry) => {
-                    if let Some(frontend) = self.index.frontend(&entry) {
-                        self.usage.end(now, self.target_of[frontend], &entry.key(), Some(entry.id));
-                        self.reach.ended(now, frontend, &entry);
-                    }
-                }
-                conntrack::Event::Overrun => {
-                    log::debug!("conntrack's events came too fast");
-                    if self.stale.replace(Known::SomeLost) != Some(Known::SomeLost) {
-                        // More are lost, without a word, until all that is kept has been read: only then a dump is the truth.
-                        left = BATCH;
-                    }
-                }
-            }
-        }
-        self.gathering = None;
-    }
-
     // ---- orders ----
 
     fn carry_out(&mut self, order: FlowOrder) {
@@ -300,7 +191,7 @@ impl Flows {
         self.checks.remove(&target);
     }
 
-    fn poll_from_now(&mut self, target: TargetId, now: Instant) {
+    pub(super) fn poll_from_now(&mut self, target: TargetId, now: Instant) {
         let (idle, trace) = self.times[target];
         let polled = Polled::new(now, idle, trace);
         self.polled.insert(target, (polled.first_look(), polled));
@@ -459,12 +350,4 @@ impl Flows {
 fn tcp(endpoints: &[Endpoint]) -> Vec<SocketAddr> {
     let tcp = endpoints.iter().filter(|endpoint| endpoint.protocol == Protocol::Tcp);
     tcp.flat_map(|endpoint| endpoint.addresses.iter().map(|address| address.first())).collect()
-}
-
-/// Whether the kernel tells of changes: not if it is set to be silent, nor if it was built so and has no such setting.
-fn kernel_tells() -> bool {
-    match std::fs::read_to_string(EVENTS) {
-        Ok(value) => value.trim() != "0",
-        Err(error) => error.kind() != io::ErrorKind::NotFound,
-    }
 }
