@@ -10,6 +10,7 @@ mod hostile;
 mod http;
 mod lifecycle;
 mod links;
+mod ranges;
 mod reach;
 mod readiness;
 mod routing;
