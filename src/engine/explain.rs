@@ -211,7 +211,7 @@ fn sentences(of: &Explanation, spec: &TargetSpec, life: &Life<'_>, view: &View<'
         sentences.push(format!("Its process is {pid}."));
     }
     if life.state == TargetState::Active || !of.flow_list.is_empty() {
-        flow_sentences(&mut sentences, of, view);
+        flow_sentences(&mut sentences, of, life, view);
     }
     if life.state == TargetState::Active {
         sentences.extend(drain_sentence(of, spec, life));
@@ -263,12 +263,16 @@ fn drained_sentence(cause: Cause, state: TargetState, spec: &TargetSpec) -> Stri
     }
 }
 
-fn flow_sentences(sentences: &mut Vec<String>, of: &Explanation, view: &View<'_>) {
+fn flow_sentences(sentences: &mut Vec<String>, of: &Explanation, life: &Life<'_>, view: &View<'_>) {
+    let (one, several) = match life.state {
+        TargetState::Active => ("keeps it in use", "keep it in use"),
+        _ => ("is still open", "are still open"),
+    };
     match (of.flows, view.survey) {
         (_, Err(error)) => sentences.push(format!("Nobody can tell which flows there are: {error}.")),
-        (Some(0), _) => sentences.push("No flow keeps it in use.".to_owned()),
-        (Some(1), _) => sentences.push("1 flow keeps it in use:".to_owned()),
-        (Some(count), _) => sentences.push(format!("{count} flows keep it in use:")),
+        (Some(0), _) => sentences.push(format!("No flow {one}.")),
+        (Some(1), _) => sentences.push(format!("1 flow {one}:")),
+        (Some(count), _) => sentences.push(format!("{count} flows {several}:")),
         (None, _) => {}
     }
     let (counting, others): (Vec<_>, Vec<_>) = of.flow_list.iter().partition(|flow| flow.counts);

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 
 use serde_json::{Value, json};
 
-use crate::setup::{SOON, active, at, command, config, external, python, warm};
+use crate::setup::{SOON, active, at, command, config, ctl, external, python, warm};
 use crate::support::{
     BACKEND_V4, Daemon, Lab, Namespace, Temporary, eventually, http_get, http_get_within, nft, require_namespaces,
     serve_http,
@@ -56,6 +56,12 @@ fn after_one_refused_client_the_next_ones_wait_until_the_backend_is_back_and_old
         pair[1].read_exact(&mut [0]).expect("it arrives");
         pair.reverse();
     }
+    let explained = String::from_utf8(ctl(&daemon, &["explain", "b"]).stdout).expect("text");
+    assert!(
+        explained.contains("It has drained because its backend answered neither its clients nor this gateway."),
+        "{explained}"
+    );
+    assert!(explained.contains("1 flow is still open:"), "{explained}");
     let answer = std::thread::scope(|scope| {
         let asks = scope.spawn(|| lab.client().run(|| http_get(at("198.51.100.1:80"), "/")));
         daemon.await_target("b", "warming", SOON);
