@@ -153,7 +153,7 @@ impl View<'_> {
             pid: self.pids[id],
             flows: self.use_of(id).map(|used| used.flows),
             flow_list: details.iter().map(|detail| self.flow(detail)).collect(),
-            drains_in: self.drains_in(id).or_else(|| self.drains_in_silence(id, &life)),
+            drains_in: self.drains_in_silence(id, &life).or_else(|| self.drains_in(id)),
             last_error: life.last_error.map(str::to_owned),
             retry_in: self.retry_in(id),
             sentences: Vec::new(),
@@ -199,6 +199,9 @@ fn sentences(of: &Explanation, spec: &TargetSpec, life: &Life<'_>, view: &View<'
         TargetState::Inactive => "inactive: nothing of it runs",
         TargetState::Warming => "warming: it has been started and is not ready yet",
         TargetState::Active => "active: it is ready, and clients are routed to it",
+        TargetState::Draining if life.checking => {
+            "draining: new clients are not routed to it any more, and it is stopped unless one of its flows is answered yet"
+        }
         TargetState::Draining => "draining: clients are not routed to it any more, and it is being stopped",
         TargetState::Closed => "closed: the daemon is ending",
     };
@@ -211,10 +214,10 @@ fn sentences(of: &Explanation, spec: &TargetSpec, life: &Life<'_>, view: &View<'
         sentences.push(format!("Its process is {pid}."));
     }
     if life.state == TargetState::Active || !of.flow_list.is_empty() {
-        flow_sentences(&mut sentences, of, life, view);
+        flow_sentences(&mut sentences, of, view);
     }
     if life.state == TargetState::Active {
-        sentences.extend(drain_sentence(of, spec, life));
+        sentences.extend(drain_sentence(of, spec, life, view));
     }
     if let Some(error) = &of.last_error {
         sentences.push(format!("Its last error: {error}."));
@@ -263,16 +266,18 @@ fn drained_sentence(cause: Cause, state: TargetState, spec: &TargetSpec) -> Stri
     }
 }
 
-fn flow_sentences(sentences: &mut Vec<String>, of: &Explanation, life: &Life<'_>, view: &View<'_>) {
-    let (one, several) = match life.state {
-        TargetState::Active => ("keeps it in use", "keep it in use"),
-        _ => ("is still open", "are still open"),
-    };
+fn flow_sentences(sentences: &mut Vec<String>, of: &Explanation, view: &View<'_>) {
     match (of.flows, view.survey) {
         (_, Err(error)) => sentences.push(format!("Nobody can tell which flows there are: {error}.")),
-        (Some(0), _) => sentences.push(format!("No flow {one}.")),
-        (Some(1), _) => sentences.push(format!("1 flow {one}:")),
-        (Some(count), _) => sentences.push(format!("{count} flows {several}:")),
+        // Nothing else keeps it: it drains in spite of them, or they are older than the daemon.
+        (Some(count), _) if of.state != TargetState::Active => match count {
+            0 => sentences.push("None of its flows is in use.".to_owned()),
+            1 => sentences.push("1 flow is open:".to_owned()),
+            _ => sentences.push(format!("{count} flows are open:")),
+        },
+        (Some(0), _) => sentences.push("No flow keeps it in use.".to_owned()),
+        (Some(1), _) => sentences.push("1 flow keeps it in use:".to_owned()),
+        (Some(count), _) => sentences.push(format!("{count} flows keep it in use:")),
         (None, _) => {}
     }
     let (counting, others): (Vec<_>, Vec<_>) = of.flow_list.iter().partition(|flow| flow.counts);
@@ -298,15 +303,16 @@ fn flow_sentence(flow: &FlowStatus) -> String {
     }
     text += &format!(", ends in {} if it stays silent", span(flow.left_seconds));
     if let (Some(sent), Some(received)) = (flow.sent, flow.received) {
+        let packets = if sent.packets == 1 { "packet" } else { "packets" };
         text += &format!(
-            ", sent {} packets with {} bytes and received {} with {}",
+            ", sent {} {packets} with {} bytes and received {} with {}",
             sent.packets, sent.bytes, received.packets, received.bytes
         );
     }
     text + "."
 }
 
-fn drain_sentence(of: &Explanation, spec: &TargetSpec, life: &Life<'_>) -> Option<String> {
+fn drain_sentence(of: &Explanation, spec: &TargetSpec, life: &Life<'_>, view: &View<'_>) -> Option<String> {
     if life.kept {
         let by = of.kept_warm_by.join(" and ");
         return Some(match of.drains_in {
@@ -315,6 +321,11 @@ fn drain_sentence(of: &Explanation, spec: &TargetSpec, life: &Life<'_>) -> Optio
         });
     }
     let drains = span(of.drains_in?);
+    if let (Some(up), Some(max)) = (life.up_since, spec.max_uptime)
+        && Some(view.seconds_until(up + max)) == of.drains_in
+    {
+        return Some(format!("It drains in {drains}, in use or not: its max_uptime is {}.", exact(max)));
+    }
     let idle = exact(spec.idle_timeout);
     let mut text = match of.flows {
         Some(0) => format!("It drains in {drains} if nobody comes"),

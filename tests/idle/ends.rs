@@ -7,7 +7,7 @@ use socket2::SockRef;
 
 use crate::moments::{LATE, assert_on_time, drained, draining, held, logged, serve, served};
 use crate::support::setup::{SECOND, SOON, at, config, ctl, holds};
-use crate::support::{Client, Daemon, Lab, http_get, require_namespaces, udp_ask};
+use crate::support::{Client, Daemon, Lab, http_get, nft, require_namespaces, udp_ask};
 
 /// The sysctl that says whether conntrack tells of changes.
 const EVENTS: &str = "netfilter/nf_conntrack_events";
@@ -159,4 +159,30 @@ fn flows_that_came_while_no_daemon_was_there_count_until_they_end() {
     let end = during(|| drop(between));
     let drain = drained(&mut daemon, 0, "b", SOON);
     assert_on_time("b", drain, plus(end, SECOND), POLLED, &daemon.log());
+}
+
+#[test]
+fn a_flow_that_has_lost_its_policy_with_the_table_does_not_live_for_the_kernels_five_days() {
+    if !require_namespaces() {
+        return;
+    }
+    for events in ["1", "0"] {
+        let lab = Lab::new();
+        lab.gateway.sysctl(EVENTS, events);
+        let _backend = serve(&lab, &[81]);
+        let mut daemon = Daemon::start(&lab, &config(&[served("b", 81, "500ms")], &[held(81, "b:t", "2s")]));
+        let mut silent = client(&lab, 81);
+        let lines = daemon.process().lines();
+        nft(&lab.gateway, "delete table inet proxygw");
+        daemon.process().await_line_after(lines, "rules: 1 active", SOON);
+        let mut last = (SystemTime::now(), SystemTime::now());
+        holds("it is used", 5 * SECOND, || {
+            last = during(|| _ = silent.ask());
+            !daemon.log().contains("draining")
+        });
+        let drain = drained(&mut daemon, lines, "b", SOON);
+        // From the last packet, or from when the kernel was asked after it.
+        let (first, last) = (last.0 + 5 * SECOND / 2, last.1 + 9 * SECOND / 2);
+        assert_on_time("b", drain, (first, last), POLLED, &daemon.log());
+    }
 }

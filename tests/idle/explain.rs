@@ -140,3 +140,35 @@ fn a_target_on_its_way_up_or_down_or_failing_is_explained() {
     daemon.process().await_line("target slow: inactive", SOON);
     assert_says(&explain(&daemon, "slow").0, &["It has drained because it was told to."]);
 }
+
+#[test]
+fn what_comes_first_of_silence_and_max_uptime_is_told_and_older_flows_keep_nothing_in_use() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = lab_with_counters();
+    let _backend = serve(&lab, &[81, 82]);
+    let most = |target, most: &str| with(target, json!({"max_uptime": most}));
+    let targets = [most(served("silent", 81, "5s"), "1h"), most(served("old", 82, "1h"), "50s")];
+    let frontends = [held(81, "silent:t", "60s"), held(81, "silent:u", "60s"), held(82, "old:t", "60s")];
+    let mut daemon = Daemon::start(&lab, &config(&targets, &frontends));
+    let drains_in = |data: &Value| data["drains_in"].as_u64().expect("seconds");
+
+    lab.client().run(|| udp_ask(at("198.51.100.1:81"), b"?", SOON)).expect("an answer");
+    let (text, data) = explain(&daemon, "silent");
+    assert_says(
+        &text,
+        &["if not one more packet comes: its idle_timeout is 5s, its max_uptime 1h.", "sent 1 packet with 29 bytes"],
+    );
+    assert!((50..=65).contains(&drains_in(&data)), "{data:#}");
+    let _client = Client::connect(lab.client(), at("198.51.100.1:82"));
+    let (text, data) = explain(&daemon, "old");
+    assert_says(&text, &["1 flow keeps it in use:", ", in use or not: its max_uptime is 50s."]);
+    assert!((40..=50).contains(&drains_in(&data)), "{data:#}");
+
+    daemon.kill9();
+    daemon.restart();
+    let (text, data) = explain(&daemon, "old");
+    assert_says(&text, &["old is inactive", "1 flow is open:"]);
+    assert_eq!((&data["flows"], data.get("drains_in")), (&json!(1), None), "{data:#}");
+}

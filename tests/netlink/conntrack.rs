@@ -158,7 +158,11 @@ fn counters_start_and_zone_are_read_where_they_are_kept() {
     assert_eq!(counted, Some((1, 29, 1)));
     let started = std::time::UNIX_EPOCH + Duration::from_nanos(entry.start.expect("a start"));
     assert!(started.elapsed().expect("in the past") < Duration::from_secs(10));
+    assert!(conntrack.set_timeout(&entry, 7).expect("set"));
+    let left = conntrack.look_up(&entry.key(), entry.id).expect("an answer").and_then(|entry| entry.timeout);
+    assert!(matches!(left, Some(5..=7)), "{left:?}");
     assert!(conntrack.delete(&entry).expect("deleted"));
+    assert!(!conntrack.set_timeout(&entry, 7).expect("gone"));
 
     let found = dnat(&mut conntrack);
     let [entry] = found[..] else { panic!("{found:?}") };

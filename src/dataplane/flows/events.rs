@@ -59,7 +59,7 @@ impl Flows {
         }
         for ((target, _), (frontend, entry)) in stateless {
             let now = Instant::now();
-            match self.with_conntrack(|conntrack, _| conntrack.look_up(&entry.key(), entry.id)) {
+            match self.look_up(frontend, &entry.key(), entry.id) {
                 Ok(Some(entry)) => self.usage.told(now, target, frontend, &entry),
                 Ok(None) => {}
                 Err(_) => _ = self.stale.get_or_insert(Known::Everything),
@@ -87,8 +87,10 @@ impl Flows {
             let now = Instant::now();
             self.gathering = Some(now + GATHER);
             match event {
-                conntrack::Event::New(entry) | conntrack::Event::Update(entry) => {
+                conntrack::Event::New(mut entry) | conntrack::Event::Update(mut entry) => {
                     if let Some(frontend) = self.index.frontend(&entry) {
+                        // The kernel has longer ones for a flow whose policy is gone.
+                        entry.timeout = entry.timeout.min(Some(self.index.rules(frontend).timeouts.silent));
                         let target = self.target_of[frontend];
                         self.usage.told(now, target, frontend, &entry);
                         let is_local = |ip| route::is_local(ip).unwrap_or(false);

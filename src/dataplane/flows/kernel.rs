@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use super::index::Index;
 use super::polled::Count;
+use super::seen::Seen;
 use super::thread::Flows;
 use crate::config::Protocol;
 use crate::engine::core::{FrontendId, TargetId};
-use crate::netlink::conntrack::{Conntrack, Entry};
+use crate::netlink::conntrack::{Conntrack, Entry, Key};
 
 /// What a dump has shown.
 pub(super) struct Dump {
@@ -43,10 +44,32 @@ impl Flows {
                 }
             })
         })?;
+        for (frontend, entry) in &mut entries {
+            self.restrain(*frontend, entry)?;
+        }
         let answered = Instant::now();
         self.dumped = Some(answered);
         log::debug!("dumped {} flows in {:.1?}", entries.len(), answered - at);
         Ok(Dump { asked: (at, answered), entries })
+    }
+
+    pub(super) fn look_up(&mut self, frontend: FrontendId, key: &Key, id: u32) -> io::Result<Option<Entry>> {
+        let mut entry = self.with_conntrack(|conntrack, _| conntrack.look_up(key, id))?;
+        if let Some(entry) = &mut entry {
+            self.restrain(frontend, entry)?;
+        }
+        Ok(entry)
+    }
+
+    /// Timeout policies go with their table, and the kernel gives the flows that they were for its own five days with their
+    /// next packet. Such a flow is held to what it was promised, from now on: nobody knows when that packet was.
+    fn restrain(&mut self, frontend: FrontendId, entry: &mut Entry) -> io::Result<()> {
+        let silent = self.index.rules(frontend).timeouts.silent;
+        if Seen::new(entry) == Some(Seen::Open) && entry.timeout > Some(silent) {
+            self.with_conntrack(|conntrack, _| conntrack.set_timeout(entry, silent))?;
+            entry.timeout = Some(silent);
+        }
+        Ok(())
     }
 
     pub(super) fn count(&self, dump: &Dump) -> BTreeMap<TargetId, Count> {

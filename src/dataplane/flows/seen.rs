@@ -49,7 +49,7 @@ pub(super) fn left(entry: &Entry) -> Duration {
 /// Whether a flow that was not answered is young enough to be answered yet. The kernel counts whole seconds.
 pub(super) fn may_be_answered(entry: &Entry, timeouts: Timeouts) -> bool {
     let lives = match (entry.protocol, entry.tcp_state) {
-        (Protocol::Udp, _) | (Protocol::Tcp, Some(TcpState::Established)) => timeouts.silent,
+        (Protocol::Udp, _) | (Protocol::Tcp, Some(TcpState::Established | TcpState::CloseWait)) => timeouts.silent,
         (Protocol::Tcp, Some(TcpState::SynRecv)) => timeouts.syn_received(),
         (Protocol::Tcp, Some(TcpState::Close | TcpState::TimeWait)) => return false,
         (Protocol::Tcp, _) => timeouts.syn_sent(),
@@ -139,6 +139,7 @@ mod tests {
             assert!(!may(entry(Some(state), 0, whole - 6)), "{state:?}");
         }
         assert!(may(entry(Some(TcpState::Established), 0, 599)) && !may(entry(Some(TcpState::Established), 0, 590)));
+        assert!(may(entry(Some(TcpState::CloseWait), 0, 599)) && !may(entry(Some(TcpState::CloseWait), 0, 590)));
         assert!(!may(entry(Some(TcpState::Close), ANSWERED, 119)));
     }
 

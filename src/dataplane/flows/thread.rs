@@ -254,7 +254,7 @@ impl Flows {
             }
             for (key, id, frontend) in suspects {
                 let at = Instant::now();
-                let entry = self.with_conntrack(|conntrack, _| conntrack.look_up(&key, id))?;
+                let entry = self.look_up(frontend, &key, id)?;
                 let answered = Instant::now();
                 match entry {
                     Some(entry) => {

@@ -40,14 +40,14 @@ pub fn timeouts(plan: &Plan) -> Option<String> {
 }
 
 /// Each state of a TCP connection: the kernel's default (nf_conntrack_proto_tcp.c), but never longer than a silent
-/// connection may live.
+/// connection may live; and so long where one side alone has closed, as it may wait for the other's answer.
 fn tcp_policy(timeouts: Timeouts) -> String {
     let states = [
         ("syn_sent", timeouts.syn_sent()),
         ("syn_recv", timeouts.syn_received()),
         ("established", timeouts.silent),
         ("fin_wait", timeouts.at_most(120)),
-        ("close_wait", timeouts.at_most(60)),
+        ("close_wait", timeouts.silent),
         ("last_ack", timeouts.at_most(30)),
         ("time_wait", timeouts.closed()),
         ("close", timeouts.closed()),

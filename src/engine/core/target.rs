@@ -109,6 +109,8 @@ pub struct Life<'a> {
     pub wanted: bool,
     /// Whether a running frontend keeps it warm.
     pub kept: bool,
+    /// While it drains: whether that can still be called off.
+    pub checking: bool,
     /// While it is active: when its idle clock has started at the earliest.
     pub idle_from: Option<Instant>,
 }
@@ -203,6 +205,7 @@ impl Target {
             retry_at: self.backoff.until(now).filter(|_| matches!(self.phase, Phase::Inactive)),
             wanted: self.wanted,
             kept: self.keepers > 0,
+            checking: matches!(&self.phase, Phase::Draining(drain) if drain.step == DrainStep::Checking),
             idle_from: match self.phase {
                 Phase::Active { idle_from, .. } => Some(idle_from),
                 _ => None,

@@ -1,4 +1,4 @@
-//! Conntrack's table through ctnetlink (`linux/netfilter/nfnetlink_conntrack.h`): filtered dumps, deletion of one entry,
+//! Conntrack's table through ctnetlink (`linux/netfilter/nfnetlink_conntrack.h`): filtered dumps, changes of one entry,
 //! and, in [`Subscription`], the events of the flows that were DNATed.
 //!
 //! Every filter is asked of the kernel, so that foreign entries cost no copy, and checked again here, because kernels
@@ -140,13 +140,25 @@ impl Conntrack {
         }
     }
 
+    /// Lets the entry live for so many seconds from now, or until its next packet sets its time anew; `false` if it was gone
+    /// already.
+    ///
+    /// # Errors
+    /// As for [`delete`](Conntrack::delete).
+    pub fn set_timeout(&mut self, entry: &Entry, seconds: u32) -> io::Result<bool> {
+        let request = about(NEW, entry.protocol, &entry.original);
+        self.perform(
+            request.attribute(cta::ZONE, &entry.zone.to_be_bytes()).attribute(cta::TIMEOUT, &seconds.to_be_bytes()),
+        )
+    }
+
     /// Deletes the entry; `false` if it was gone already. An entry that came after it with the same tuple is left alone.
     ///
     /// # Errors
     /// `PermissionDenied` without `CAP_NET_ADMIN`; else as for [`Socket::request`].
     pub fn delete(&mut self, entry: &Entry) -> io::Result<bool> {
         let request = about(DELETE, entry.protocol, &entry.original);
-        self.perform_deletion(
+        self.perform(
             request.attribute(cta::ZONE, &entry.zone.to_be_bytes()).attribute(cta::ID, &entry.id.to_be_bytes()),
         )
     }
@@ -156,10 +168,10 @@ impl Conntrack {
     /// # Errors
     /// As for [`delete`](Conntrack::delete).
     pub fn delete_flow(&mut self, protocol: Protocol, source: SocketAddr, destination: SocketAddr) -> io::Result<bool> {
-        self.perform_deletion(about(DELETE, protocol, &Tuple { source, destination }))
+        self.perform(about(DELETE, protocol, &Tuple { source, destination }))
     }
 
-    fn perform_deletion(&mut self, mut request: Request) -> io::Result<bool> {
+    fn perform(&mut self, mut request: Request) -> io::Result<bool> {
         match self.socket.request(&mut request, &mut |_| {}) {
             Ok(()) => Ok(true),
             Err(error) if is_gone(&error) => Ok(false),
