@@ -1,6 +1,6 @@
 //! What the `conntrack` thread asks of the kernel, and orders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Instant;
 
@@ -81,10 +81,11 @@ impl Flows {
         counts
     }
 
-    pub(super) fn forget(&mut self, target: TargetId) -> io::Result<()> {
+    pub(super) fn forget(&mut self, targets: &BTreeSet<TargetId>) -> io::Result<()> {
         let dump = self.dump()?;
         let target_of = &self.target_of;
-        let entries: Vec<_> = dump.entries.iter().filter(|(id, _)| target_of[*id] == target).map(|(_, e)| *e).collect();
+        let of_them = dump.entries.iter().filter(|(frontend, _)| targets.contains(&target_of[*frontend]));
+        let entries: Vec<_> = of_them.map(|(_, entry)| *entry).collect();
         self.with_conntrack(|conntrack, _| delete(conntrack, &entries))
     }
 
