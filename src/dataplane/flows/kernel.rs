@@ -62,11 +62,14 @@ impl Flows {
     }
 
     /// Timeout policies go with their table, and the kernel gives the flows that they were for its own five days with their
-    /// next packet. Such a flow is held to what it was promised, from now on: nobody knows when that packet was.
+    /// next packet. Such a flow is held to what it was promised, from now on: nobody knows when that packet was. One that passes
+    /// a flowtable is not seen by conntrack, and lives until it is out of there.
     fn restrain(&mut self, frontend: FrontendId, entry: &mut Entry) -> io::Result<()> {
         let silent = self.index.rules(frontend).timeouts.silent;
         if Seen::new(entry) == Some(Seen::Open) && entry.timeout > Some(silent) {
-            self.with_conntrack(|conntrack, _| conntrack.set_timeout(entry, silent))?;
+            if !entry.status.held() {
+                self.with_conntrack(|conntrack, _| conntrack.set_timeout(entry, silent))?;
+            }
             entry.timeout = Some(silent);
         }
         Ok(())
