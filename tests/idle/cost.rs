@@ -6,7 +6,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 use crate::moments::{LATE, assert_on_time, drained, held, serve, served};
 use crate::support::setup::{SECOND, SOON, at, config, holds};
-use crate::support::{Client, Daemon, Lab, require_namespaces};
+use crate::support::{Client, Daemon, Lab, eventually, require_namespaces};
 
 /// What the log says when the doctor has looked, which is a second after the start.
 const DOCTOR: &str = "the doctor has found";
@@ -85,4 +85,28 @@ fn connections_that_are_kept_alive_keep_their_targets_and_cost_little() {
     // The last keep-alive was at the most a second before.
     let at = drained(&mut daemon, 0, "alive", SOON);
     assert_on_time("alive", at, (due - 11 * SECOND / 10, due), LATE, &daemon.log());
+}
+
+#[test]
+fn targets_that_drain_at_once_share_their_dumps() {
+    if !require_namespaces() {
+        return;
+    }
+    const TARGETS: usize = 60;
+    let lab = Lab::new();
+    let _backend = serve(&lab, &[81]);
+    let names: Vec<_> = (0..TARGETS).map(|n| format!("b{n}")).collect();
+    let targets: Vec<_> = names.iter().map(|name| served(name, 81, "1s")).collect();
+    let port = |n: usize| 1000 + n as u16;
+    let frontends: Vec<_> =
+        names.iter().enumerate().map(|(n, name)| held(port(n), &format!("{name}:t"), "60s")).collect();
+    let daemon = Daemon::start(&lab, &config(&targets, &frontends));
+    let connect = |n| Client::connect(lab.client(), at(&format!("198.51.100.1:{}", port(n))));
+    let clients: Vec<_> = (0..TARGETS).map(connect).collect();
+    let before = dumps(&daemon);
+    drop(clients);
+    let drained = || daemon.log().matches(": inactive after draining").count();
+    eventually("all of them have drained", SOON, || drained() == TARGETS);
+    let dumps = dumps(&daemon) - before;
+    assert!(dumps < TARGETS / 2, "{dumps} dumps\n{}", daemon.log());
 }

@@ -62,11 +62,14 @@ impl Flows {
     }
 
     /// Timeout policies go with their table, and the kernel gives the flows that they were for its own five days with their
-    /// next packet. Such a flow is held to what it was promised, from now on: nobody knows when that packet was.
+    /// next packet. Such a flow is held to what it was promised, from now on: nobody knows when that packet was. One that passes
+    /// a flowtable is not seen by conntrack, and lives until it is out of there.
     fn restrain(&mut self, frontend: FrontendId, entry: &mut Entry) -> io::Result<()> {
         let silent = self.index.rules(frontend).timeouts.silent;
         if Seen::new(entry) == Some(Seen::Open) && entry.timeout > Some(silent) {
-            self.with_conntrack(|conntrack, _| conntrack.set_timeout(entry, silent))?;
+            if !entry.status.held() {
+                self.with_conntrack(|conntrack, _| conntrack.set_timeout(entry, silent))?;
+            }
             entry.timeout = Some(silent);
         }
         Ok(())
@@ -81,11 +84,15 @@ impl Flows {
         counts
     }
 
-    pub(super) fn forget(&mut self, target: TargetId, answered: bool) -> io::Result<()> {
-        let mut entries = self.dump()?.entries;
+    /// Deletes the entries of some targets; of each those of flows that were answered only if it says so.
+    pub(super) fn forget(&mut self, targets: &BTreeMap<TargetId, bool>) -> io::Result<()> {
+        let dump = self.dump()?;
         let target_of = &self.target_of;
-        entries.retain(|(id, entry)| target_of[*id] == target && (answered || !entry.status.answered()));
-        let entries: Vec<_> = entries.into_iter().map(|(_, entry)| entry).collect();
+        let goes = |frontend: FrontendId, entry: &Entry| {
+            targets.get(&target_of[frontend]).is_some_and(|answered| *answered || !entry.status.answered())
+        };
+        let entries = dump.entries.iter().filter(|(frontend, entry)| goes(*frontend, entry));
+        let entries: Vec<_> = entries.map(|(_, entry)| *entry).collect();
         self.with_conntrack(|conntrack, _| delete(conntrack, &entries))
     }
 

@@ -29,7 +29,7 @@ use crate::system::Waker;
 
 pub use survey::{FlowDetail, Survey, TargetUse};
 
-/// What the engine wants of the flows' thread. Orders are carried out one after another.
+/// What the engine wants of the flows' thread. Orders are carried out one after another, but that those to forget come last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FlowOrder {
     /// Say when the target is not in use, at once if it is not; answered with one `Unused`. From now on account is kept of it.

@@ -114,12 +114,20 @@ impl Flows {
         self.subscribe();
         loop {
             self.own.waker.reset();
+            let mut drained = BTreeMap::new();
             while let Ok(order) = self.orders.try_recv() {
-                if order == FlowOrder::End {
-                    return;
+                match order {
+                    FlowOrder::End => return,
+                    FlowOrder::Forget { target, answered } => _ = drained.insert(target, answered),
+                    order => {
+                        self.read_events();
+                        self.carry_out(order);
+                    }
                 }
+            }
+            if !drained.is_empty() {
                 self.read_events();
-                self.carry_out(order);
+                self.forget_drained(&drained);
             }
             if self.gathering.is_none_or(|until| until <= Instant::now()) {
                 self.read_events();
@@ -151,18 +159,6 @@ impl Flows {
                 let now = Instant::now();
                 self.checks.insert(target, Check { until: now + UNANSWERED, next: now });
             }
-            FlowOrder::Forget { target, answered } => {
-                if let Err(error) = self.forget(target, answered) {
-                    log::warn!("cannot delete the conntrack entries of a drained target: {error}");
-                }
-                if answered {
-                    self.usage.clear(target);
-                }
-                self.release(target);
-                let frontends = self.target_of.iter().enumerate().filter(|(_, of)| **of == target);
-                frontends.for_each(|(frontend, _)| self.reach.reset(frontend));
-                self.inbox.send(Message::Event(Event::FlowsForgotten(target)));
-            }
             FlowOrder::ForgetStale(frontends) => {
                 if let Err(error) = self.forget_stale(&frontends) {
                     log::warn!("cannot delete stale conntrack entries: {error}");
@@ -180,7 +176,24 @@ impl Flows {
                 let survey = self.survey(details).map_err(|error| error.to_string());
                 self.inbox.send(Message::Surveyed(survey));
             }
-            FlowOrder::End => {}
+            FlowOrder::Forget { .. } | FlowOrder::End => {}
+        }
+    }
+
+    /// Where many drain at once, one dump serves them all.
+    fn forget_drained(&mut self, targets: &BTreeMap<TargetId, bool>) {
+        if let Err(error) = self.forget(targets) {
+            log::warn!("cannot delete the conntrack entries of drained targets: {error}");
+        }
+        for (frontend, _) in self.target_of.iter().enumerate().filter(|(_, target)| targets.contains_key(target)) {
+            self.reach.reset(frontend);
+        }
+        for (target, answered) in targets {
+            if *answered {
+                self.usage.clear(*target);
+            }
+            self.release(*target);
+            self.inbox.send(Message::Event(Event::FlowsForgotten(*target)));
         }
     }
 

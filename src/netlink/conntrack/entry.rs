@@ -97,6 +97,14 @@ impl Status {
     /// `IPS_DST_NAT`.
     pub const DST_NAT: u32 = 1 << 5;
 
+    /// `IPS_FIXED_TIMEOUT`, `IPS_OFFLOAD` and `IPS_HW_OFFLOAD`.
+    pub const HELD: u32 = 1 << 10 | 1 << 14 | 1 << 15;
+
+    /// Whether somebody else has set until when it lives: an operator, or the flowtable that its packets pass.
+    pub fn held(self) -> bool {
+        self.0 & Status::HELD != 0
+    }
+
     /// Whether the destination was translated.
     pub fn dnat(self) -> bool {
         self.0 & Status::DST_NAT != 0
