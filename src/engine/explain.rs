@@ -287,7 +287,7 @@ fn flow_sentences(sentences: &mut Vec<String>, of: &Explanation, view: &View<'_>
         sentences.push(format!("  and {more} more."));
     }
     if !others.is_empty() {
-        sentences.push("Not answered, and so no use:".to_owned());
+        sentences.push("Not answered, refused or half-open, and so no use:".to_owned());
         sentences.extend(others.iter().map(|flow| flow_sentence(flow)));
     }
 }
