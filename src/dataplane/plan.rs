@@ -54,6 +54,11 @@ impl Rules {
         (same && !ports.is_range()).then_some(ports.first())
     }
 
+    /// Whether it leads to a range of ports.
+    pub fn has_range(&self) -> bool {
+        self.routes.iter().any(|route| route.endpoint.ports.is_range())
+    }
+
     /// Where a flow to `destination` is sent to, if it is one of this frontend's.
     pub fn translate(&self, protocol: Protocol, destination: SocketAddr) -> Option<SocketAddr> {
         let route = self.routes.iter().find(|route| route.matches(destination));

@@ -1,14 +1,14 @@
 //! Backends that somebody else runs, and that end while they are routed to.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use serde_json::{Value, json};
 
-use crate::setup::{SOON, active, at, command, config, ctl, external, python, warm};
+use crate::setup::{SOON, active, at, command, config, ctl, external, python, warm, with};
 use crate::support::{
-    BACKEND_V4, Daemon, Lab, Namespace, Temporary, eventually, http_get, http_get_within, nft, require_namespaces,
-    serve_http,
+    BACKEND_V4, Daemon, GATEWAY_V4, Lab, Namespace, Temporary, eventually, http_get, http_get_within, nft,
+    require_namespaces, serve_http,
 };
 
 /// A frontend on the gateway's outside address that holds packets.
@@ -32,7 +32,7 @@ fn connected(client: &Namespace, backend: &Namespace, daemon: &Daemon) -> [TcpSt
 
 fn refused(client: &Namespace) -> bool {
     let answer = client.run(|| http_get_within(at("198.51.100.1:80"), "/", SOON));
-    answer.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    answer.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
 #[test]
@@ -153,5 +153,28 @@ fn a_command_lives_as_long_as_its_process() {
     daemon.request(10, json!({"name": "b"}));
     daemon.await_target("b", "inactive", SOON);
     lab.client().run(|| TcpStream::connect_timeout(&at("198.51.100.1:80"), SOON)).expect("answered");
+    assert!(daemon.frontend("f80")["last_error"].is_null());
+}
+
+#[test]
+fn a_port_of_a_range_that_nobody_listens_on_says_nothing() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let _first = serve_http(&lab.backend, (BACKEND_V4, 8000).into(), "first");
+    let target = external("b", &["t=tcp/203.0.113.2:8000-8009"]);
+    let range = with(hold(80, "b:t"), json!({"listen": "198.51.100.1:8000-8009"}));
+    let mut daemon = Daemon::start(&lab, &config(&[target], &[range]));
+    let ask = |port: u16| lab.client().run(|| http_get((GATEWAY_V4, port).into(), "/")).map_err(|error| error.kind());
+    assert!(ask(8000).is_ok());
+    assert_eq!(ask(8005), Err(ErrorKind::ConnectionRefused));
+    daemon.process().await_line("203.0.113.2:8005, which has refused a client, does not answer the gateway", SOON);
+    // It is asked anew for the next one, so nothing was told.
+    eventually("it is asked again", SOON, || {
+        let _ = ask(8006);
+        daemon.log().contains("203.0.113.2:8006, which has refused a client, does not answer the gateway")
+    });
+    assert_eq!(daemon.target("b")["state"], "active");
     assert!(daemon.frontend("f80")["last_error"].is_null());
 }

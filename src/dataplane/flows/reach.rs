@@ -167,6 +167,11 @@ impl Reach {
         }
     }
 
+    /// What the endpoint has answered means nothing.
+    pub(super) fn dismiss(&mut self, frontend: FrontendId) {
+        self.frontends[frontend].doubt = Doubt::None;
+    }
+
     /// The endpoint has been asked, and has answered the gateway or not. Returns it if that is to be told. It is not if a client
     /// was answered in the meantime; nor if the gateway is answered and the flow was its own, or was refused, or one of many.
     pub(super) fn asked(&mut self, now: Instant, frontend: FrontendId, gateway: bool) -> Option<SocketAddr> {

@@ -167,6 +167,11 @@ impl Flows {
             FlowOrder::Asked(answers) => {
                 self.asking = false;
                 for answer in answers {
+                    if !answer.none && self.index.rules(answer.frontend).has_range() && answer.endpoint.is_err() {
+                        // Not every port of a range is in use.
+                        self.reach.dismiss(answer.frontend);
+                        continue;
+                    }
                     if let Some(endpoint) = self.reach.asked(Instant::now(), answer.frontend, answer.endpoint.is_ok()) {
                         self.inbox.send(Message::Event(answer.event(endpoint)));
                     }
