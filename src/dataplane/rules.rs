@@ -45,6 +45,10 @@ impl Table {
     /// nft could not be run, or refused twice.
     pub fn apply(&mut self, state: &State) -> Result<(), NftError> {
         let Some(before) = self.state.take() else { return self.replace(state) };
+        if before == *state {
+            self.state = Some(before);
+            return Ok(());
+        }
         match render::changes(&self.plan, &before, state) {
             None => self.state = Some(state.clone()),
             Some(changes) => match self.nft.apply(Language::Json, &changes) {

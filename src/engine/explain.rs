@@ -131,7 +131,7 @@ impl View<'_> {
     /// Why a target is in its state.
     pub(super) fn explain(&self, id: TargetId) -> Explanation {
         let spec = &self.config.targets[id];
-        let life = self.core.life(self.now, id);
+        let life = self.core.life(id);
         let name_of = |id: usize| self.config.frontends[id].name.clone();
         let woken_by = life.woken.map(|woken| {
             let (frontend, source) = match woken.by {

@@ -26,7 +26,7 @@ impl View<'_> {
     /// The state of everything, sorted by name.
     pub(super) fn status(&self) -> Status {
         let targets = self.config.targets.iter().enumerate().map(|(id, spec)| {
-            let life = self.core.life(self.now, id);
+            let life = self.core.life(id);
             let endpoints = spec.endpoints.iter().map(|endpoint| EndpointStatus {
                 name: endpoint.name.clone(),
                 protocol: endpoint.protocol,
@@ -86,7 +86,7 @@ impl View<'_> {
 
     /// In how many seconds the target may be started again, while it may not.
     pub(super) fn retry_in(&self, id: TargetId) -> Option<u64> {
-        Some(self.seconds_until(self.core.life(self.now, id).retry_at?))
+        Some(self.seconds_until(self.core.life(id).retry_at?))
     }
 
     /// A begun second counts.

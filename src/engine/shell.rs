@@ -78,10 +78,8 @@ struct Shell {
     runners: Vec<Runner>,
     has_handler: Vec<bool>,
     table: Table,
-    /// What the core wants in force.
+    /// Everything that is wanted of the rules, by the core and by the shell itself.
     wanted: State,
-    /// What is in force; `None` if nobody knows.
-    applied: Option<State>,
     /// UDP frontends whose stale flows are to be deleted.
     stale: Vec<FrontendId>,
     flows: FlowOrders,
@@ -132,13 +130,12 @@ impl Shell {
             has_handler: engine.has_handler,
             table: engine.table,
             wanted: State { on_link: engine.on_link, ..State::default() },
-            applied: Some(State::default()),
             stale: Vec::new(),
             flows: engine.flows,
             orders: engine.orders,
             inbox: engine.inbox,
             receiver: engine.receiver,
-            own: VecDeque::from([Event::Start]),
+            own: VecDeque::from([Event::RulesChanged, Event::Start]),
             holds: engine.holds,
             questions: Questions::default(),
             wall: Wall::new(Instant::now(), SystemTime::now()),
@@ -212,18 +209,20 @@ impl Shell {
             Message::Wildcards(id, endpoints) => {
                 self.wanted.wildcards.retain(|(target, _)| *target != id);
                 self.wanted.wildcards.extend(endpoints.into_iter().map(|endpoint| (id, endpoint)));
+                self.give(Event::RulesChanged);
             }
             Message::Surveyed(survey) => self.answer_questions(survey),
             Message::OnLink => {
                 if let Some(links) = self.inbox.on_link() {
                     self.wanted.on_link = links;
+                    self.give(Event::RulesChanged);
                 }
             }
             Message::RulesLost if self.core.closing() => {}
             Message::RulesLost => {
                 log::warn!("somebody has deleted the table inet {TABLE}; it is loaded anew");
                 self.table.lost();
-                self.applied = None;
+                self.give(Event::RulesChanged);
             }
         }
     }
@@ -266,9 +265,9 @@ impl Shell {
             Effect::SetRefusing(id, true) => _ = self.wanted.refusing.insert(id),
             Effect::SetRefusing(id, false) => _ = self.wanted.refusing.remove(&id),
             Effect::Tell(frontend, change) => self.orders.send(Order::Tell { frontend, change }),
-            Effect::WatchFlows(id) => self.flows.send(FlowOrder::Watch(id)),
+            Effect::WatchFlows { target, asked } => self.flows.send(FlowOrder::Watch { target, asked }),
             Effect::ReleaseFlows(id) => self.flows.send(FlowOrder::Release(id)),
-            Effect::CheckFlows(id) => self.flows.send(FlowOrder::Check(id)),
+            Effect::CheckFlows { target, asked } => self.flows.send(FlowOrder::Check { target, asked }),
             Effect::ForgetFlows { target, answered } => self.flows.send(FlowOrder::Forget { target, answered }),
             Effect::ForgetStale(id) if self.config.frontends[id].protocol == Protocol::Udp => self.stale.push(id),
             Effect::ForgetStale(_) => {}
@@ -276,39 +275,21 @@ impl Shell {
         }
     }
 
-    /// Brings everything that is under way in the shell itself to rest: its own events, and the rules.
+    /// Handles the shell's own events, and loads the rules that are due, until nothing of either is left.
     fn settle(&mut self) {
         loop {
             while let Some(event) = self.own.pop_front() {
                 self.give(event);
             }
-            if self.applied.as_ref() != Some(&self.wanted) {
-                let began = Instant::now();
-                let result = self.table.apply(&self.wanted);
-                log::debug!(
-                    "rules: {} active, {} cold, in {:.1?}",
-                    self.wanted.active.len(),
-                    self.wanted.cold.len(),
-                    began.elapsed()
-                );
-                match result {
-                    Ok(()) => {
-                        self.applied = Some(self.wanted.clone());
-                        self.own.push_back(Event::Applied);
-                    }
-                    Err(error) => {
-                        self.applied = None;
-                        log::error!("the rules could not be loaded: {error}");
-                        self.give(Event::ApplyFailed(error.to_string()));
-                        break;
-                    }
-                }
-            } else if self.core.awaits_rules() {
-                self.own.push_back(Event::Applied);
-            }
-            if self.own.is_empty() {
-                break;
-            }
+            let Some(revision) = self.core.rules_due(Instant::now()) else { break };
+            let began = Instant::now();
+            let result = self.table.apply(&self.wanted);
+            let (active, cold) = (self.wanted.active.len(), self.wanted.cold.len());
+            log::debug!("rules: {active} active, {cold} cold, in {:.1?}", began.elapsed());
+            self.give(match result {
+                Ok(()) => Event::Applied(revision),
+                Err(error) => Event::ApplyFailed(error.to_string()),
+            });
         }
         if !self.stale.is_empty() {
             self.flows.send(FlowOrder::ForgetStale(std::mem::take(&mut self.stale)));

@@ -130,7 +130,7 @@ fn a_target_is_not_given_up_for_one_of_its_endpoints_nor_for_who_is_refused() {
     assert!(second_answers());
     let _first = serve_http(&lab.backend, (BACKEND_V4, 8080).into(), "first");
     lab.client().run(|| http_get(at("198.51.100.1:80"), "/")).expect("an answer");
-    daemon.process().await_line("frontend f80: a client gets an answer again", SOON);
+    daemon.process().await_line("frontend f80: clients get answers again", SOON);
     assert!(daemon.frontend("f80")["last_error"].is_null());
 }
 

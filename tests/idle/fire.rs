@@ -203,7 +203,7 @@ fn a_drain_waits_for_an_answer_that_is_on_its_way() {
     });
     for target in ["syn", "datagram"] {
         drained(&mut daemon, 0, target, SOON);
-        let line = format!("target {target}: active again, since a client came while it was draining");
+        let line = format!("target {target}: active again, because it was needed while it was draining");
         daemon.process().await_line(&line, SOON);
     }
 }

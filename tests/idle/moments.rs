@@ -41,7 +41,7 @@ pub fn held(port: u16, endpoint: &str, flow: &str) -> Value {
 
 /// What marks the beginning of a drain by idleness in the log.
 pub fn draining(target: &str) -> String {
-    format!("target {target}: draining since it is idle")
+    format!("target {target}: draining because it is idle")
 }
 
 /// When a line was logged.

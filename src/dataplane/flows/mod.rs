@@ -18,6 +18,7 @@ mod usage;
 
 use std::io;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
@@ -33,11 +34,21 @@ pub use survey::{FlowDetail, Survey, TargetUse};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FlowOrder {
     /// Say when the target is not in use, at once if it is not; answered with one `Unused`. From now on account is kept of it.
-    Watch(TargetId),
+    Watch {
+        /// The target.
+        target: TargetId,
+        /// Time of the order, for the result.
+        asked: Instant,
+    },
     /// The use of the target does not matter any more.
     Release(TargetId),
     /// No new flows reach the target: are there any? Answered with `Checked`.
-    Check(TargetId),
+    Check {
+        /// The target.
+        target: TargetId,
+        /// Time of the order, for the result.
+        asked: Instant,
+    },
     /// Delete the entries of a target's flows; answered with `FlowsForgotten`.
     Forget {
         /// Which target.

@@ -1,6 +1,6 @@
 //! The `conntrack` thread: it waits for events and for orders, and for the moments at which the kernel is to be asked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
@@ -52,8 +52,8 @@ pub(super) struct Flows {
     pub(super) polled: BTreeMap<TargetId, (Instant, Polled)>,
     /// For each target: its idle time, and for how long its flows leave a trace.
     pub(super) times: Vec<(Duration, Duration)>,
-    /// Who waits for `Unused`.
-    awaited: BTreeSet<TargetId>,
+    /// The targets for which `Unused` is due, with the time of the order.
+    awaited: BTreeMap<TargetId, Instant>,
     /// Who waits for `Checked`.
     checks: BTreeMap<TargetId, Check>,
     pub(super) reach: Reach,
@@ -68,6 +68,8 @@ pub(super) struct Flows {
 
 /// A drain that waits for flows that were not answered yet.
 struct Check {
+    /// Time of the order.
+    asked: Instant,
     until: Instant,
     next: Instant,
 }
@@ -100,7 +102,7 @@ impl Flows {
             usage: Usage::new(times.iter().map(|(idle, trace)| (*idle).min(*trace / 4 * 3))),
             polled: BTreeMap::new(),
             times,
-            awaited: BTreeSet::new(),
+            awaited: BTreeMap::new(),
             checks: BTreeMap::new(),
             reach: Reach::new(config.frontends.len()),
             tcp_endpoints: config.targets.iter().map(|target| tcp(&target.endpoints)).collect(),
@@ -144,8 +146,8 @@ impl Flows {
 
     fn carry_out(&mut self, order: FlowOrder) {
         match order {
-            FlowOrder::Watch(target) => {
-                self.awaited.insert(target);
+            FlowOrder::Watch { target, asked } => {
+                self.awaited.insert(target, asked);
                 if self.subscription.is_some() {
                     self.usage.watch(target, true);
                 } else if let Some((next, _)) = self.polled.get_mut(&target) {
@@ -155,9 +157,9 @@ impl Flows {
                 }
             }
             FlowOrder::Release(target) => self.release(target),
-            FlowOrder::Check(target) => {
+            FlowOrder::Check { target, asked } => {
                 let now = Instant::now();
-                self.checks.insert(target, Check { until: now + UNANSWERED, next: now });
+                self.checks.insert(target, Check { asked, until: now + UNANSWERED, next: now });
             }
             FlowOrder::ForgetStale(frontends) => {
                 if let Err(error) = self.forget_stale(&frontends) {
@@ -229,8 +231,9 @@ impl Flows {
                     }
                     self.retry = Some(now + RETRY);
                     // Better one drain too few.
-                    for (target, _) in std::mem::take(&mut self.checks) {
-                        self.inbox.send(Message::Event(Event::Checked { target, used: true, since: None }));
+                    for (target, check) in std::mem::take(&mut self.checks) {
+                        let asked = check.asked;
+                        self.inbox.send(Message::Event(Event::Checked { target, asked, used: true, since: None }));
                     }
                 }
             }
@@ -239,15 +242,16 @@ impl Flows {
             return;
         }
         let usage = &self.usage;
-        let unused: Vec<_> = self.awaited.iter().filter(|target| usage.flows(**target).is_empty()).copied().collect();
+        let is_unused = |(target, _): &(&TargetId, &Instant)| usage.flows(**target).is_empty();
+        let unused: Vec<_> = self.awaited.iter().filter(is_unused).map(|(target, asked)| (*target, *asked)).collect();
         if !unused.is_empty() && !kernel_tells() {
             // There may be flows that nobody has told of, and may have been until now: the idle times begin anew.
             return self.give_up_events(SILENT);
         }
-        for target in unused {
+        for (target, asked) in unused {
             self.awaited.remove(&target);
             let since = self.usage.ended(target);
-            self.inbox.send(Message::Event(Event::Unused { target, since }));
+            self.inbox.send(Message::Event(Event::Unused { target, asked, since }));
         }
     }
 
@@ -298,9 +302,9 @@ impl Flows {
                 Verdict::Unused => {
                     // Until it is asked for again, the last moment that still finds the traces of what ends now.
                     *next = polled.last_look(dump.asked.0);
-                    if self.awaited.remove(target) {
+                    if let Some(asked) = self.awaited.remove(target) {
                         let since = Some(polled.since());
-                        self.inbox.send(Message::Event(Event::Unused { target: *target, since }));
+                        self.inbox.send(Message::Event(Event::Unused { target: *target, asked, since }));
                     }
                 }
             }
@@ -342,9 +346,9 @@ impl Flows {
     }
 
     fn checked(&mut self, target: TargetId, used: bool) {
-        self.checks.remove(&target);
+        let Some(Check { asked, .. }) = self.checks.remove(&target) else { return };
         let since = self.subscription.as_ref().and_then(|_| self.usage.ended(target));
-        self.inbox.send(Message::Event(Event::Checked { target, used, since }));
+        self.inbox.send(Message::Event(Event::Checked { target, asked, used, since }));
     }
 
     fn wait(&mut self) -> io::Result<()> {

@@ -1,14 +1,14 @@
-//! How long a failing thing waits before it is tried again.
+//! Pauses before a failing target or frontend is tried again.
 
 use std::time::{Duration, Instant};
 
-/// The wait after the first failure; it doubles with each further one.
-const FIRST: Duration = Duration::from_millis(500);
+/// Pause after the first failure; it doubles with each further one.
+pub(super) const FIRST: Duration = Duration::from_millis(500);
 
-/// The longest wait.
-const LONGEST: Duration = Duration::from_secs(60);
+/// Longest pause.
+pub(super) const MAX: Duration = Duration::from_secs(60);
 
-/// A backend that has been active for so long was a success: what ends it afterwards is a first failure again.
+/// Uptime after which a start was a success: the next failure is a first one again.
 const STEADY: Duration = Duration::from_secs(10);
 
 /// Counts failures in a row. Exponential, bounded, reset by success.
@@ -19,14 +19,16 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// It did not start.
-    pub(super) fn failed(&mut self, now: Instant) {
+    /// Counts a failed start; returns the time of the next try.
+    pub(super) fn failed(&mut self, now: Instant) -> Instant {
         self.failures = self.failures.saturating_add(1);
         let doublings = (self.failures - 1).min(16);
-        self.until = Some(now + (FIRST * 2u32.pow(doublings)).min(LONGEST));
+        let until = now + (FIRST * 2u32.pow(doublings)).min(MAX);
+        self.until = Some(until);
+        until
     }
 
-    /// It started, and died by itself after `uptime`. The first time it may be tried again at once.
+    /// Counts a start whose backend ended on its own after `uptime`. The first one may be tried again at once.
     pub(super) fn died(&mut self, now: Instant, uptime: Duration) {
         if uptime >= STEADY {
             self.reset();
@@ -34,16 +36,16 @@ impl Backoff {
             self.failures = 1;
             self.until = None;
         } else {
-            self.failed(now);
+            _ = self.failed(now);
         }
     }
 
-    /// It went well.
+    /// Ends the row of failures.
     pub(super) fn reset(&mut self) {
         *self = Backoff::default();
     }
 
-    /// When the next try is allowed, if not at once.
+    /// Time of the next try, if it is not allowed at once.
     pub(super) fn until(&self, now: Instant) -> Option<Instant> {
         self.until.filter(|until| *until > now)
     }
@@ -64,7 +66,7 @@ mod tests {
             waits.push(backoff.until(now).expect("a failure backs off") - now);
         }
         assert_eq!(waits[..4], [500, 1000, 2000, 4000].map(Duration::from_millis));
-        assert!(waits[7..].iter().all(|wait| *wait == LONGEST));
+        assert!(waits[7..].iter().all(|wait| *wait == MAX));
         backoff.reset();
         assert_eq!(backoff.until(now), None);
     }

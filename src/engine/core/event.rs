@@ -1,7 +1,9 @@
-//! What comes into the core and what it wants done.
+//! Inputs of the core, and the effects that it asks for.
 
 use std::net::SocketAddr;
 use std::time::Instant;
+
+use super::rules::Revision;
 
 /// A target, as its position in the configuration.
 pub type TargetId = usize;
@@ -44,22 +46,28 @@ pub enum Event {
     /// Nothing of the target is left: the last event of a start. The words say what it still lacked when it was stopped
     /// before it was ready, or what went wrong while it was being stopped.
     TargetEnded(TargetId, Option<String>),
-    /// All that was wanted of the rules before this event is in the kernel.
-    Applied,
-    /// Nothing of what was wanted of the rules since the last [`Event::Applied`] is in the kernel.
+    /// The shell wants more of the rules than frontends call for: they have to be loaded.
+    RulesChanged,
+    /// Everything that was wanted of the rules at this revision is in the kernel.
+    Applied(Revision),
+    /// The rules could not be loaded.
     ApplyFailed(String),
-    /// The answer to [`Effect::WatchFlows`], once it is so: no flow keeps the target in use.
+    /// The result of [`Effect::WatchFlows`], once it is so: no flow keeps the target in use.
     Unused {
-        /// Which target.
+        /// The target.
         target: TargetId,
+        /// The effect's `asked`.
+        asked: Instant,
         /// When the last flow ended, at the latest; `None` if there was none that is known of.
         since: Option<Instant>,
     },
-    /// The answer to [`Effect::CheckFlows`].
+    /// The result of [`Effect::CheckFlows`].
     Checked {
-        /// Which target.
+        /// The target.
         target: TargetId,
-        /// Whether a flow uses it, or nobody can tell.
+        /// The effect's `asked`.
+        asked: Instant,
+        /// Whether a flow uses it, or might.
         used: bool,
         /// When the last flow ended, where that is known to the moment.
         since: Option<Instant>,
@@ -115,13 +123,23 @@ pub enum Effect {
     /// Tell the frontend's handler, and those who hold its packets, what has become of its target. `Active` comes after the
     /// DNAT is in, `Inactive` before it is taken out.
     Tell(FrontendId, Change),
-    /// Say when no flow keeps the target in use, at once if none does; answered by `Unused`, unless `ReleaseFlows` or
+    /// Report when no flow keeps the target in use, at once if none does; answered by `Unused`, unless `ReleaseFlows` or
     /// `ForgetFlows` comes before.
-    WatchFlows(TargetId),
-    /// Nobody needs to know any more whether the target is in use.
+    WatchFlows {
+        /// The target.
+        target: TargetId,
+        /// Time of this effect. The result carries it, so that an old one is not taken for it.
+        asked: Instant,
+    },
+    /// The use of the target is no longer of interest.
     ReleaseFlows(TargetId),
-    /// Is the target in use? New flows do not reach it. Answered by `Checked`.
-    CheckFlows(TargetId),
+    /// Check whether the target is in use. New flows do not reach it. Answered by `Checked`.
+    CheckFlows {
+        /// The target.
+        target: TargetId,
+        /// Time of this effect. The result carries it, so that an old one is not taken for it.
+        asked: Instant,
+    },
     /// Delete the conntrack entries of the target's flows; answered by `FlowsForgotten`.
     ForgetFlows {
         /// Which target.

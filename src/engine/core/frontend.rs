@@ -1,17 +1,19 @@
-//! One frontend's life, as a state machine.
+//! The life of one frontend, as a state machine.
 
 use std::time::Instant;
 
 use super::backoff::Backoff;
-use super::event::TargetId;
+use super::event::{Effect, FrontendId, TargetId};
+use super::rules::Revision;
+use super::{Deadline, Effects};
 use crate::engine::status::FrontendState;
 
-/// What the core must know of a frontend's configuration.
+/// The core's part of a frontend's configuration.
 #[derive(Debug, Clone)]
 pub struct FrontendPlan {
-    /// For log lines.
+    /// Name, for log lines.
     pub name: String,
-    /// The target behind it.
+    /// Target behind it.
     pub target: TargetId,
     /// Whether it keeps its target warm for as long as it runs.
     pub keeps_warm: bool,
@@ -19,65 +21,180 @@ pub struct FrontendPlan {
     pub refuses: bool,
 }
 
-/// Where a frontend is in its life.
+/// State of a frontend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    Stopped,
+pub(super) enum State {
+    /// It does nothing. After a failure it starts again at `retry_at`.
+    Stopped { retry_at: Option<Instant> },
     /// Its sockets are being opened.
     Opening,
     /// Its rules are on their way into the kernel.
-    Ruling,
+    Publishing,
+    /// Clients can come.
     Running,
     /// Its rules are being removed.
-    Unruling,
+    Unpublishing,
     /// Its sockets are being closed.
     Closing,
+    /// The engine has ended.
     Closed,
+}
+
+/// The state that a frontend is meant to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Intent {
+    Run,
+    /// An operator has stopped it, or the daemon ends.
+    Stop,
+}
+
+/// Something that happens to a frontend.
+#[derive(Debug)]
+pub(super) enum Input {
+    Start,
+    Stop,
+    Opened,
+    OpenFailed(String),
+    /// Its rules are in the kernel.
+    Applied,
+    SocketsClosed,
+    /// Its handler has failed.
+    Broke(String),
+    /// Its deadline has passed.
+    Time,
+}
+
+/// Rules that are wanted for a frontend.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// New flows take its cold path, unless it is active.
+    pub cold: bool,
+    /// New flows are translated.
+    pub active: bool,
+    /// The cold path refuses clients.
+    pub refusing: bool,
 }
 
 /// One frontend.
 #[derive(Debug)]
 pub(super) struct Frontend {
     pub plan: FrontendPlan,
-    pub phase: Phase,
-    /// Whether it is meant to run: false after an operator's stop, and at the end.
-    pub wanted: bool,
-    /// Whether a DNAT of its flows is wanted of the kernel.
-    pub active: bool,
-    /// Whether its clients are wanted to be refused.
-    pub refusing: bool,
-    pub backoff: Backoff,
+    pub state: State,
+    pub wanted: Wanted,
+    /// Last change of `wanted`.
+    pub revision: Revision,
+    /// Whether its handler has been told that its target is active.
+    pub passing: bool,
     pub last_error: Option<String>,
-    /// What its entry in the core's timers says.
-    pub timer: Option<Instant>,
+    intent: Intent,
+    backoff: Backoff,
 }
 
 impl Frontend {
     pub(super) fn new(plan: FrontendPlan) -> Frontend {
         Frontend {
             plan,
-            phase: Phase::Stopped,
-            wanted: false,
-            active: false,
-            refusing: false,
-            backoff: Backoff::default(),
+            state: State::Stopped { retry_at: None },
+            wanted: Wanted::default(),
+            revision: Revision::default(),
+            passing: false,
             last_error: None,
-            timer: None,
+            intent: Intent::Stop,
+            backoff: Backoff::default(),
         }
     }
 
-    pub(super) fn state(&self) -> FrontendState {
-        match self.phase {
-            Phase::Stopped => FrontendState::Stopped,
-            Phase::Opening | Phase::Ruling => FrontendState::Starting,
-            Phase::Running => FrontendState::Running,
-            Phase::Unruling | Phase::Closing => FrontendState::Stopping,
-            Phase::Closed => FrontendState::Closed,
+    /// Takes an input in. The only place where the state changes.
+    pub(super) fn step(&mut self, now: Instant, id: FrontendId, closing: bool, input: Input, effects: &mut Effects) {
+        self.intent = match input {
+            Input::Start if !closing => Intent::Run,
+            Input::Stop => Intent::Stop,
+            _ => self.intent,
+        };
+        self.state = match (self.state, input) {
+            (State::Stopped { .. }, Input::Start | Input::Time) if self.intent == Intent::Run => self.open(id, effects),
+            (State::Stopped { .. }, Input::Stop) => Self::stopped(closing),
+            (State::Opening, Input::Opened) if self.intent == Intent::Run => State::Publishing,
+            (State::Opening, Input::Opened) => Self::close(id, effects),
+            (State::Opening, Input::OpenFailed(error)) => {
+                log::error!("frontend {}: {error}", self.plan.name);
+                self.last_error = Some(error);
+                match self.intent {
+                    Intent::Run => State::Stopped { retry_at: Some(self.backoff.failed(now)) },
+                    Intent::Stop => Self::stopped(closing),
+                }
+            }
+            (State::Publishing, Input::Applied) => {
+                log::debug!("frontend {}: running", self.plan.name);
+                self.last_error = None;
+                self.backoff.reset();
+                State::Running
+            }
+            (State::Publishing | State::Running, Input::Stop) => State::Unpublishing,
+            (State::Publishing | State::Running, Input::Broke(error)) => {
+                log::error!("frontend {}: {error}", self.plan.name);
+                self.last_error = Some(error);
+                self.backoff.failed(now);
+                State::Unpublishing
+            }
+            (State::Unpublishing, Input::Applied) => Self::close(id, effects),
+            (State::Closing, Input::SocketsClosed) => {
+                log::debug!("frontend {}: stopped", self.plan.name);
+                match (self.intent, self.backoff.until(now)) {
+                    (Intent::Stop, _) => Self::stopped(closing),
+                    (Intent::Run, None) => self.open(id, effects),
+                    (Intent::Run, retry_at) => State::Stopped { retry_at },
+                }
+            }
+            (state, _) => state,
+        };
+    }
+
+    fn open(&self, id: FrontendId, effects: &mut Effects) -> State {
+        effects.push(Effect::StartFrontend(id));
+        State::Opening
+    }
+
+    fn close(id: FrontendId, effects: &mut Effects) -> State {
+        effects.push(Effect::StopFrontend(id));
+        State::Closing
+    }
+
+    fn stopped(closing: bool) -> State {
+        if closing { State::Closed } else { State::Stopped { retry_at: None } }
+    }
+
+    /// State that users see.
+    pub(super) fn visible(&self) -> FrontendState {
+        match self.state {
+            State::Stopped { .. } => FrontendState::Stopped,
+            State::Opening | State::Publishing => FrontendState::Starting,
+            State::Running => FrontendState::Running,
+            State::Unpublishing | State::Closing => FrontendState::Stopping,
+            State::Closed => FrontendState::Closed,
         }
     }
 
     /// Whether its rules are wanted in the kernel.
-    pub(super) fn ruled(&self) -> bool {
-        matches!(self.phase, Phase::Ruling | Phase::Running)
+    pub(super) fn has_rules(&self) -> bool {
+        matches!(self.state, State::Publishing | State::Running)
+    }
+
+    /// Whether it pins its target: it keeps it warm, and runs.
+    pub(super) fn pins(&self) -> bool {
+        self.plan.keeps_warm && self.state == State::Running
+    }
+}
+
+impl Deadline for Frontend {
+    fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Stopped { retry_at } => retry_at,
+            _ => None,
+        }
+    }
+
+    fn awaits(&self) -> Option<Revision> {
+        matches!(self.state, State::Publishing | State::Unpublishing).then_some(self.revision)
     }
 }

@@ -1,39 +1,40 @@
 //! The pure core: every decision, and nothing else.
 //!
-//! [`Core::handle`] takes an event and says what is to be done; [`Core::next_deadline`] says when it wants to be called
-//! with [`Event::Tick`]. It knows no clock, no socket, no process and no nft, so that `simulation` can drive it through
-//! any order of events. All it does besides deciding is to log what it has decided.
+//! [`Core::handle`] takes an event in and returns effects; [`Core::next_deadline`] is when it has to be called with
+//! [`Event::Tick`]. It knows no clock, socket, process or nft, so that `simulation` can drive it through any order of
+//! events. Besides deciding, it logs its decisions. The engine thread runs it.
+//!
+//! Each target and frontend is a state machine ([`target`], [`frontend`]); this file hands them their events, and derives
+//! from their states what is wanted of the rules, the deadlines, and who waits for the rules.
 //!
 //! Invariants (checked by `simulation` after each step):
-//! - a frontend's DNAT is wanted only while its target is started and has been ready, and never after it has ended;
-//! - a target that people see as active has its rules in the kernel;
+//! - a frontend's DNAT is wanted only while its target has been started, has been ready and has not ended;
+//! - the rules of a target that is shown as active are in the kernel;
 //! - a backend is stopped only after its rules are gone from the kernel;
 //! - each start of a target ends before the next one;
-//! - whatever is neither running nor waiting for an answer has a deadline or nothing to wait for.
+//! - everything that is neither at rest nor active waits for a result that will come, or has a deadline.
 
 mod backoff;
-mod drain;
 mod event;
 mod frontend;
-mod frontends;
+mod rules;
 #[cfg(test)]
 mod simulation;
 mod target;
-mod warm;
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::time::Instant;
 
 pub use event::{Change, Effect, Event, FrontendId, TargetId};
 pub use frontend::FrontendPlan;
+pub use rules::Revision;
 pub use target::{Cause, Life, TargetPlan, Woken, WokenBy};
 
 use super::status::{FrontendState, TargetState};
-use frontend::Frontend;
-use target::{DrainStep, Phase, Target};
-
-/// How long to wait before nft is tried again after a failure.
-const RETRY: Duration = Duration::from_secs(2);
+use frontend::{Frontend, Wanted};
+use rules::Rules;
+use target::{Around, State, Target};
 
 /// The state of all targets and frontends.
 #[derive(Debug)]
@@ -41,22 +42,62 @@ pub struct Core {
     targets: Vec<Target>,
     frontends: Vec<Frontend>,
     /// The frontends of each target.
-    fronts: Vec<Vec<FrontendId>>,
-    /// What waits for [`Event::Applied`].
-    pending: Vec<Subject>,
-    timers: BTreeSet<(Instant, Subject)>,
-    rules_timer: Option<Instant>,
+    members: Vec<Vec<FrontendId>>,
+    rules: Rules,
+    /// Index of the deadlines of all targets and frontends.
+    deadlines: Index<Instant>,
+    /// Index of the revisions that targets and frontends wait for.
+    waiting: Index<Revision>,
     closing: bool,
     finished: bool,
 }
 
-/// What a timer or a change of the rules belongs to.
+/// A target or a frontend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Subject {
     Target(TargetId),
     Frontend(FrontendId),
-    /// The rules as a whole: the shell tries again whatever is not in the kernel yet.
-    Rules,
+}
+
+/// Something that follows from a state.
+trait Deadline {
+    /// When time alone changes the state.
+    fn deadline(&self) -> Option<Instant>;
+
+    /// Revision of the rules that it waits for.
+    fn awaits(&self) -> Option<Revision>;
+}
+
+/// Subjects in the order of something that follows from their states.
+#[derive(Debug)]
+struct Index<K> {
+    order: BTreeSet<(K, Subject)>,
+    targets: Vec<Option<K>>,
+    frontends: Vec<Option<K>>,
+}
+
+impl<K: Ord + Copy> Index<K> {
+    fn new(targets: usize, frontends: usize) -> Index<K> {
+        Index { order: BTreeSet::new(), targets: vec![None; targets], frontends: vec![None; frontends] }
+    }
+
+    fn set(&mut self, subject: Subject, key: Option<K>) {
+        let entry = match subject {
+            Subject::Target(id) => &mut self.targets[id],
+            Subject::Frontend(id) => &mut self.frontends[id],
+        };
+        if *entry == key {
+            return;
+        }
+        if let Some(old) = std::mem::replace(entry, key) {
+            self.order.remove(&(old, subject));
+        }
+        self.order.extend(key.map(|key| (key, subject)));
+    }
+
+    fn first(&self) -> Option<(K, Subject)> {
+        self.order.first().copied()
+    }
 }
 
 /// Where the effects of one event go.
@@ -65,21 +106,23 @@ type Effects = Vec<Effect>;
 impl Core {
     /// Everything inactive and stopped.
     pub fn new(now: Instant, targets: Vec<TargetPlan>, frontends: Vec<FrontendPlan>) -> Core {
-        let mut fronts = vec![Vec::new(); targets.len()];
+        let mut members = vec![Vec::new(); targets.len()];
         for (id, frontend) in frontends.iter().enumerate() {
-            fronts[frontend.target].push(id);
+            members[frontend.target].push(id);
         }
         Core {
+            deadlines: Index::new(targets.len(), frontends.len()),
+            waiting: Index::new(targets.len(), frontends.len()),
             targets: targets.into_iter().map(|plan| Target::new(plan, now)).collect(),
             frontends: frontends.into_iter().map(Frontend::new).collect(),
-            fronts,
-            pending: Vec::new(),
-            timers: BTreeSet::new(),
-            rules_timer: None,
+            members,
+            rules: Rules::default(),
             closing: false,
             finished: false,
         }
     }
+
+    // ---- what others see ----
 
     /// Whether the daemon is ending.
     pub fn closing(&self) -> bool {
@@ -88,249 +131,256 @@ impl Core {
 
     /// The state of a target, and its last error.
     pub fn target(&self, id: TargetId) -> (TargetState, Option<&str>) {
-        (self.targets[id].state(), self.targets[id].last_error.as_deref())
+        (self.targets[id].visible(), self.targets[id].last_error.as_deref())
     }
 
-    /// All that there is to say about a target.
-    pub fn life(&self, now: Instant, id: TargetId) -> Life<'_> {
-        self.targets[id].life(now)
+    /// All that there is to know about a target.
+    pub fn life(&self, id: TargetId) -> Life<'_> {
+        self.targets[id].life(self.keepers(id).next().is_some())
     }
 
     /// When an active target drains if no further flow comes, given how many use it and when the last one has ended; `None`
     /// if that is not known, or it is not active.
     pub fn drains_at(&self, id: TargetId, flows: u32, ended: Option<Instant>) -> Option<Instant> {
-        let target = &self.targets[id];
-        let Phase::Active { idle_from, .. } = target.phase else { return None };
-        let idle = (flows == 0 && target.keepers == 0)
-            .then(|| target.idle_at(ended.map_or(idle_from, |at| at.max(idle_from))));
-        idle.into_iter().chain(target.too_old_at()).min()
+        self.targets[id].drains_at(flows, ended)
     }
 
     /// The frontends that keep a target warm.
     pub fn keepers(&self, id: TargetId) -> impl Iterator<Item = FrontendId> + '_ {
-        let keeps = |front: &FrontendId| {
-            let frontend = &self.frontends[*front];
-            frontend.plan.keeps_warm && frontend.phase == frontend::Phase::Running
-        };
-        self.fronts[id].iter().copied().filter(keeps)
+        self.members[id].iter().copied().filter(|id| self.frontends[*id].pins())
     }
 
     /// The state of a frontend, and its last error.
     pub fn frontend(&self, id: FrontendId) -> (FrontendState, Option<&str>) {
-        (self.frontends[id].state(), self.frontends[id].last_error.as_deref())
+        (self.frontends[id].visible(), self.frontends[id].last_error.as_deref())
     }
 
-    /// Whether [`Event::Applied`] is waited for.
-    pub fn awaits_rules(&self) -> bool {
-        !self.pending.is_empty()
+    /// The revision of the rules to load now; answered with [`Event::Applied`] or [`Event::ApplyFailed`].
+    pub fn rules_due(&self, now: Instant) -> Option<Revision> {
+        self.rules.due(now)
     }
 
     /// When [`Event::Tick`] is wanted, if at all.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        self.deadlines.first().map(|(at, _)| at).into_iter().chain(self.rules.deadline()).min()
     }
+
+    // ---- events ----
 
     /// Takes an event in and adds what is to be done to `effects`. `now` never goes back.
     pub fn handle(&mut self, now: Instant, event: Event, effects: &mut Effects) {
+        use frontend::Input as OfFrontend;
+        use target::Input as OfTarget;
         match event {
-            Event::Start => (0..self.frontends.len()).for_each(|id| self.start_frontend(id, effects)),
+            Event::Start => {
+                (0..self.frontends.len()).for_each(|id| self.step_frontend(now, id, OfFrontend::Start, effects))
+            }
             Event::Wake { frontend, source } => self.wake(now, frontend, source, effects),
-            Event::WarmTarget(id) => {
-                log::info!("target {}: an operator wants it warm", self.targets[id].plan.name);
-                self.want(now, id, WokenBy::Operator, effects);
+            Event::WarmTarget(id) => self.step_target(now, id, OfTarget::Wake(WokenBy::Operator), effects),
+            Event::DrainTarget(id) => self.step_target(now, id, OfTarget::Drain, effects),
+            Event::StartFrontend(id) => self.step_frontend(now, id, OfFrontend::Start, effects),
+            Event::StopFrontend(id) => self.step_frontend(now, id, OfFrontend::Stop, effects),
+            Event::FrontendStarted(id) => self.step_frontend(now, id, OfFrontend::Opened, effects),
+            Event::FrontendFailed(id, error) => self.step_frontend(now, id, OfFrontend::OpenFailed(error), effects),
+            Event::FrontendStopped(id) => self.step_frontend(now, id, OfFrontend::SocketsClosed, effects),
+            Event::FrontendBroke(id, error) => self.step_frontend(now, id, OfFrontend::Broke(error), effects),
+            Event::TargetReady(id) => self.step_target(now, id, OfTarget::Ready, effects),
+            Event::TargetDied(id, error) => self.step_target(now, id, OfTarget::Died(error), effects),
+            Event::TargetEnded(id, error) => self.step_target(now, id, OfTarget::Ended(error), effects),
+            Event::RulesChanged => _ = self.rules.touch(),
+            Event::Applied(revision) => {
+                if self.rules.error().is_some() {
+                    log::info!("the rules are loaded again");
+                }
+                self.rules.applied(revision);
+                self.resume(now, effects);
             }
-            Event::DrainTarget(id) => self.drain_asked(now, id, effects),
-            Event::StartFrontend(id) => self.start_frontend(id, effects),
-            Event::StopFrontend(id) => self.stop_frontend(now, id, effects),
-            Event::FrontendStarted(id) => self.frontend_started(now, id, effects),
-            Event::FrontendFailed(id, error) => self.frontend_failed(now, id, error),
-            Event::FrontendStopped(id) => self.frontend_stopped(now, id, effects),
-            Event::FrontendBroke(id, error) => self.frontend_broke(now, id, error, effects),
-            Event::TargetReady(id) => self.target_ready(id, effects),
-            Event::TargetDied(id, error) => self.target_died(now, id, error, effects),
-            Event::TargetEnded(id, error) => self.target_ended(now, id, error, effects),
-            Event::Applied => self.applied(now, effects),
-            Event::ApplyFailed(error) => self.apply_failed(now, &error, effects),
-            Event::Unused { target, since } => self.unused(now, target, since, effects),
-            Event::Checked { target, used, since } => {
-                // A flow that came and went after the word that there was none is use as well.
-                let lately = since.is_some_and(|since| self.targets[target].idle_at(since) > now);
-                self.checked(now, target, used || lately, effects);
+            Event::ApplyFailed(error) => self.apply_failed(now, error, effects),
+            Event::Unused { target, asked, since } => {
+                self.step_target(now, target, OfTarget::Unused { asked, since }, effects)
             }
-            Event::FlowsForgotten(id) => self.flows_forgotten(now, id, effects),
+            Event::Checked { target, asked, used, since } => {
+                self.step_target(now, target, OfTarget::Checked { asked, used, since }, effects)
+            }
+            Event::FlowsForgotten(id) => self.step_target(now, id, OfTarget::Flushed, effects),
             Event::ClientsLost { frontend, problem, none } => self.clients_lost(now, frontend, problem, none, effects),
             Event::ClientsAnswered(id) => self.clients_answered(id),
             Event::Tick => {}
             Event::Shutdown => self.shutdown(now, effects),
         }
-        self.ring(now, effects);
+        self.fire_timers(now, effects);
         self.finish_if_done(effects);
     }
 
-    // ---- the rules ----
-
-    fn applied(&mut self, now: Instant, effects: &mut Effects) {
-        self.disarm(Subject::Rules);
-        for subject in std::mem::take(&mut self.pending) {
-            match subject {
-                Subject::Target(id) => self.target_applied(now, id, effects),
-                Subject::Frontend(id) => match self.frontends[id].phase {
-                    frontend::Phase::Ruling => self.frontend_running(now, id, effects),
-                    frontend::Phase::Unruling => {
-                        self.frontends[id].phase = frontend::Phase::Closing;
-                        effects.push(Effect::StopFrontend(id));
-                    }
-                    _ => {}
-                },
-                Subject::Rules => {}
-            }
+    fn wake(&mut self, now: Instant, id: FrontendId, source: Option<SocketAddr>, effects: &mut Effects) {
+        let frontend = &self.frontends[id];
+        if frontend.has_rules() {
+            let input = target::Input::Wake(WokenBy::Client(id, source));
+            self.step_target(now, frontend.plan.target, input, effects);
         }
     }
 
-    fn target_applied(&mut self, now: Instant, id: TargetId, effects: &mut Effects) {
-        let target = &mut self.targets[id];
-        match &mut target.phase {
-            Phase::Warming { routing: true } => {
-                log::info!("target {}: active after {:.1?}", target.plan.name, now - target.since);
-                self.activate(now, id, effects);
-            }
-            Phase::Draining(drain) => match drain.step {
-                DrainStep::Unrouting if drain.cause == Cause::Idle && !drain.ended => {
-                    drain.step = DrainStep::Checking;
-                    effects.push(Effect::CheckFlows(id));
-                    if target.wanted || target.keepers > 0 {
-                        // Not here and now: what is wanted from now on must not be taken for what is in the kernel.
-                        self.arm_target(id, Some(now));
-                    }
-                }
-                DrainStep::Unrouting => self.stop(now, id, effects),
-                DrainStep::Rerouting => {
-                    log::info!("target {}: active again, since a client came while it was draining", target.plan.name);
-                    self.activate(now, id, effects);
-                }
-                DrainStep::Checking | DrainStep::Stopping | DrainStep::Forgetting => {}
-            },
-            _ => {}
+    /// The clients of a frontend get no answer. Where only clients can show that a backend has ended, this does, provided that
+    /// it answers none.
+    fn clients_lost(&mut self, now: Instant, id: FrontendId, problem: String, none: bool, effects: &mut Effects) {
+        let frontend = &mut self.frontends[id];
+        let target = frontend.plan.target;
+        if !matches!(self.targets[target].state, State::Active(_)) {
+            return;
+        }
+        log::warn!("frontend {}: {problem}", frontend.plan.name);
+        if none && self.targets[target].plan.unwatched {
+            self.step_target(now, target, target::Input::Silent(problem), effects);
+        } else {
+            frontend.last_error = Some(problem);
         }
     }
 
-    fn apply_failed(&mut self, now: Instant, error: &str, effects: &mut Effects) {
-        if self.closing {
-            // There is nothing to wait for: the table goes as a whole.
-            return self.applied(now, effects);
-        }
-        for subject in &self.pending {
-            match subject {
-                Subject::Target(id) => self.targets[*id].last_error = Some(error.to_owned()),
-                Subject::Frontend(id) => self.frontends[*id].last_error = Some(error.to_owned()),
-                Subject::Rules => {}
-            }
-        }
-        self.arm(Subject::Rules, Some(now + RETRY));
-    }
-
-    // ---- time ----
-
-    /// Does what the deadlines that have come call for.
-    fn ring(&mut self, now: Instant, effects: &mut Effects) {
-        while let Some((at, subject)) = self.timers.first().copied()
-            && at <= now
-        {
-            self.disarm(subject);
-            match subject {
-                // The shell tries again whenever it has been called.
-                Subject::Rules => {}
-                Subject::Frontend(id) => self.start_frontend(id, effects),
-                Subject::Target(id) => match self.targets[id].phase {
-                    Phase::Inactive => {
-                        self.refuse(id, false, effects);
-                        if self.targets[id].wanted || self.targets[id].keepers > 0 {
-                            self.warm(now, id, effects);
-                        }
-                    }
-                    Phase::Warming { .. } => {
-                        let target = &mut self.targets[id];
-                        let within = target.plan.ready_deadline;
-                        target.last_error = Some(format!("not ready within {within:?}"));
-                        target.backoff.failed(now);
-                        self.drain(now, id, Cause::NotReady, effects);
-                    }
-                    Phase::Active { .. } => self.active_for_long(now, id, effects),
-                    // Somebody who needs it does not wait for the answer of a check.
-                    Phase::Draining(_) => self.checked(now, id, false, effects),
-                    Phase::Closed => {}
-                },
-            }
+    fn clients_answered(&mut self, id: FrontendId) {
+        let frontend = &mut self.frontends[id];
+        if frontend.last_error.take().is_some() {
+            log::info!("frontend {}: clients get answers again", frontend.plan.name);
         }
     }
-
-    /// An active target's deadline has come: its idle time is over unless somebody has used it, or it is too old.
-    fn active_for_long(&mut self, now: Instant, id: TargetId, effects: &mut Effects) {
-        let target = &mut self.targets[id];
-        if target.too_old_at().is_some_and(|at| at <= now) {
-            return self.drain(now, id, Cause::TooOld, effects);
-        }
-        if let Phase::Active { unused, .. } = &mut target.phase
-            && unused.take().is_some()
-        {
-            effects.push(Effect::WatchFlows(id));
-        }
-        let at = target.too_old_at();
-        self.arm_target(id, at);
-    }
-
-    fn arm_target(&mut self, id: TargetId, at: Option<Instant>) {
-        self.arm(Subject::Target(id), at);
-    }
-
-    fn arm_frontend(&mut self, id: FrontendId, at: Option<Instant>) {
-        self.arm(Subject::Frontend(id), at);
-    }
-
-    fn disarm(&mut self, subject: Subject) {
-        self.arm(subject, None);
-    }
-
-    /// Sets the one timer of a subject, or stops it.
-    fn arm(&mut self, subject: Subject, at: Option<Instant>) {
-        let timer = match subject {
-            Subject::Target(id) => &mut self.targets[id].timer,
-            Subject::Frontend(id) => &mut self.frontends[id].timer,
-            Subject::Rules => &mut self.rules_timer,
-        };
-        if let Some(old) = std::mem::replace(timer, at) {
-            self.timers.remove(&(old, subject));
-        }
-        if let Some(at) = at {
-            self.timers.insert((at, subject));
-        }
-    }
-
-    // ---- the end ----
 
     fn shutdown(&mut self, now: Instant, effects: &mut Effects) {
         if std::mem::replace(&mut self.closing, true) {
             return;
         }
-        for id in 0..self.frontends.len() {
-            self.stop_frontend(now, id, effects);
-        }
-        for id in 0..self.targets.len() {
-            self.drain_asked(now, id, effects);
-            if matches!(self.targets[id].phase, Phase::Inactive) {
-                self.targets[id].enter(now, Phase::Closed);
-            }
-        }
+        (0..self.frontends.len()).for_each(|id| self.step_frontend(now, id, frontend::Input::Stop, effects));
+        (0..self.targets.len()).for_each(|id| self.step_target(now, id, target::Input::Drain, effects));
     }
 
     fn finish_if_done(&mut self, effects: &mut Effects) {
         if self.closing
             && !self.finished
-            && self.targets.iter().all(|target| matches!(target.phase, Phase::Closed))
-            && self.frontends.iter().all(|frontend| frontend.phase == frontend::Phase::Closed)
+            && self.targets.iter().all(|target| target.state == State::Closed)
+            && self.frontends.iter().all(|frontend| frontend.state == frontend::State::Closed)
         {
             self.finished = true;
             effects.push(Effect::Finished);
+        }
+    }
+
+    // ---- steps ----
+
+    fn step_target(&mut self, now: Instant, id: TargetId, input: target::Input, effects: &mut Effects) {
+        let mut around = Around {
+            id,
+            now,
+            closing: self.closing,
+            frontends: &self.frontends,
+            members: &self.members[id],
+            rules: &mut self.rules,
+            effects,
+        };
+        self.targets[id].step(input, &mut around);
+        for at in 0..self.members[id].len() {
+            self.publish(self.members[id][at], effects);
+        }
+        self.index(Subject::Target(id));
+    }
+
+    fn step_frontend(&mut self, now: Instant, id: FrontendId, input: frontend::Input, effects: &mut Effects) {
+        let target = self.frontends[id].plan.target;
+        let before = self.keepers(target).next();
+        let was = self.frontends[id].state;
+        self.frontends[id].step(now, id, self.closing, input, effects);
+        let starts_running = self.frontends[id].state == frontend::State::Running && was != frontend::State::Running;
+        if !self.publish(id, effects) && starts_running {
+            effects.push(Effect::ForgetStale(id));
+        }
+        let after = self.keepers(target).next();
+        match (before, after) {
+            (None, Some(keeper)) => self.step_target(now, target, target::Input::Pinned(keeper), effects),
+            (Some(_), None) => self.step_target(now, target, target::Input::Unpinned, effects),
+            _ => {}
+        }
+        self.index(Subject::Frontend(id));
+    }
+
+    /// Derives from the states of a frontend and its target what is wanted of the rules, and what the frontend's handler has
+    /// to know. Returns whether its flows begin to pass.
+    fn publish(&mut self, id: FrontendId, effects: &mut Effects) -> bool {
+        let frontend = &mut self.frontends[id];
+        let target = &self.targets[frontend.plan.target];
+        let before = frontend.wanted;
+        let cold = frontend.has_rules();
+        let active = cold && target.is_routed();
+        let refusing = frontend.plan.refuses && target.is_backing_off();
+        frontend.wanted = Wanted { cold, active, refusing };
+        if frontend.passing && !active {
+            frontend.passing = false;
+            effects.push(Effect::Tell(id, Change::Inactive));
+        }
+        if frontend.wanted != before {
+            frontend.revision = self.rules.touch();
+            effects.extend((cold != before.cold).then_some(Effect::SetCold(id, cold)));
+            effects.extend((active != before.active).then_some(Effect::SetActive(id, active)));
+            effects.extend((refusing != before.refusing).then_some(Effect::SetRefusing(id, refusing)));
+        }
+        let passes = active && matches!(target.state, State::Active(_)) && self.rules.has(frontend.revision);
+        let begins = passes && !frontend.passing;
+        if begins {
+            frontend.passing = true;
+            // Whether its clients get answers has to be seen again.
+            frontend.last_error = None;
+            effects.extend([Effect::ForgetStale(id), Effect::Tell(id, Change::Active)]);
+        }
+        self.index(Subject::Frontend(id));
+        begins
+    }
+
+    /// Updates the indexes after a step.
+    fn index(&mut self, subject: Subject) {
+        let state: &dyn Deadline = match subject {
+            Subject::Target(id) => &self.targets[id],
+            Subject::Frontend(id) => &self.frontends[id],
+        };
+        self.deadlines.set(subject, state.deadline());
+        self.waiting.set(subject, state.awaits());
+    }
+
+    // ---- rules and time ----
+
+    /// Lets those go on whose rules are in the kernel.
+    fn resume(&mut self, now: Instant, effects: &mut Effects) {
+        while let Some((revision, subject)) = self.waiting.first()
+            && self.rules.has(revision)
+        {
+            match subject {
+                Subject::Target(id) => self.step_target(now, id, target::Input::Applied, effects),
+                Subject::Frontend(id) => self.step_frontend(now, id, frontend::Input::Applied, effects),
+            }
+        }
+    }
+
+    fn apply_failed(&mut self, now: Instant, error: String, effects: &mut Effects) {
+        if self.closing {
+            self.rules.give_up();
+            return self.resume(now, effects);
+        }
+        for (_, subject) in &self.waiting.order {
+            let last_error = match subject {
+                Subject::Target(id) => &mut self.targets[*id].last_error,
+                Subject::Frontend(id) => &mut self.frontends[*id].last_error,
+            };
+            *last_error = Some(error.clone());
+        }
+        if self.rules.error() != Some(&error) {
+            log::error!("the rules could not be loaded, trying again every {:?}: {error}", rules::RETRY);
+        }
+        self.rules.failed(now, error);
+    }
+
+    fn fire_timers(&mut self, now: Instant, effects: &mut Effects) {
+        while let Some((at, subject)) = self.deadlines.first()
+            && at <= now
+        {
+            match subject {
+                Subject::Target(id) => self.step_target(now, id, target::Input::Time, effects),
+                Subject::Frontend(id) => self.step_frontend(now, id, frontend::Input::Time, effects),
+            }
         }
     }
 }

@@ -1,64 +1,121 @@
-//! One target's life, as a state machine.
+//! The life of one target, as a state machine.
+//!
+//! ```text
+//!  Inactive ──▶ Starting ──▶ Publishing ──▶ Active ──▶ IdleDrain ──▶ Teardown ──▶ Inactive or BackingOff
+//!                  │             │           │ ▲          │             ▲
+//!                  │             │           │ └──────────┘ a client came, or it is still in use
+//!                  └─────────────┴───────────┴──────────────────────────┘ it died, or has to drain
+//! ```
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::event::FrontendId;
+use super::event::{Change, Effect, FrontendId, TargetId};
+use super::frontend::Frontend;
+use super::rules::{Revision, Rules};
+use super::{Deadline, Effects};
 use crate::engine::status::TargetState;
 
-/// What the core must know of a target's configuration.
+/// The core's part of a target's configuration.
 #[derive(Debug, Clone)]
 pub struct TargetPlan {
-    /// For log lines.
+    /// Name, for log lines.
     pub name: String,
     /// How long it stays active without flows.
     pub idle_timeout: Duration,
     /// How long it may take to become ready.
     pub ready_deadline: Duration,
-    /// How long it stays active at the least, unless it dies or is told to drain.
+    /// How long it stays active at least, unless it dies or an operator drains it.
     pub min_uptime: Duration,
-    /// After how long it is drained, in use or not.
+    /// Time after which it is drained, in use or not.
     pub max_uptime: Option<Duration>,
-    /// Whether the backend goes on without us, and so may its flows when the daemon ends.
+    /// Whether the backend goes on without the daemon, and so may its flows when the daemon ends.
     pub external: bool,
-    /// Whether nobody but its clients tells when the backend has ended.
+    /// Whether its clients alone show that the backend has ended.
     pub unwatched: bool,
 }
 
-/// Where a target is in its life, in full. The states that people see are [`Phase::state`].
-#[derive(Debug)]
-pub(super) enum Phase {
+/// State of a target, with what belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
     /// Nothing of it runs.
     Inactive,
-    /// It has been started; `routing` once it is ready and its rules are on their way into the kernel.
-    Warming { routing: bool },
-    /// Its rules are in. Its idle clock starts at `idle_from` at the earliest; `unused` is since when nothing has used it, as
-    /// far as is known: `None` while it is in use.
-    Active { idle_from: Instant, unused: Option<Instant> },
-    /// It is on its way down.
-    Draining(Drain),
+    /// Nothing of it runs, and it has failed: it may start at `until`, and does if it was woken.
+    BackingOff { until: Instant, start_then: bool },
+    /// It has been started.
+    Starting { deadline: Instant },
+    /// It is ready, and its rules are on their way into the kernel.
+    Publishing(Revision),
+    /// Its rules are in the kernel.
+    Active(Idle),
+    /// It was out of use for its idle time. The only drain that can be cancelled.
+    IdleDrain(IdleDrain),
+    /// It goes down, and may start again afterwards.
+    Teardown(Teardown),
     /// The engine has ended.
     Closed,
 }
 
-/// A drain: new flows off first, then the backend.
-#[derive(Debug)]
-pub(super) struct Drain {
+/// Use of an active target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Idle {
+    /// A frontend keeps it warm.
+    Pinned,
+    /// In use, as far as is known. The flows were asked for at `asked`; its idle time starts at `from` at the earliest.
+    InUse { from: Instant, asked: Instant },
+    /// Nothing has used it since then.
+    Since(Instant),
+}
+
+/// Step of a drain that can be cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IdleDrain {
+    /// Its rules are being removed.
+    Unpublishing(Revision),
+    /// Its rules are gone. The flows thread was asked at `asked` for a flow that has slipped in before.
+    Verifying { asked: Instant },
+    /// It is needed: its rules are being put back.
+    Republishing(Revision),
+}
+
+/// A drain that goes on to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Teardown {
     pub cause: Cause,
-    pub step: DrainStep,
-    /// The backend is gone already.
-    pub ended: bool,
+    pub step: Step,
+    /// Whether it was woken in the meantime.
+    pub restart: bool,
+}
+
+/// Step of a [`Teardown`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// New flows are being turned away from it.
+    Unpublishing { revision: Revision, backend: Backend },
+    /// The backend is being stopped. Its flows keep their translation, so that it can close them.
+    Stopping,
+    /// The backend is gone, and its conntrack entries are being deleted.
+    Flushing,
+}
+
+/// The backend of a target that is being torn down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Backend {
+    /// It has to be stopped.
+    Started,
+    /// Nothing of it is left.
+    Ended,
 }
 
 /// Why a target drains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// Nobody uses it: a flow that has slipped in calls the drain off.
+    /// It was out of use for its idle time.
     Idle,
-    /// An operator or the daemon's end wants it.
+    /// An operator or the end of the daemon requires it.
     Asked,
-    /// The backend has ended by itself.
+    /// The backend has ended on its own.
     Died,
     /// It answers neither its clients nor the gateway.
     Silent,
@@ -68,168 +125,568 @@ pub enum Cause {
     TooOld,
 }
 
-/// What has woken a target.
+/// The last wake of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Woken {
-    /// Who.
+    /// Its origin.
     pub by: WokenBy,
-    /// When.
+    /// Its time.
     pub at: Instant,
 }
 
-/// Who has woken a target.
+/// Origin of a wake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WokenBy {
-    /// A client of a frontend, where it is known which; or an operator who acts for one.
+    /// A client of a frontend, with its address where that is known; or an operator who acts for one.
     Client(FrontendId, Option<SocketAddr>),
-    /// A frontend that keeps it warm.
+    /// A frontend that keeps the target warm.
     Keeper(FrontendId),
     /// An operator.
     Operator,
 }
 
-/// What there is to say about a target at one moment.
+/// Something that happens to a target.
+#[derive(Debug)]
+pub(super) enum Input {
+    Wake(WokenBy),
+    /// A frontend begins to keep it warm; it is the first.
+    Pinned(FrontendId),
+    /// No frontend keeps it warm any more.
+    Unpinned,
+    /// An operator or the end of the daemon drains it.
+    Drain,
+    Ready,
+    Died(String),
+    Ended(Option<String>),
+    /// Its clients get no answer, and neither does the gateway.
+    Silent(String),
+    /// The rules that it waits for are in the kernel.
+    Applied,
+    Unused {
+        asked: Instant,
+        since: Option<Instant>,
+    },
+    Checked {
+        asked: Instant,
+        used: bool,
+        since: Option<Instant>,
+    },
+    Flushed,
+    /// Its deadline has passed.
+    Time,
+}
+
+/// Surroundings of a step, and where its results go.
+pub(super) struct Around<'a> {
+    pub id: TargetId,
+    pub now: Instant,
+    /// Whether the daemon is ending.
+    pub closing: bool,
+    pub frontends: &'a [Frontend],
+    /// The target's own frontends.
+    pub members: &'a [FrontendId],
+    pub rules: &'a mut Rules,
+    pub effects: &'a mut Effects,
+}
+
+impl Around<'_> {
+    fn members(&self) -> impl Iterator<Item = (FrontendId, &Frontend)> {
+        self.members.iter().map(|id| (*id, &self.frontends[*id]))
+    }
+
+    /// A frontend that keeps the target warm.
+    fn pinned_by(&self) -> Option<FrontendId> {
+        self.members().find(|(_, frontend)| frontend.pins()).map(|(id, _)| id)
+    }
+
+    /// Whether all of its frontends refuse their clients while it backs off.
+    fn all_refuse(&self) -> bool {
+        !self.members.is_empty() && self.members().all(|(_, frontend)| frontend.plan.refuses)
+    }
+
+    /// Notifies the frontends that their waiting clients wait in vain.
+    fn notify_failed(&mut self, which: impl Fn(&Frontend) -> bool) {
+        let told: Vec<_> = self.members().filter(|(_, frontend)| which(frontend)).map(|(id, _)| id).collect();
+        self.effects.extend(told.into_iter().map(|id| Effect::Tell(id, Change::Failed)));
+    }
+}
+
+/// All that there is to know about a target at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Life<'a> {
-    /// Where it is.
+    /// State that users see.
     pub state: TargetState,
-    /// Since when.
+    /// Time of its last change.
     pub since: Instant,
-    /// Since when it has been up without a break, if it is.
+    /// Time since when it has been up without a break.
     pub up_since: Option<Instant>,
-    /// What has woken it last.
+    /// Its last wake.
     pub woken: Option<Woken>,
-    /// Why it has drained last, or drains.
+    /// Cause of its last drain, or of this one.
     pub drained: Option<Cause>,
-    /// Why it last failed.
+    /// Its last failure.
     pub last_error: Option<&'a str>,
-    /// While it is inactive: when it may be tried again, if not at once.
+    /// While it backs off: when it may start again.
     pub retry_at: Option<Instant>,
-    /// Whether it is to be warmed as soon as that may be.
+    /// Whether it starts as soon as it may.
     pub wanted: bool,
     /// Whether a running frontend keeps it warm.
     pub kept: bool,
-    /// While it drains: whether that can still be called off.
+    /// Whether it drains and that can still be cancelled.
     pub checking: bool,
-    /// While it is active: when its idle clock has started at the earliest.
-    pub idle_from: Option<Instant>,
-}
-
-/// How far a [`Drain`] has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum DrainStep {
-    /// The rules are being removed.
-    Unrouting,
-    /// The rules are gone; is there a flow that slipped in before?
-    Checking,
-    /// There is, or a client has come: the rules are being put back.
-    Rerouting,
-    /// The backend is being stopped. Its flows keep their NAT so that it can say goodbye to its clients.
-    Stopping,
-    /// The backend is gone, and its conntrack entries are being deleted.
-    Forgetting,
 }
 
 /// One target.
 #[derive(Debug)]
 pub(super) struct Target {
     pub plan: TargetPlan,
-    pub phase: Phase,
-    /// When it came to its state.
-    pub since: Instant,
-    /// When it became active, unless it has ended since.
-    pub up_since: Option<Instant>,
-    pub woken: Option<Woken>,
-    /// Why it has drained last.
-    pub drained: Option<Cause>,
-    /// A wake has come that is not answered yet.
-    pub wanted: bool,
-    /// How many running frontends keep it warm.
-    pub keepers: usize,
-    pub backoff: Backoff,
+    pub state: State,
     pub last_error: Option<String>,
-    /// What its entry in the core's timers says.
-    pub timer: Option<Instant>,
+    /// When the visible state changed.
+    since: Instant,
+    /// When it became active, unless it has ended since.
+    up_since: Option<Instant>,
+    woken: Option<Woken>,
+    /// Cause of its last drain.
+    drained: Option<Cause>,
+    backoff: Backoff,
 }
 
 impl Target {
     pub(super) fn new(plan: TargetPlan, now: Instant) -> Target {
         Target {
             plan,
-            phase: Phase::Inactive,
+            state: State::Inactive,
+            last_error: None,
             since: now,
             up_since: None,
             woken: None,
             drained: None,
-            wanted: false,
-            keepers: 0,
             backoff: Backoff::default(),
-            last_error: None,
-            timer: None,
         }
     }
 
-    /// Goes over to another phase; returns the one before.
-    pub(super) fn enter(&mut self, now: Instant, phase: Phase) -> Phase {
-        self.since = now;
-        match &phase {
-            Phase::Active { .. } => _ = self.up_since.get_or_insert(now),
-            Phase::Draining(_) => {}
-            Phase::Inactive | Phase::Warming { .. } | Phase::Closed => self.up_since = None,
+    /// Takes an input in. The only place where the state changes.
+    pub(super) fn step(&mut self, input: Input, around: &mut Around<'_>) {
+        let before = self.visible();
+        self.state = self.next(self.state, input, around);
+        let after = self.visible();
+        if after != before {
+            self.since = around.now;
         }
-        std::mem::replace(&mut self.phase, phase)
+        match after {
+            TargetState::Active => _ = self.up_since.get_or_insert(around.now),
+            TargetState::Draining => {}
+            TargetState::Inactive | TargetState::Warming | TargetState::Closed => self.up_since = None,
+        }
+    }
+
+    fn next(&mut self, state: State, input: Input, around: &mut Around<'_>) -> State {
+        match input {
+            _ if state == State::Closed => state,
+            Input::Wake(by) => self.wake(state, by, around),
+            Input::Pinned(by) => match state {
+                State::Active(_) => {
+                    around.effects.push(Effect::ReleaseFlows(around.id));
+                    State::Active(Idle::Pinned)
+                }
+                _ => self.wake(state, WokenBy::Keeper(by), around),
+            },
+            Input::Unpinned => match state {
+                State::Active(Idle::Pinned) => Self::in_use(around.now, around),
+                _ => state,
+            },
+            Input::Drain => self.drain(state, around),
+            Input::Ready => match state {
+                State::Starting { .. } => State::Publishing(around.rules.touch()),
+                _ => state,
+            },
+            Input::Died(error) => self.died(state, error, Backend::Started, around),
+            Input::Ended(error) => self.ended(state, error, around),
+            Input::Silent(error) => match state {
+                State::Active(_) => {
+                    self.backoff.died(around.now, self.uptime(around.now));
+                    self.last_error = Some(error);
+                    self.tear_down(state, Cause::Silent, Backend::Started, around)
+                }
+                _ => state,
+            },
+            Input::Applied => self.applied(state, around),
+            Input::Unused { asked, since } => self.unused(state, asked, since, around),
+            Input::Checked { asked, used, since } => match state {
+                State::IdleDrain(IdleDrain::Verifying { asked: last }) if last == asked => {
+                    // A flow that came and went since the target was reported as unused is use as well.
+                    let lately = since.is_some_and(|since| self.idle_at(since) > around.now);
+                    if used || lately {
+                        Self::republish(around)
+                    } else {
+                        self.tear_down(state, Cause::Idle, Backend::Started, around)
+                    }
+                }
+                _ => state,
+            },
+            Input::Flushed => match state {
+                State::Teardown(teardown) if teardown.step == Step::Flushing => self.torn_down(teardown, around),
+                _ => state,
+            },
+            Input::Time => self.time(state, around),
+        }
+    }
+
+    // ---- warm-up ----
+
+    fn wake(&mut self, state: State, by: WokenBy, around: &mut Around<'_>) -> State {
+        let counts = match state {
+            State::Inactive | State::BackingOff { start_then: false, .. } => true,
+            State::IdleDrain(drain) => !matches!(drain, IdleDrain::Republishing(_)),
+            State::Teardown(teardown) => !teardown.restart,
+            _ => false,
+        };
+        if counts {
+            self.note_wake(by, around);
+        }
+        match state {
+            State::Inactive => self.start(around),
+            State::BackingOff { until, start_then } => {
+                if !start_then {
+                    log::info!("target {}: backing off, next attempt in {:.1?}", self.plan.name, until - around.now);
+                }
+                State::BackingOff { until, start_then: true }
+            }
+            State::IdleDrain(IdleDrain::Unpublishing(_) | IdleDrain::Verifying { .. }) => Self::republish(around),
+            State::Teardown(teardown) => State::Teardown(Teardown { restart: true, ..teardown }),
+            // It is on its way up, or there.
+            _ => state,
+        }
+    }
+
+    fn note_wake(&mut self, by: WokenBy, around: &Around<'_>) {
+        self.woken = Some(Woken { by, at: around.now });
+        let frontend = |id: FrontendId| &around.frontends[id].plan.name;
+        let by = match by {
+            WokenBy::Operator => "an operator".to_owned(),
+            WokenBy::Client(id, Some(client)) => format!("frontend {} for {client}", frontend(id)),
+            WokenBy::Client(id, None) | WokenBy::Keeper(id) => format!("frontend {}", frontend(id)),
+        };
+        log::info!("target {}: woken by {by}", self.plan.name);
+    }
+
+    fn start(&mut self, around: &mut Around<'_>) -> State {
+        log::info!("target {}: warming", self.plan.name);
+        around.effects.push(Effect::StartTarget(around.id));
+        State::Starting { deadline: around.now + self.plan.ready_deadline }
+    }
+
+    fn applied(&mut self, state: State, around: &mut Around<'_>) -> State {
+        match state {
+            State::Publishing(_) => {
+                log::info!("target {}: active after {:.1?}", self.plan.name, around.now - self.since);
+                self.activate(around)
+            }
+            State::IdleDrain(IdleDrain::Republishing(_)) => {
+                log::info!("target {}: active again, because it was needed while it was draining", self.plan.name);
+                self.activate(around)
+            }
+            State::IdleDrain(IdleDrain::Unpublishing(_)) => {
+                let asked = around.now;
+                around.effects.push(Effect::CheckFlows { target: around.id, asked });
+                State::IdleDrain(IdleDrain::Verifying { asked })
+            }
+            State::Teardown(teardown) => match teardown.step {
+                Step::Unpublishing { backend, .. } => self.stop(teardown, backend, around),
+                Step::Stopping | Step::Flushing => state,
+            },
+            _ => state,
+        }
+    }
+
+    fn activate(&mut self, around: &mut Around<'_>) -> State {
+        self.last_error = None;
+        match around.pinned_by() {
+            Some(_) => State::Active(Idle::Pinned),
+            None => Self::in_use(around.now, around),
+        }
+    }
+
+    /// Active, and to be reported when it is out of use.
+    fn in_use(from: Instant, around: &mut Around<'_>) -> State {
+        let asked = around.now;
+        around.effects.push(Effect::WatchFlows { target: around.id, asked });
+        State::Active(Idle::InUse { from, asked })
+    }
+
+    fn republish(around: &mut Around<'_>) -> State {
+        State::IdleDrain(IdleDrain::Republishing(around.rules.touch()))
+    }
+
+    // ---- drain ----
+
+    fn unused(&mut self, state: State, asked: Instant, since: Option<Instant>, around: &mut Around<'_>) -> State {
+        match state {
+            State::Active(Idle::InUse { from, asked: last }) if last == asked => {
+                let since = since.map_or(from, |since| since.max(from));
+                if self.idle_at(since) > around.now {
+                    return State::Active(Idle::Since(since));
+                }
+                log::info!("target {}: draining because it is idle", self.plan.name);
+                around.effects.push(Effect::ReleaseFlows(around.id));
+                State::IdleDrain(IdleDrain::Unpublishing(around.rules.touch()))
+            }
+            _ => state,
+        }
+    }
+
+    fn drain(&mut self, state: State, around: &mut Around<'_>) -> State {
+        match state {
+            State::Inactive | State::BackingOff { .. } if around.closing => State::Closed,
+            State::BackingOff { until, .. } => State::BackingOff { until, start_then: false },
+            State::Teardown(teardown) => {
+                let cause = if teardown.cause == Cause::Idle { Cause::Asked } else { teardown.cause };
+                State::Teardown(Teardown { cause, restart: false, ..teardown })
+            }
+            _ => self.tear_down(state, Cause::Asked, Backend::Started, around),
+        }
+    }
+
+    fn died(&mut self, state: State, error: String, backend: Backend, around: &mut Around<'_>) -> State {
+        match state {
+            State::Starting { .. } | State::Publishing(_) => _ = self.backoff.failed(around.now),
+            State::Active(_) => self.backoff.died(around.now, self.uptime(around.now)),
+            State::IdleDrain(_) => {}
+            State::Teardown(teardown) if teardown.cause == Cause::Idle => {
+                self.last_error = Some(error);
+                return State::Teardown(Teardown { cause: Cause::Died, ..teardown });
+            }
+            _ => return state,
+        }
+        log::warn!("target {}: {error}", self.plan.name);
+        self.last_error = Some(error);
+        self.tear_down(state, Cause::Died, backend, around)
+    }
+
+    fn ended(&mut self, state: State, error: Option<String>, around: &mut Around<'_>) -> State {
+        let State::Teardown(teardown) = state else {
+            let error = error.unwrap_or_else(|| "the backend has ended".to_owned());
+            return self.died(state, error, Backend::Ended, around);
+        };
+        match (teardown.cause, &mut self.last_error, error) {
+            // The handler knows what was missing.
+            (Cause::NotReady, Some(last), Some(error)) => *last = format!("{last}: {error}"),
+            (Cause::Idle | Cause::Asked | Cause::TooOld, last, Some(error)) => *last = Some(error),
+            _ => {}
+        }
+        match teardown.step {
+            Step::Stopping => self.flush(teardown, around),
+            Step::Unpublishing { revision, .. } => {
+                let step = Step::Unpublishing { revision, backend: Backend::Ended };
+                State::Teardown(Teardown { step, ..teardown })
+            }
+            Step::Flushing => state,
+        }
+    }
+
+    /// Takes a started target down: new flows off first, then the backend.
+    fn tear_down(&mut self, state: State, cause: Cause, backend: Backend, around: &mut Around<'_>) -> State {
+        if matches!(state, State::Starting { .. } | State::Publishing(_) | State::Active(_)) {
+            let why = match cause {
+                Cause::Idle => " because it is idle",
+                Cause::Asked => " as requested",
+                Cause::Died => "",
+                Cause::Silent => " because its clients get no answer",
+                Cause::NotReady => " because it was not ready in time",
+                Cause::TooOld => " because it has been up for its max_uptime",
+            };
+            log::info!("target {}: draining{why}", self.plan.name);
+        }
+        let is_warming = matches!(state, State::Starting { .. } | State::Publishing(_));
+        if is_warming && matches!(cause, Cause::Died | Cause::NotReady) {
+            around.notify_failed(|_| true);
+        }
+        let revision = match state {
+            State::Inactive | State::BackingOff { .. } | State::Teardown(_) | State::Closed => return state,
+            State::Starting { .. } | State::IdleDrain(IdleDrain::Verifying { .. }) => None,
+            State::IdleDrain(IdleDrain::Unpublishing(revision)) => Some(revision),
+            State::Active(Idle::InUse { .. } | Idle::Since(_)) => {
+                around.effects.push(Effect::ReleaseFlows(around.id));
+                Some(around.rules.touch())
+            }
+            State::Publishing(_) | State::Active(Idle::Pinned) | State::IdleDrain(IdleDrain::Republishing(_)) => {
+                Some(around.rules.touch())
+            }
+        };
+        let teardown = |step| Teardown { cause, step, restart: false };
+        match revision {
+            Some(revision) => State::Teardown(teardown(Step::Unpublishing { revision, backend })),
+            None => self.stop(teardown(Step::Stopping), backend, around),
+        }
+    }
+
+    /// Stops the backend of a target whose rules are gone.
+    fn stop(&mut self, teardown: Teardown, backend: Backend, around: &mut Around<'_>) -> State {
+        match backend {
+            Backend::Started => {
+                around.effects.push(Effect::StopTarget(around.id));
+                State::Teardown(Teardown { step: Step::Stopping, ..teardown })
+            }
+            Backend::Ended => self.flush(teardown, around),
+        }
+    }
+
+    /// Deletes the conntrack entries of a target whose backend is gone, so that a client's next packet takes the cold path.
+    fn flush(&mut self, teardown: Teardown, around: &mut Around<'_>) -> State {
+        if around.closing && self.plan.external {
+            return self.torn_down(teardown, around);
+        }
+        // The clients of a backend that takes no new flows may still be served.
+        let answered = teardown.cause != Cause::Silent;
+        around.effects.push(Effect::ForgetFlows { target: around.id, answered });
+        State::Teardown(Teardown { step: Step::Flushing, ..teardown })
+    }
+
+    fn torn_down(&mut self, teardown: Teardown, around: &mut Around<'_>) -> State {
+        log::info!("target {}: inactive after draining for {:.1?}", self.plan.name, around.now - self.since);
+        self.drained = Some(teardown.cause);
+        if matches!(teardown.cause, Cause::Idle | Cause::Asked | Cause::TooOld) {
+            self.backoff.reset();
+        }
+        if around.closing {
+            return State::Closed;
+        }
+        if let Some(until) = self.backoff.until(around.now) {
+            // Clients that came during the teardown learn it like those before and after them.
+            around.notify_failed(|frontend| frontend.plan.refuses);
+            return State::BackingOff { until, start_then: teardown.restart && !around.all_refuse() };
+        }
+        self.rest(teardown.restart, around)
+    }
+
+    /// Inactive, unless it is needed.
+    fn rest(&mut self, woken: bool, around: &mut Around<'_>) -> State {
+        match around.pinned_by() {
+            Some(keeper) if !woken => {
+                self.note_wake(WokenBy::Keeper(keeper), around);
+                self.start(around)
+            }
+            _ if woken => self.start(around),
+            _ => State::Inactive,
+        }
+    }
+
+    // ---- time ----
+
+    fn time(&mut self, state: State, around: &mut Around<'_>) -> State {
+        match state {
+            State::BackingOff { start_then, .. } => self.rest(start_then, around),
+            State::Starting { .. } => {
+                self.last_error = Some(format!("not ready within {:?}", self.plan.ready_deadline));
+                self.backoff.failed(around.now);
+                self.tear_down(state, Cause::NotReady, Backend::Started, around)
+            }
+            State::Active(_) if self.too_old_at().is_some_and(|at| at <= around.now) => {
+                self.tear_down(state, Cause::TooOld, Backend::Started, around)
+            }
+            // Its idle time is over, unless a flow has come in the meantime.
+            State::Active(Idle::Since(since)) => Self::in_use(since, around),
+            _ => state,
+        }
     }
 
     /// When it drains at the latest, in use or not.
-    pub(super) fn too_old_at(&self) -> Option<Instant> {
-        Some(self.up_since? + self.plan.max_uptime?)
+    fn too_old_at(&self) -> Option<Instant> {
+        self.up_since?.checked_add(self.plan.max_uptime?)
     }
 
     /// When it drains if nothing has used it since then.
-    pub(super) fn idle_at(&self, unused: Instant) -> Instant {
+    fn idle_at(&self, unused: Instant) -> Instant {
         let least = self.up_since.map_or(unused, |up| up + self.plan.min_uptime);
         (unused + self.plan.idle_timeout).max(least)
     }
 
-    pub(super) fn life(&self, now: Instant) -> Life<'_> {
+    fn uptime(&self, now: Instant) -> Duration {
+        self.up_since.map_or(Duration::ZERO, |up| now - up)
+    }
+
+    /// When an active target drains if no further flow comes, given how many use it and when the last one has ended; `None`
+    /// if that is not known, or it is not active.
+    pub(super) fn drains_at(&self, flows: u32, ended: Option<Instant>) -> Option<Instant> {
+        let idle = match self.state {
+            State::Active(Idle::Pinned) => None,
+            State::Active(Idle::InUse { from, .. } | Idle::Since(from)) => (flows == 0).then_some(from),
+            _ => return None,
+        };
+        let idle = idle.map(|from| self.idle_at(ended.map_or(from, |at| at.max(from))));
+        idle.into_iter().chain(self.too_old_at()).min()
+    }
+
+    // ---- what others see ----
+
+    pub(super) fn life(&self, is_pinned: bool) -> Life<'_> {
         Life {
-            state: self.state(),
+            state: self.visible(),
             since: self.since,
             up_since: self.up_since,
             woken: self.woken,
-            drained: match &self.phase {
-                Phase::Draining(drain) => Some(drain.cause),
+            drained: match self.state {
+                State::IdleDrain(_) => Some(Cause::Idle),
+                State::Teardown(teardown) => Some(teardown.cause),
                 _ => self.drained,
             },
             last_error: self.last_error.as_deref(),
-            retry_at: self.backoff.until(now).filter(|_| matches!(self.phase, Phase::Inactive)),
-            wanted: self.wanted,
-            kept: self.keepers > 0,
-            checking: matches!(&self.phase, Phase::Draining(drain) if drain.step == DrainStep::Checking),
-            idle_from: match self.phase {
-                Phase::Active { idle_from, .. } => Some(idle_from),
+            retry_at: match self.state {
+                State::BackingOff { until, .. } => Some(until),
                 _ => None,
             },
+            wanted: match self.state {
+                State::BackingOff { start_then, .. } => start_then || is_pinned,
+                State::Teardown(teardown) => teardown.restart || is_pinned,
+                _ => false,
+            },
+            kept: is_pinned,
+            checking: matches!(self.state, State::IdleDrain(IdleDrain::Verifying { .. })),
         }
     }
 
-    pub(super) fn state(&self) -> TargetState {
-        match self.phase {
-            Phase::Inactive => TargetState::Inactive,
-            Phase::Warming { .. } => TargetState::Warming,
-            Phase::Active { .. } => TargetState::Active,
-            Phase::Draining(_) => TargetState::Draining,
-            Phase::Closed => TargetState::Closed,
+    /// State that users see.
+    pub(super) fn visible(&self) -> TargetState {
+        match self.state {
+            State::Inactive | State::BackingOff { .. } => TargetState::Inactive,
+            State::Starting { .. } | State::Publishing(_) => TargetState::Warming,
+            State::Active(_) => TargetState::Active,
+            State::IdleDrain(_) | State::Teardown(_) => TargetState::Draining,
+            State::Closed => TargetState::Closed,
         }
     }
 
-    /// Whether new flows are to be DNATed to it.
-    pub(super) fn routed(&self) -> bool {
-        match &self.phase {
-            Phase::Warming { routing } => *routing,
-            Phase::Active { .. } => true,
-            Phase::Draining(drain) => drain.step == DrainStep::Rerouting,
-            Phase::Inactive | Phase::Closed => false,
+    /// Whether new flows are to be translated to it.
+    pub(super) fn is_routed(&self) -> bool {
+        matches!(self.state, State::Publishing(_) | State::Active(_) | State::IdleDrain(IdleDrain::Republishing(_)))
+    }
+
+    /// Whether its clients are refused, where their frontends do that.
+    pub(super) fn is_backing_off(&self) -> bool {
+        matches!(self.state, State::BackingOff { .. })
+    }
+}
+
+impl Deadline for Target {
+    fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::BackingOff { until, .. } => Some(until),
+            State::Starting { deadline } => Some(deadline),
+            State::Active(Idle::Since(since)) => Some(self.idle_at(since)).into_iter().chain(self.too_old_at()).min(),
+            State::Active(_) => self.too_old_at(),
+            // The rules, the backend or the flows thread answer, and each has a bound of its own.
+            State::Publishing(_) | State::IdleDrain(_) | State::Teardown(_) => None,
+            State::Inactive | State::Closed => None,
+        }
+    }
+
+    fn awaits(&self) -> Option<Revision> {
+        match self.state {
+            State::Publishing(revision)
+            | State::IdleDrain(IdleDrain::Unpublishing(revision) | IdleDrain::Republishing(revision)) => Some(revision),
+            State::Teardown(Teardown { step: Step::Unpublishing { revision, .. }, .. }) => Some(revision),
+            _ => None,
         }
     }
 }

@@ -1,0 +1,355 @@
+//! The model: clients, the kernel and nft, the backends, and the flows thread. It lets through only what the kernel would.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::super::rules::RETRY;
+use super::super::{Change, Core, Effect, Event, FrontendId, FrontendPlan, Revision, TargetId, TargetPlan};
+use super::Random;
+use crate::engine::status::TargetState;
+
+/// The model of a target's backend, since its last start.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Backend {
+    /// Started, and not ended yet.
+    pub alive: bool,
+    /// It has died, and its handler waits to be stopped.
+    pub dead: bool,
+    pub ready: bool,
+    pub stop_asked: bool,
+    pub started: Option<Instant>,
+    /// Open flows. Those of an earlier start may live on.
+    pub flows: u32,
+    /// The end of the last flow, or when it became active.
+    pub used: Option<Instant>,
+    /// When it first became active.
+    pub up: Option<Instant>,
+    /// A drain of this start was requested.
+    pub drain_asked: bool,
+    /// It answers no client, and goes down for that.
+    pub silent: bool,
+    /// When it died, or was not ready in time, before it was active.
+    pub failed: Option<Instant>,
+}
+
+impl Backend {
+    pub fn may_be_ready(&self) -> bool {
+        self.alive && !self.ready && !self.stop_asked && !self.dead
+    }
+}
+
+/// Rules, as wanted or as loaded.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct RuleSet {
+    pub active: BTreeSet<FrontendId>,
+    pub cold: BTreeSet<FrontendId>,
+    pub refusing: BTreeSet<FrontendId>,
+}
+
+pub(super) struct World {
+    pub random: Random,
+    pub now: Instant,
+    pub core: Core,
+    pub plans: Vec<TargetPlan>,
+    pub plans_of_frontends: Vec<FrontendPlan>,
+    pub backends: Vec<Backend>,
+    pub wanted: RuleSet,
+    pub kernel: RuleSet,
+    /// nft has loaded this revision, and the core has not heard of it yet.
+    pub in_flight: Option<Revision>,
+    pub nft_broken_until: Option<Instant>,
+    pub nft_failed: Option<Instant>,
+    /// nft has failed during the shutdown, which does not wait for it: the table goes as a whole.
+    pub nft_given_up: bool,
+    /// Frontends whose handlers know that their target is active.
+    pub passing: BTreeSet<FrontendId>,
+    pub opening: VecDeque<FrontendId>,
+    pub closing: VecDeque<FrontendId>,
+    /// Captured first packets that the engine has not heard of yet.
+    wakes: VecDeque<FrontendId>,
+    /// Orders to the flows thread, with their times.
+    pub watches: BTreeMap<TargetId, Instant>,
+    pub checks: BTreeMap<TargetId, Instant>,
+    pub flushes: VecDeque<TargetId>,
+    /// What the flows thread has sent.
+    pub from_flows: VecDeque<Event>,
+    pub shut: bool,
+    pub finished: bool,
+}
+
+impl World {
+    pub fn new(seed: u64) -> World {
+        let mut random = Random(seed);
+        let now = Instant::now();
+        let targets = 1 + random.below(3) as usize;
+        let plans: Vec<TargetPlan> = (0..targets)
+            .map(|id| TargetPlan {
+                name: format!("t{id}"),
+                idle_timeout: Duration::from_millis(100 + random.below(20_000)),
+                ready_deadline: Duration::from_millis(100 + random.below(5_000)),
+                min_uptime: Duration::from_millis(random.below(2) * random.below(20_000)),
+                max_uptime: random.chance(30).then(|| Duration::from_millis(20_000 + random.below(60_000))),
+                external: random.chance(30),
+                unwatched: random.chance(30),
+            })
+            .collect();
+        let plans_of_frontends: Vec<FrontendPlan> = (0..1 + random.below(4) as usize)
+            .map(|id| FrontendPlan {
+                name: format!("f{id}"),
+                target: random.below(targets as u64) as usize,
+                keeps_warm: random.chance(20),
+                refuses: random.chance(40),
+            })
+            .collect();
+        let mut world = World {
+            random,
+            now,
+            core: Core::new(now, plans.clone(), plans_of_frontends.clone()),
+            backends: vec![Backend::default(); targets],
+            plans,
+            plans_of_frontends,
+            wanted: RuleSet::default(),
+            kernel: RuleSet::default(),
+            in_flight: None,
+            nft_broken_until: None,
+            nft_failed: None,
+            nft_given_up: false,
+            passing: BTreeSet::new(),
+            opening: VecDeque::new(),
+            closing: VecDeque::new(),
+            wakes: VecDeque::new(),
+            watches: BTreeMap::new(),
+            checks: BTreeMap::new(),
+            flushes: VecDeque::new(),
+            from_flows: VecDeque::new(),
+            shut: false,
+            finished: false,
+        };
+        world.give(Event::Start);
+        world
+    }
+
+    pub fn members(&self, target: TargetId) -> impl Iterator<Item = FrontendId> + '_ {
+        let plans = self.plans_of_frontends.iter().enumerate();
+        plans.filter(move |(_, plan)| plan.target == target).map(|(id, _)| id)
+    }
+
+    /// Hands an event to the core, does in the model what it asks for, and checks.
+    pub fn give(&mut self, event: Event) {
+        let before: Vec<_> = (0..self.backends.len()).map(|id| self.core.target(id).0).collect();
+        let mut effects = Vec::new();
+        self.core.handle(self.now, event.clone(), &mut effects);
+        for effect in &effects {
+            self.perform(effect);
+        }
+        for (id, before) in before.into_iter().enumerate() {
+            self.check_move(id, before, &event, &effects);
+        }
+        self.check();
+    }
+
+    fn perform(&mut self, effect: &Effect) {
+        self.check_effect(effect);
+        match *effect {
+            Effect::StartTarget(id) => {
+                let flows = self.backends[id].flows;
+                self.backends[id] = Backend { alive: true, flows, started: Some(self.now), ..Backend::default() };
+            }
+            Effect::StopTarget(id) => self.backends[id].stop_asked = true,
+            Effect::StartFrontend(id) => self.opening.push_back(id),
+            Effect::StopFrontend(id) => self.closing.push_back(id),
+            Effect::SetCold(id, on) => set(&mut self.wanted.cold, id, on),
+            Effect::SetActive(id, on) => set(&mut self.wanted.active, id, on),
+            Effect::SetRefusing(id, on) => set(&mut self.wanted.refusing, id, on),
+            Effect::Tell(id, change) => set(&mut self.passing, id, change == Change::Active),
+            Effect::WatchFlows { target, asked } => _ = self.watches.insert(target, asked),
+            Effect::ReleaseFlows(id) => {
+                self.watches.remove(&id);
+                self.checks.remove(&id);
+            }
+            Effect::CheckFlows { target, asked } => _ = self.checks.insert(target, asked),
+            Effect::ForgetFlows { target, .. } => {
+                self.watches.remove(&target);
+                self.checks.remove(&target);
+                self.flushes.push_back(target);
+            }
+            Effect::ForgetStale(_) => {}
+            Effect::Finished => self.finished = true,
+        }
+    }
+
+    // ---- operators and clients ----
+
+    pub fn warm(&mut self, target: TargetId) {
+        self.give(Event::WarmTarget(target));
+    }
+
+    pub fn drain(&mut self, target: TargetId) {
+        self.backends[target].drain_asked = true;
+        self.give(Event::DrainTarget(target));
+    }
+
+    pub fn shut_down(&mut self) {
+        self.shut = true;
+        self.give(Event::Shutdown);
+    }
+
+    /// A client sends a first packet, and the cold path hands it over, unless another path is in the kernel.
+    pub fn capture(&mut self, front: FrontendId) -> bool {
+        let kernel = &self.kernel;
+        let is_cold = kernel.cold.contains(&front) && !kernel.active.contains(&front);
+        if is_cold && !kernel.refusing.contains(&front) && !self.wakes.contains(&front) {
+            self.wakes.push_back(front);
+            return true;
+        }
+        false
+    }
+
+    pub fn deliver_wake(&mut self) -> bool {
+        let Some(frontend) = self.wakes.pop_front() else { return false };
+        self.give(Event::Wake { frontend, source: None });
+        true
+    }
+
+    pub fn begin_flow(&mut self, target: TargetId) {
+        if !self.backends[target].dead {
+            self.backends[target].flows += 1;
+        }
+    }
+
+    pub fn end_flow(&mut self, target: TargetId) {
+        let backend = &mut self.backends[target];
+        if backend.flows > 0 {
+            backend.flows -= 1;
+            // A flow that outlives a start does not use the next one before it is active.
+            backend.used = backend.used.map(|_| self.now);
+        }
+    }
+
+    /// The clients of a frontend get no answer; `none`: from none of the target's endpoints.
+    pub fn lose_clients(&mut self, target: TargetId, none: bool) {
+        let Some(frontend) = self.members(target).next() else { return };
+        self.backends[target].silent |= none && self.plans[target].unwatched;
+        self.give(Event::ClientsLost { frontend, problem: "no answer".to_owned(), none });
+    }
+
+    // ---- backends and frontends ----
+
+    pub fn ready(&mut self, target: TargetId) {
+        self.backends[target].ready = true;
+        self.give(Event::TargetReady(target));
+    }
+
+    pub fn die(&mut self, target: TargetId) {
+        let is_warming = self.core.target(target).0 == TargetState::Warming;
+        let backend = &mut self.backends[target];
+        (backend.dead, backend.flows) = (true, 0);
+        backend.failed = is_warming.then_some(self.now).or(backend.failed);
+        self.give(Event::TargetDied(target, "exit status: 1".to_owned()));
+    }
+
+    pub fn end(&mut self, target: TargetId, fails: bool) {
+        let is_warming = self.core.target(target).0 == TargetState::Warming;
+        let backend = &mut self.backends[target];
+        backend.failed = is_warming.then_some(self.now).or(backend.failed);
+        backend.alive = false;
+        if !backend.silent {
+            backend.flows = 0;
+        }
+        self.give(Event::TargetEnded(target, fails.then(|| "exit status: 1".to_owned())));
+    }
+
+    pub fn open(&mut self, works: bool) -> bool {
+        let Some(id) = self.opening.pop_front() else { return false };
+        self.give(if works { Event::FrontendStarted(id) } else { Event::FrontendFailed(id, "in use".to_owned()) });
+        true
+    }
+
+    pub fn close(&mut self) -> bool {
+        let Some(id) = self.closing.pop_front() else { return false };
+        self.give(Event::FrontendStopped(id));
+        true
+    }
+
+    // ---- nft ----
+
+    /// nft runs, if the core wants it to; the core hears of a success later.
+    pub fn apply(&mut self) -> bool {
+        let Some(revision) = self.core.rules_due(self.now) else { return false };
+        if self.in_flight.is_some() {
+            return false;
+        }
+        if self.nft_broken_until.is_some_and(|until| self.now < until) {
+            let pause = self.nft_failed.map(|at| self.now - at);
+            assert!(
+                self.shut || pause.is_none_or(|pause| pause >= RETRY),
+                "nft is run again {pause:?} after a failure"
+            );
+            self.nft_failed = Some(self.now);
+            self.nft_given_up |= self.shut;
+            self.give(Event::ApplyFailed("nft failed".to_owned()));
+            self.check_failure_is_shown();
+        } else {
+            self.kernel = self.wanted.clone();
+            self.nft_failed = None;
+            self.in_flight = Some(revision);
+        }
+        true
+    }
+
+    pub fn deliver_applied(&mut self) -> bool {
+        let Some(revision) = self.in_flight.take() else { return false };
+        self.give(Event::Applied(revision));
+        true
+    }
+
+    // ---- the flows thread ----
+
+    /// Reports that a watched target is not in use, if it is not.
+    pub fn answer_watch(&mut self, target: TargetId) -> bool {
+        if self.backends[target].flows > 0 {
+            return false;
+        }
+        let Some(asked) = self.watches.remove(&target) else { return false };
+        self.from_flows.push_back(Event::Unused { target, asked, since: self.backends[target].used });
+        true
+    }
+
+    /// Reports whether a target is in use; if that cannot be known, that it is.
+    pub fn answer_check(&mut self, works: bool) -> bool {
+        let Some((target, asked)) = self.checks.pop_first() else { return false };
+        let backend = &self.backends[target];
+        let used = !works || backend.flows > 0;
+        self.from_flows.push_back(Event::Checked { target, asked, used, since: backend.used });
+        true
+    }
+
+    pub fn answer_flush(&mut self) -> bool {
+        let Some(target) = self.flushes.pop_front() else { return false };
+        self.from_flows.push_back(Event::FlowsForgotten(target));
+        true
+    }
+
+    pub fn deliver_from_flows(&mut self) -> bool {
+        let Some(event) = self.from_flows.pop_front() else { return false };
+        self.give(event);
+        true
+    }
+
+    // ---- time ----
+
+    /// Lets some time pass, but no further than the next deadline, as the shell does.
+    pub fn pass(&mut self, most: Duration) {
+        let then = self.now + most;
+        self.now = self.core.next_deadline().map_or(then, |at| at.min(then)).max(self.now);
+        self.give(Event::Tick);
+    }
+}
+
+fn set(all: &mut BTreeSet<FrontendId>, id: FrontendId, on: bool) {
+    if on {
+        all.insert(id);
+    } else {
+        all.remove(&id);
+    }
+}
