@@ -1,0 +1,121 @@
+//! nft fails at run time, and targets fail while operators intervene.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use super::support::{
+    Daemon, DaemonOptions, GATEWAY_V4, Lab, Temporary, backend_command, eventually, http_get, nft_ruleset,
+    require_namespaces,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// An nft that counts its runs in the file `runs`, and fails while there is a file `broken`.
+struct Breakable {
+    folder: Temporary,
+}
+
+impl Breakable {
+    fn new() -> Breakable {
+        let folder = Temporary::new();
+        let at = folder.path().display();
+        let script = format!(
+            "#!/bin/sh\necho run >>{at}/runs\n\
+             if [ -e {at}/broken ]; then echo 'Error: no such luck' >&2; exit 1; fi\n\
+             PATH=/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin exec nft \"$@\"\n"
+        );
+        let program = folder.write("nft", &script);
+        std::fs::set_permissions(program, PermissionsExt::from_mode(0o755)).expect("the script is ours");
+        Breakable { folder }
+    }
+
+    fn options(&self) -> DaemonOptions {
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.folder.path().display());
+        DaemonOptions { environment: vec![("PATH", path.into())], ..DaemonOptions::default() }
+    }
+
+    fn set_broken(&self, broken: bool) {
+        let file = self.folder.path().join("broken");
+        if broken {
+            std::fs::write(file, "").expect("the folder is ours");
+        } else {
+            std::fs::remove_file(file).expect("it was broken");
+        }
+    }
+
+    fn runs(&self) -> usize {
+        std::fs::read_to_string(self.folder.path().join("runs")).map_or(0, |runs| runs.lines().count())
+    }
+}
+
+fn config(command: &str, options: &str) -> String {
+    format!(
+        "targets:
+  - name: t
+    kind: static:cmd
+    idle_timeout: 1s
+    readiness: {{deadline: 2s}}
+    endpoints: [{{name: e, protocol: tcp, address: '127.0.0.1:8080'}}]
+    options: {{command: '{command}'}}
+frontends:
+  - {{name: f, kind: 'packet:hold', listen: '0.0.0.0:80', flow_timeout: 2s, target: t, options: {{{options}}}}}
+"
+    )
+}
+
+#[test]
+fn a_failing_nft_is_retried_with_a_pause_and_the_held_client_is_served_when_it_works() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let nft = Breakable::new();
+    let command = backend_command("--name b --tcp 127.0.0.1:8080");
+    let daemon = Daemon::start_with(&lab, &config(&command, ""), nft.options());
+    eventually("the frontend is cold", 10 * SECOND, || {
+        nft_ruleset(&lab.gateway).is_some_and(|rules| rules.contains("cold-hold"))
+    });
+    nft.set_broken(true);
+    let before = nft.runs();
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| lab.client().run(|| http_get((GATEWAY_V4, 80).into(), "/")));
+        let shows_error =
+            || daemon.target("t")["last_error"].as_str().is_some_and(|text| text.contains("no such luck"));
+        eventually("the error of nft is shown", 10 * SECOND, shows_error);
+        assert_eq!(daemon.target("t")["state"], "warming");
+        // Messages do not make it run nft more often. Past the deadline of readiness it waits for nft all the same.
+        let began = Instant::now();
+        while began.elapsed() < 4 * SECOND {
+            assert_eq!(daemon.target("t")["state"], "warming", "{}", daemon.log());
+        }
+        let runs = nft.runs() - before;
+        // Each attempt changes the rules and then replaces the table: at 0, 2 and 4 s, and maybe 6 s on a slow machine.
+        assert!((2..=8).contains(&runs), "{runs} runs\n{}", daemon.log());
+        assert_eq!(daemon.log().matches("the rules could not be loaded").count(), 1, "{}", daemon.log());
+        nft.set_broken(false);
+        let (status, _) = client.join().expect("no panic").expect("an answer");
+        assert_eq!(status, 200);
+    });
+    daemon.await_target("t", "active", SECOND);
+    assert_eq!(daemon.target("t").get("last_error"), None);
+}
+
+#[test]
+fn a_drain_during_a_backoff_does_not_leave_clients_refused() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let daemon = Daemon::start(&lab, &config("exit 7", "on_failure: reject"));
+    let refused = || lab.client().run(|| http_get((GATEWAY_V4, 80).into(), "/")).expect_err("nothing serves").kind();
+    assert_eq!(refused(), std::io::ErrorKind::ConnectionRefused);
+    eventually("it backs off", 10 * SECOND, || daemon.target("t").get("retry_in").is_some());
+    let failed = |daemon: &Daemon| daemon.log().matches("target t: warming").count();
+    let before = failed(&daemon);
+    daemon.request(10, serde_json::json!({"name": "t"}));
+    // The refusal is over when the backoff is, so the next client wakes the target again.
+    eventually("a client wakes the target again", 10 * SECOND, || {
+        assert_eq!(refused(), std::io::ErrorKind::ConnectionRefused);
+        failed(&daemon) > before
+    });
+}
