@@ -75,8 +75,8 @@ pub(super) enum IdleDrain {
     Unpublishing(Revision),
     /// Its rules are gone. The flows thread was asked at `asked` for a flow that has slipped in before.
     Verifying { asked: Instant },
-    /// It is needed: its rules are being put back.
-    Republishing(Revision),
+    /// It is needed: its rules are being put back. `woken` by a client; else a flow is still in use.
+    Republishing { revision: Revision, woken: bool },
 }
 
 /// A drain that goes on to its end.
@@ -286,11 +286,17 @@ impl Target {
             _ if state == State::Closed => state,
             Input::Wake(by) => self.wake(state, by, around),
             Input::Pinned(by) => match state {
+                State::Inactive => self.wake(state, WokenBy::Keeper(by), around),
                 State::Active(_) => {
                     around.effects.push(Effect::ReleaseFlows(around.id));
                     State::Active(Idle::Pinned)
                 }
-                _ => self.wake(state, WokenBy::Keeper(by), around),
+                State::IdleDrain(IdleDrain::Unpublishing(_) | IdleDrain::Verifying { .. }) => {
+                    self.note_wake(WokenBy::Keeper(by), around);
+                    Self::republish(false, around)
+                }
+                // The pin counts when this is over.
+                _ => state,
             },
             Input::Unpinned => match state {
                 State::Active(Idle::Pinned) => Self::in_use(around.now, around),
@@ -318,7 +324,7 @@ impl Target {
                     // A flow that came and went since the target was reported as unused is use as well.
                     let lately = since.is_some_and(|since| self.idle_at(since) > around.now);
                     if used || lately {
-                        Self::republish(around)
+                        Self::republish(false, around)
                     } else {
                         self.tear_down(state, Cause::Idle, Backend::Started, around)
                     }
@@ -338,7 +344,7 @@ impl Target {
     fn wake(&mut self, state: State, by: WokenBy, around: &mut Around<'_>) -> State {
         let counts = match state {
             State::Inactive | State::BackingOff { start_then: false, .. } => true,
-            State::IdleDrain(drain) => !matches!(drain, IdleDrain::Republishing(_)),
+            State::IdleDrain(drain) => !matches!(drain, IdleDrain::Republishing { woken: true, .. }),
             State::Teardown(teardown) => !teardown.restart,
             _ => false,
         };
@@ -353,7 +359,10 @@ impl Target {
                 }
                 State::BackingOff { until, start_then: true }
             }
-            State::IdleDrain(IdleDrain::Unpublishing(_) | IdleDrain::Verifying { .. }) => Self::republish(around),
+            State::IdleDrain(IdleDrain::Unpublishing(_) | IdleDrain::Verifying { .. }) => Self::republish(true, around),
+            State::IdleDrain(IdleDrain::Republishing { revision, .. }) => {
+                State::IdleDrain(IdleDrain::Republishing { revision, woken: true })
+            }
             State::Teardown(teardown) => State::Teardown(Teardown { restart: true, ..teardown }),
             // It is on its way up, or there.
             _ => state,
@@ -383,7 +392,7 @@ impl Target {
                 log::info!("target {}: active after {:.1?}", self.plan.name, around.now - self.since);
                 self.activate(around)
             }
-            State::IdleDrain(IdleDrain::Republishing(_)) => {
+            State::IdleDrain(IdleDrain::Republishing { .. }) => {
                 log::info!("target {}: active again, because it was needed while it was draining", self.plan.name);
                 self.activate(around)
             }
@@ -415,8 +424,8 @@ impl Target {
         State::Active(Idle::InUse { from, asked })
     }
 
-    fn republish(around: &mut Around<'_>) -> State {
-        State::IdleDrain(IdleDrain::Republishing(around.rules.touch()))
+    fn republish(woken: bool, around: &mut Around<'_>) -> State {
+        State::IdleDrain(IdleDrain::Republishing { revision: around.rules.touch(), woken })
     }
 
     // ---- drain ----
@@ -510,11 +519,13 @@ impl Target {
                 around.effects.push(Effect::ReleaseFlows(around.id));
                 Some(around.rules.touch())
             }
-            State::Publishing(_) | State::Active(Idle::Pinned) | State::IdleDrain(IdleDrain::Republishing(_)) => {
+            State::Publishing(_) | State::Active(Idle::Pinned) | State::IdleDrain(IdleDrain::Republishing { .. }) => {
                 Some(around.rules.touch())
             }
         };
-        let teardown = |step| Teardown { cause, step, restart: false };
+        // Clients that came during a drain do not pay for its end.
+        let woken = matches!(state, State::IdleDrain(IdleDrain::Republishing { woken: true, .. }));
+        let teardown = |step| Teardown { cause, step, restart: woken && cause != Cause::Asked };
         match revision {
             Some(revision) => State::Teardown(teardown(Step::Unpublishing { revision, backend })),
             None => self.stop(teardown(Step::Stopping), backend, around),
@@ -659,7 +670,7 @@ impl Target {
 
     /// Whether new flows are to be translated to it.
     pub(super) fn is_routed(&self) -> bool {
-        matches!(self.state, State::Publishing(_) | State::Active(_) | State::IdleDrain(IdleDrain::Republishing(_)))
+        matches!(self.state, State::Publishing(_) | State::Active(_) | State::IdleDrain(IdleDrain::Republishing { .. }))
     }
 
     /// Whether its clients are refused, where their frontends do that.
@@ -684,7 +695,9 @@ impl Deadline for Target {
     fn awaits(&self) -> Option<Revision> {
         match self.state {
             State::Publishing(revision)
-            | State::IdleDrain(IdleDrain::Unpublishing(revision) | IdleDrain::Republishing(revision)) => Some(revision),
+            | State::IdleDrain(IdleDrain::Unpublishing(revision) | IdleDrain::Republishing { revision, .. }) => {
+                Some(revision)
+            }
             State::Teardown(Teardown { step: Step::Unpublishing { revision, .. }, .. }) => Some(revision),
             _ => None,
         }

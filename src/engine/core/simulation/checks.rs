@@ -49,6 +49,8 @@ impl World {
                 let is_silent = self.core.life(target).drained == Some(Cause::Silent);
                 assert!(answered != is_silent, "the wrong flows of t{target} are deleted");
                 assert!(!self.backends[target].alive, "the flows of t{target} are deleted before its backend is gone");
+                let live_on = self.shut && self.plans[target].external;
+                assert!(!live_on, "the flows of t{target} are deleted, and could live on");
             }
             Effect::Finished => {
                 assert!(self.shut && !self.finished);
@@ -56,6 +58,22 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// Checks that a result of an old query changes nothing.
+    pub fn check_stale(&self, event: &Event, before: &[State]) {
+        let (id, is_current) = match *event {
+            Event::Checked { target, asked, .. } => {
+                (target, before[target] == State::IdleDrain(IdleDrain::Verifying { asked }))
+            }
+            Event::Unused { target, asked, .. } => {
+                let awaited = |at: Instant| at == asked;
+                let is_current = matches!(before[target], State::Active(Idle::InUse { asked, .. }) if awaited(asked));
+                (target, is_current)
+            }
+            _ => return,
+        };
+        assert!(is_current || self.core.targets[id].state == before[id], "t{id} takes an old result for a new one");
     }
 
     /// Checks what an event has done to a target.
@@ -69,6 +87,7 @@ impl World {
             (Warming | Draining, Active) => {
                 let now = self.now;
                 let backend = &mut self.backends[id];
+                backend.owed = false;
                 assert!(!backend.drain_asked, "t{id} is active again after a drain was requested");
                 backend.used = Some(now);
                 backend.up.get_or_insert(now);
@@ -83,6 +102,9 @@ impl World {
                 assert!(has_error || !matches!(cause, Some(Cause::Died | Cause::NotReady | Cause::Silent)));
             }
             (_, Inactive) if before != Inactive => {
+                let all_refuse = self.members(id).next().is_some()
+                    && self.members(id).all(|front| self.plans_of_frontends[front].refuses);
+                self.backends[id].owed &= !all_refuse;
                 let backs_off = self.core.life(id).retry_at.is_some();
                 let lately = self.backends[id].failed.is_some_and(|at| self.now < at + backoff::FIRST);
                 if lately && matches!(cause, Some(Cause::Died | Cause::NotReady)) {
@@ -96,7 +118,13 @@ impl World {
                     "the refusal of t{id} does not start"
                 );
             }
+            (Draining, Warming) => {
+                let is_pinned = self.core.keepers(id).next().is_some();
+                assert!(self.backends[id].owed || is_pinned, "t{id} starts again, and is not needed");
+                self.backends[id].owed = false;
+            }
             (Inactive, Warming) => {
+                self.backends[id].owed = false;
                 let woken = self.core.life(id).woken.expect("it was woken").by;
                 match event {
                     Event::Wake { frontend, source } => assert_eq!(woken, WokenBy::Client(*frontend, *source)),
@@ -165,7 +193,10 @@ impl World {
                 frontend::State::Publishing | frontend::State::Unpublishing => {
                     assert!(self.rules_move(), "f{id} waits")
                 }
-                frontend::State::Stopped { .. } => assert!(!self.shut || self.finished, "f{id} is not closed"),
+                frontend::State::Stopped { retry_at } => {
+                    assert!(!self.shut, "f{id} is not closed");
+                    assert_eq!(self.enabled.contains(&id), retry_at.is_some(), "f{id} starts again");
+                }
                 frontend::State::Running | frontend::State::Closed => {}
             }
         }
@@ -204,8 +235,9 @@ impl World {
         let is_coming = |event: &dyn Fn(&Event) -> bool| self.from_flows.iter().any(event);
         let is_pinned = self.core.keepers(id).next().is_some();
         match self.core.targets[id].state {
-            State::Inactive => assert!(!is_pinned || self.shut, "t{id} is pinned and inactive"),
+            State::Inactive => assert!(self.shut || !is_pinned && !backend.owed, "t{id} is needed and inactive"),
             State::BackingOff { until, .. } => {
+                assert_eq!(self.core.life(id).wanted, backend.owed || is_pinned, "t{id} starts after its backoff");
                 assert!(until - self.now <= backoff::MAX, "t{id} backs off for too long");
                 assert_eq!(self.deadline_of(id), Some(until));
             }

@@ -28,6 +28,8 @@ pub(super) struct Backend {
     pub drain_asked: bool,
     /// It answers no client, and goes down for that.
     pub silent: bool,
+    /// A wake or an operator's order that no start has answered yet.
+    pub owed: bool,
     /// When it died, or was not ready in time, before it was active.
     pub failed: Option<Instant>,
 }
@@ -61,6 +63,8 @@ pub(super) struct World {
     pub nft_failed: Option<Instant>,
     /// nft has failed during the shutdown, which does not wait for it: the table goes as a whole.
     pub nft_given_up: bool,
+    /// Frontends that operators want to run.
+    pub enabled: BTreeSet<FrontendId>,
     /// Frontends whose handlers know that their target is active.
     pub passing: BTreeSet<FrontendId>,
     pub opening: VecDeque<FrontendId>,
@@ -114,6 +118,7 @@ impl World {
             nft_broken_until: None,
             nft_failed: None,
             nft_given_up: false,
+            enabled: BTreeSet::new(),
             passing: BTreeSet::new(),
             opening: VecDeque::new(),
             closing: VecDeque::new(),
@@ -137,8 +142,11 @@ impl World {
     /// Hands an event to the core, does in the model what it asks for, and checks.
     pub fn give(&mut self, event: Event) {
         let before: Vec<_> = (0..self.backends.len()).map(|id| self.core.target(id).0).collect();
+        self.note(&event);
+        let states: Vec<_> = self.core.targets.iter().map(|target| target.state).collect();
         let mut effects = Vec::new();
         self.core.handle(self.now, event.clone(), &mut effects);
+        self.check_stale(&event, &states);
         for effect in &effects {
             self.perform(effect);
         }
@@ -148,12 +156,33 @@ impl World {
         self.check();
     }
 
+    /// Takes in what operators and clients want.
+    fn note(&mut self, event: &Event) {
+        match event {
+            Event::Start => self.enabled = (0..self.plans_of_frontends.len()).collect(),
+            Event::StartFrontend(id) if !self.shut => _ = self.enabled.insert(*id),
+            Event::StopFrontend(id) => _ = self.enabled.remove(id),
+            Event::Shutdown => self.enabled.clear(),
+            Event::Wake { frontend, .. } if self.core.frontends[*frontend].has_rules() => {
+                self.owe(self.plans_of_frontends[*frontend].target)
+            }
+            Event::WarmTarget(id) => self.owe(*id),
+            Event::DrainTarget(id) => self.backends[*id].owed = false,
+            _ => {}
+        }
+    }
+
+    fn owe(&mut self, target: TargetId) {
+        let state = self.core.target(target).0;
+        self.backends[target].owed |= matches!(state, TargetState::Inactive | TargetState::Draining);
+    }
+
     fn perform(&mut self, effect: &Effect) {
         self.check_effect(effect);
         match *effect {
             Effect::StartTarget(id) => {
-                let flows = self.backends[id].flows;
-                self.backends[id] = Backend { alive: true, flows, started: Some(self.now), ..Backend::default() };
+                let Backend { flows, owed, .. } = self.backends[id];
+                self.backends[id] = Backend { alive: true, flows, owed, started: Some(self.now), ..Backend::default() };
             }
             Effect::StopTarget(id) => self.backends[id].stop_asked = true,
             Effect::StartFrontend(id) => self.opening.push_back(id),
