@@ -22,7 +22,7 @@ use crate::dataplane::links::{self, Links};
 use crate::dataplane::plan::{Plan, Rules};
 use crate::dataplane::render::{self, TABLE};
 use crate::dataplane::rules::Table;
-use crate::dataplane::watch::Watch;
+use crate::dataplane::watch::{Notices, Watch};
 use crate::doctor::{self, Asker, Subject};
 use crate::engine::{Engine, Inbox};
 use crate::logging;
@@ -188,7 +188,9 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     let handlers: Vec<_> = frontends.into_iter().map(|frontend| frontend.handler).collect();
     let has_handler = handlers.iter().map(Option::is_some).collect();
     let (inbox, receiver) = Inbox::new(config.targets.len(), config.frontends.len());
-    let mut own: Vec<Box<dyn Handler>> = vec![Box::new(Watch::default())];
+    let notices = Arc::new(Notices::default());
+    let watch = Watch::new(Arc::clone(&notices), Box::new(|| {}));
+    let mut own: Vec<Box<dyn Handler>> = vec![Box::new(watch)];
     let mut holds = AllCounters::default();
     if let Some((holder, counters)) = Holder::new(&plan) {
         own.push(Box::new(holder));
@@ -205,7 +207,7 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     if plan.has_masquerade(Masquerade::Auto) {
         on_link = links::on_link().map_err(Failure::system("cannot ask for the interfaces' addresses"))?;
     }
-    let mut table = Table::new(Nft::find(), plan);
+    let mut table = Table::new(Nft::find(), plan, notices);
     let mark = Mark::of_namespace().map_err(Failure::system("cannot read /proc"))?;
     // What a crashed daemon has left goes while nft works.
     std::thread::scope(|scope| {

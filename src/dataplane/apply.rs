@@ -67,13 +67,13 @@ impl Nft {
         Nft { program: program.unwrap_or_else(|| Path::new("nft").to_owned()) }
     }
 
-    /// Loads one transaction: all of it, or nothing.
+    /// Loads one transaction: all of it, or nothing. Calls `started` with the process id of nft, before it can commit.
     ///
     /// # Errors
     /// Nothing of the transaction is in the kernel, and why; except that after a timeout it may be.
-    pub fn apply(&self, language: Language, transaction: &str) -> Result<(), NftError> {
+    pub fn apply(&self, language: Language, transaction: &str, started: &mut dyn FnMut(u32)) -> Result<(), NftError> {
         let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        self.run(language, transaction)
+        self.run(language, transaction, started)
     }
 
     /// Loads the last transaction of this process: whoever calls [`Nft::apply`] afterwards waits for its end.
@@ -82,7 +82,7 @@ impl Nft {
     /// As for [`Nft::apply`].
     pub fn apply_last(&self, language: Language, transaction: &str) -> Result<(), NftError> {
         std::mem::forget(RUNNING.lock().unwrap_or_else(PoisonError::into_inner));
-        self.run(language, transaction)
+        self.run(language, transaction, &mut |_| {})
     }
 
     /// Whether there is such a program.
@@ -104,14 +104,14 @@ impl Nft {
         Ok(String::from_utf8_lossy(&ended.stdout).into_owned())
     }
 
-    fn run(&self, language: Language, transaction: &str) -> Result<(), NftError> {
+    fn run(&self, language: Language, transaction: &str, started: &mut dyn FnMut(u32)) -> Result<(), NftError> {
         log::trace!("nft: {transaction}");
         let mut command = Command::new(&self.program);
         if language == Language::Json {
             command.arg("-j");
         }
         command.args(["-f", "-"]);
-        let ended = run_with_input(&mut command, transaction.as_bytes(), Instant::now() + DEADLINE)
+        let ended = run_with_input(&mut command, transaction.as_bytes(), Instant::now() + DEADLINE, started)
             .map_err(|error| NftError::Run(self.program.clone(), error))?;
         succeeded(&ended)
     }

@@ -41,8 +41,8 @@ pub enum Message {
     Wildcards(TargetId, BTreeSet<Address>),
     /// What there is of flows, or why nobody can tell.
     Surveyed(Result<Survey, String>),
-    /// Somebody else has deleted our table.
-    RulesLost,
+    /// Another program has changed our table: the table's notices have the details.
+    RulesChanged,
     /// An address of an interface has come or gone: [`Inbox::on_link`] has what there is now.
     OnLink,
 }
@@ -111,7 +111,7 @@ impl Inbox {
             Message::Event(_)
             | Message::Wildcards(..)
             | Message::Surveyed(_)
-            | Message::RulesLost
+            | Message::RulesChanged
             | Message::OnLink => {}
         }
     }

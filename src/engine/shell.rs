@@ -22,8 +22,7 @@ use crate::config::{Config, Probe, Protocol};
 use crate::dataplane::flows::{FlowOrder, FlowOrders, Survey};
 use crate::dataplane::hold::AllCounters;
 use crate::dataplane::plan::{OnLink, State};
-use crate::dataplane::render::TABLE;
-use crate::dataplane::rules::Table;
+use crate::dataplane::rules::{Repaired, Table};
 use crate::plugin::{ColdPath, HoldOptions, OnFailure, Target};
 use crate::reactor::{Order, Orders};
 
@@ -150,11 +149,12 @@ impl Shell {
 
     fn run(mut self) -> bool {
         while !self.finished {
+            self.repair();
             self.settle();
             if self.finished {
                 break;
             }
-            let deadline = self.core.next_deadline().into_iter().chain(self.patience).min();
+            let deadline = self.core.next_deadline().into_iter().chain(self.patience).chain(self.repair_due()).min();
             match self.receive(deadline) {
                 Ok(message) => message.into_iter().for_each(|message| self.take(message)),
                 Err(()) => break,
@@ -218,12 +218,22 @@ impl Shell {
                     self.give(Event::RulesChanged);
                 }
             }
-            Message::RulesLost if self.core.closing() => {}
-            Message::RulesLost => {
-                log::warn!("somebody has deleted the table inet {TABLE}; it is loaded anew");
-                self.table.lost();
-                self.give(Event::RulesChanged);
-            }
+            Message::RulesChanged if self.core.closing() => {}
+            Message::RulesChanged => self.table.noticed(Instant::now()),
+        }
+    }
+
+    /// Time of the next repair of the table, if one is needed.
+    fn repair_due(&self) -> Option<Instant> {
+        self.table.repair_due().filter(|_| !self.core.closing())
+    }
+
+    /// Restores what another program has changed in the table, if that is due.
+    fn repair(&mut self) {
+        let now = Instant::now();
+        if self.repair_due().is_some_and(|due| due <= now) && self.table.repair(now) == Repaired::Lost {
+            // It is loaded again as a whole.
+            self.give(Event::RulesChanged);
         }
     }
 

@@ -81,6 +81,8 @@ pub struct Message<'a> {
     pub flags: NlmF,
     /// The sequence number of the request that it answers; 0 in notifications.
     pub sequence: u32,
+    /// The netlink port that it answers, or that a notification's change came from.
+    pub port: u32,
     /// What follows netlink's header.
     pub payload: &'a [u8],
 }
@@ -110,9 +112,10 @@ impl<'a> Messages<'a> {
         let kind = u16_at(rest, 4)?;
         let flags = NlmF::from_bits_retain(u16_at(rest, 6)?);
         let sequence = u32_at(rest, 8)?;
+        let port = u32_at(rest, 12)?;
         let payload = rest.get(HEADER..length)?;
         self.rest = rest.get(length.next_multiple_of(ALIGN)..).unwrap_or_default();
-        Some(Message { kind, flags, sequence, payload })
+        Some(Message { kind, flags, sequence, port, payload })
     }
 }
 

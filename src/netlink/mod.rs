@@ -6,7 +6,7 @@
 //! | [`sock_diag`] | whether something is bound to an address, without connecting to it |
 //! | [`loopback`] | to let answers for ::1 in that come through an interface |
 //! | [`nflog`] | for packets that a rule has logged |
-//! | [`nftables`] | whether a table has been deleted |
+//! | [`nftables`] | what changes in a table, and who changed it; what is in it |
 //! | [`addresses`] | which addresses the interfaces have, and to be told when they change |
 //! | [`route`] | where a packet would go; whether an address is this host's own |
 //! | [`link`] | which interfaces there are |

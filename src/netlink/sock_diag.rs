@@ -195,8 +195,9 @@ mod tests {
         payload[72..74].copy_from_slice(&5u16.to_ne_bytes());
         payload[74..76].copy_from_slice(&V6ONLY.to_ne_bytes());
         payload[76] = 1;
-        let parse =
-            |payload: &[u8]| Found::parse(&Message { kind: BY_FAMILY, flags: NlmF::empty(), sequence: 1, payload });
+        let parse = |payload: &[u8]| {
+            Found::parse(&Message { kind: BY_FAMILY, flags: NlmF::empty(), sequence: 1, port: 0, payload })
+        };
         let ip = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         assert_eq!(parse(&payload), Some(Found { ip, port: 80, interface: 0, v6only: true, inode: 42 }));
         for end in 0..ANSWER {

@@ -26,13 +26,19 @@ pub struct Ended {
     pub stderr: Vec<u8>,
 }
 
-/// Runs a program, gives it `input`, and collects its standard error. Its standard output goes nowhere.
+/// Runs a program, calls `started` with its process id, gives it `input`, and collects its standard error. Its standard
+/// output goes nowhere.
 ///
 /// # Errors
 /// The program could not be started, or had not ended by `deadline` (then it has been killed).
-pub fn run_with_input(command: &mut Command, input: &[u8], deadline: Instant) -> io::Result<Ended> {
+pub fn run_with_input(
+    command: &mut Command,
+    input: &[u8],
+    deadline: Instant,
+    started: &mut dyn FnMut(u32),
+) -> io::Result<Ended> {
     command.stdin(Stdio::piped()).stdout(Stdio::null());
-    run(command, input, 0, deadline)
+    run(command, input, 0, deadline, started)
 }
 
 /// Runs a program without input, and collects its standard output and error.
@@ -41,11 +47,18 @@ pub fn run_with_input(command: &mut Command, input: &[u8], deadline: Instant) ->
 /// As for [`run_with_input`]; and the output is longer than `most` bytes (the program has been killed).
 pub fn run_for_output(command: &mut Command, most: usize, deadline: Instant) -> io::Result<Ended> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    run(command, b"", most, deadline)
+    run(command, b"", most, deadline, &mut |_| {})
 }
 
-fn run(command: &mut Command, input: &[u8], most: usize, deadline: Instant) -> io::Result<Ended> {
+fn run(
+    command: &mut Command,
+    input: &[u8],
+    most: usize,
+    deadline: Instant,
+    started: &mut dyn FnMut(u32),
+) -> io::Result<Ended> {
     let mut child = children::spawn(command.stderr(Stdio::piped()))?;
+    started(child.id());
     let result = converse(&mut child, input, most, deadline);
     if result.is_err() {
         // It may have ended already, which is as good.
@@ -140,7 +153,7 @@ mod tests {
     use super::*;
 
     fn run(script: &str, input: &[u8], within: Duration) -> io::Result<Ended> {
-        run_with_input(Command::new("/bin/sh").args(["-c", script]), input, Instant::now() + within)
+        run_with_input(Command::new("/bin/sh").args(["-c", script]), input, Instant::now() + within, &mut |_| {})
     }
 
     #[test]

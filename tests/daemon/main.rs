@@ -18,4 +18,5 @@ mod routing;
 mod setup;
 mod shape;
 mod silent;
+mod tamper;
 mod udp;

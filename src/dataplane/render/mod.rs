@@ -37,13 +37,16 @@ use nftables::expr::{Expression, FibFlag, MetaKey};
 use nftables::stmt::Statement;
 use nftables::types::{NfChainType, NfHook};
 
+use super::apply::Language;
 use super::plan::{Plan, Rules, State};
+use super::repair::Parts;
 use crate::config::{Ports, Route, Shift};
+use crate::netlink::nftables::{Listing, SetKind};
 use cold::cold_chain;
 use maps::{Map, key_of};
 use timeouts::timeout_chain;
 pub use timeouts::timeouts;
-use transaction::Transaction;
+use transaction::{Selection, Transaction};
 use words::{
     address_type, and, ct, dnat, drop, field, go_back, ip_of, is, is_family, is_not, jump, look_up, map_to, meta,
     port_or_range, prefix, text,
@@ -51,6 +54,9 @@ use words::{
 
 /// The name of our table, of family `inet`.
 pub const TABLE: &str = "proxygw";
+
+/// The chain that keeps clients outside from 127.0.0.0/8, where `route_localnet` is on.
+pub const GUARD: &str = "guard";
 
 /// Just before `dstnat` (-100), so that a frontend means the same whoever loads a rule set before or after us: the first
 /// chain that translates a flow decides.
@@ -67,6 +73,58 @@ pub fn table(plan: &Plan, state: &State) -> String {
     transaction.add_table();
     transaction.delete_table();
     transaction.add_table();
+    fill(&mut transaction, plan, state);
+    transaction.into_text()
+}
+
+/// The structure of the table as [`table`] and [`timeouts`] make it.
+pub fn outline(plan: &Plan) -> Listing {
+    let mut transaction = Transaction::outline();
+    fill(&mut transaction, plan, &State::default());
+    let mut listing = transaction.into_outline();
+    timeouts::outline(plan, &mut listing);
+    listing
+}
+
+/// The transactions that restore parts of the table in the given state, in their order. The table stays, and the timeout
+/// policies with it, so that no flow loses its timeouts.
+pub fn restoration(plan: &Plan, state: &State, parts: &Parts) -> Vec<(Language, String)> {
+    // The chains that set timeouts come first, so that no flow comes to them while they are empty.
+    let mut transactions: Vec<_> =
+        timeouts::restored(plan, parts).into_iter().map(|script| (Language::Native, script)).collect();
+    let done: BTreeSet<String> = plan.timeouts().into_iter().map(timeout_chain).collect();
+    let mut transaction = Transaction::only(Selection {
+        new_chains: parts.new_chains.difference(&done).cloned().collect(),
+        chains: parts.new_chains.union(&parts.chains).cloned().collect(),
+        new_sets: parts.new_sets.clone(),
+        sets: parts.new_sets.iter().chain(parts.sets.keys()).cloned().collect(),
+    });
+    let chains: BTreeSet<_> =
+        parts.chains.union(&parts.deleted_chains).filter(|chain| !done.contains(*chain)).collect();
+    chains.iter().for_each(|chain| transaction.command_on("flush", "chain", chain));
+    for (verb, sets) in [("flush", &parts.sets), ("flush", &parts.deleted_sets), ("delete", &parts.deleted_sets)] {
+        for (name, kind) in sets {
+            transaction.command_on(verb, if *kind == SetKind::Map { "map" } else { "set" }, name);
+        }
+    }
+    let deleted = parts.deleted_chains.iter().filter(|chain| !done.contains(*chain));
+    deleted.for_each(|chain| transaction.command_on("delete", "chain", chain));
+    parts.deleted_objects.iter().for_each(|(name, sort)| transaction.command_on("delete", sort, name));
+    fill(&mut transaction, plan, state);
+    if !transaction.is_empty() {
+        transactions.push((Language::Json, transaction.into_text()));
+    }
+    if parts.wake {
+        // The kernel takes a change of the table's flags and of its base chains in one transaction for an error, or did.
+        let mut transaction = Transaction::default();
+        transaction.add_table();
+        transactions.push((Language::Json, transaction.into_text()));
+    }
+    transactions
+}
+
+/// Everything in the table but the timeouts.
+fn fill(transaction: &mut Transaction, plan: &Plan, state: &State) {
     for temperature in ["active", "cold"] {
         for map in Map::of(plan) {
             transaction.add_verdict_map(&map.name(temperature), &map.key(true), map.range);
@@ -78,23 +136,22 @@ pub fn table(plan: &Plan, state: &State) -> String {
     for timeouts in plan.timeouts() {
         transaction.add_chain(&timeout_chain(timeouts));
     }
-    cold::shared_chains(&mut transaction, plan);
+    cold::shared_chains(transaction, plan);
     for (id, rules) in plan.frontends.iter().enumerate() {
-        access::gate(&mut transaction, id, rules);
-        active_chain(&mut transaction, id, rules);
-        cold::own_chains(&mut transaction, id, rules);
+        access::gate(transaction, id, rules);
+        active_chain(transaction, id, rules);
+        cold::own_chains(transaction, id, rules);
     }
     // type nat hook prerouting priority -101; policy accept;
-    entrance(&mut transaction, plan, "prerouting", NfHook::Prerouting);
+    entrance(transaction, plan, "prerouting", NfHook::Prerouting);
     // type nat hook output priority -101; policy accept;
-    entrance(&mut transaction, plan, "output", NfHook::Output);
-    masquerade::chains(&mut transaction, plan);
-    wildcard::chains(&mut transaction, plan);
+    entrance(transaction, plan, "output", NfHook::Output);
+    masquerade::chains(transaction, plan);
+    wildcard::chains(transaction, plan);
     if plan.needs_route_localnet() {
-        guard(&mut transaction);
+        guard(transaction);
     }
-    change(&mut transaction, plan, &State::default(), state);
-    transaction.into_text()
+    change(transaction, plan, &State::default(), state);
 }
 
 /// One transaction that brings the table from one state to another; `None` if there is nothing to do.
@@ -224,14 +281,13 @@ fn only_this_host(transaction: &mut Transaction, chain: &str, mut which: Vec<Sta
 
 /// With `route_localnet`, keeps everybody outside from 127.0.0.0/8 who was not sent there by a DNAT.
 fn guard(transaction: &mut Transaction) {
-    const CHAIN: &str = "guard";
     // type filter hook input priority -101; policy accept;
-    transaction.add_base_chain(CHAIN, NfChainType::Filter, NfHook::Input, PRIORITY);
+    transaction.add_base_chain(GUARD, NfChainType::Filter, NfHook::Input, PRIORITY);
     // iifname != "lo" ip daddr 127.0.0.0/8 ct status & dnat != dnat drop
     let outside = is_not(meta(MetaKey::Iifname), text("lo"));
     let loopback = is(field("ip", "daddr"), prefix(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8));
     let not_sent = is_not(and(ct("status"), text("dnat")), text("dnat"));
-    transaction.add_rule(CHAIN, vec![outside, loopback, not_sent, drop()], None);
+    transaction.add_rule(GUARD, vec![outside, loopback, not_sent, drop()], None);
 }
 
 /// What is in force of one temperature: the chain of each route of each frontend.

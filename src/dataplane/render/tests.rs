@@ -128,3 +128,89 @@ fn the_frontends_of_one_endpoint_are_told_apart_by_the_original_destination() {
     let on_link = r#"{"concat":[7,{"prefix":{"addr":"192.0.2.0","len":24}}]}"#;
     assert_eq!(elements(&commands, "onlink4"), [on_link]);
 }
+
+/// A table with something of everything.
+fn rich() -> (Plan, State) {
+    let with = |masquerade, route| Rules { masquerade, ..rules(Protocol::Udp, &[route]) };
+    let allow = vec![Prefix::around("192.0.2.9".parse().expect("an address"), 24)];
+    let frontends = vec![
+        with(Masquerade::Auto, "0.0.0.0:80>10.0.0.1:8080"),
+        with(Masquerade::Always, "192.0.2.1:100-102>10.0.0.1:200-202"),
+        Rules { access: Access { allow, ..Access::default() }, ..rules(Protocol::Tcp, &["[::]:81>[fd00::1]:80"]) },
+        rules(Protocol::Tcp, &["0.0.0.0:82>127.0.0.1:80"]),
+    ];
+    (Plan { frontends }, State { active: [0, 1, 3].into(), cold: [0, 1, 2, 3].into(), ..State::default() })
+}
+
+#[test]
+fn the_outline_is_what_the_table_has() {
+    let (plan, state) = rich();
+    let document: Value = serde_json::from_str(&table(&plan, &state)).expect("JSON");
+    let commands = document["nftables"].as_array().expect("a list");
+    let outline = outline(&plan);
+    let sorted = |sort| names(commands, sort).into_iter().map(str::to_owned).collect::<BTreeSet<_>>();
+    assert_eq!(outline.chains.keys().cloned().collect::<BTreeSet<_>>(), sorted("chain"));
+    for (kind, sort) in [(SetKind::Map, "map"), (SetKind::Set, "set")] {
+        let ours = outline.sets.iter().filter(|(_, found)| **found == kind).map(|(name, _)| name.clone());
+        assert_eq!(ours.collect::<BTreeSet<_>>(), sorted(sort));
+    }
+    let script = timeouts(&plan).expect("timeouts");
+    for (name, found) in &outline.chains {
+        let native = script.matches(&format!("add rule inet {TABLE} {name} ")).count();
+        assert_eq!(found.rules, chain(commands, name).len() + native, "{name}");
+        let added = commands.iter().map(|command| &command["add"]["chain"]).find(|chain| chain["name"] == **name);
+        let priority = added.and_then(|chain| chain["prio"].as_i64());
+        assert_eq!(found.base.as_ref().map(|base| i64::from(base.priority)), priority, "{name}");
+    }
+    assert_eq!(outline.objects.len(), 4, "one policy for each protocol and family");
+}
+
+/// Restoring everything adds what loading the table adds, and deletes no table and no policy.
+#[test]
+fn restoring_everything_adds_what_loading_adds() {
+    let (plan, state) = rich();
+    let wanted = outline(&plan);
+    let nothing = crate::netlink::nftables::Changes::default();
+    let everything = crate::dataplane::repair::Extent::Everything;
+    let repair = crate::dataplane::repair::repair(&wanted, Some(&wanted), &nothing, everything);
+    let crate::dataplane::repair::Repair::Parts(parts) = repair else { panic!("{repair:?}") };
+    let transactions = restoration(&plan, &state, &parts);
+    let [(Language::Native, native), (Language::Json, json)] = &transactions[..] else { panic!("{transactions:?}") };
+    let rules = |script: &str| -> Vec<String> {
+        script.lines().filter(|line| line.starts_with("add rule")).map(str::to_owned).collect()
+    };
+    assert_eq!(rules(native), rules(&timeouts(&plan).expect("timeouts")));
+    assert!(!native.contains("ct timeout inet"), "{native}");
+    let added = |text: &str| -> Vec<String> {
+        let document: Value = serde_json::from_str(text).expect("JSON");
+        let commands = document["nftables"].as_array().expect("a list").clone();
+        let added = commands.into_iter().filter_map(|command| command.get("add").cloned());
+        added
+            .filter(|object| object.get("table").is_none() && object.get("chain").is_none())
+            .map(|o| o.to_string())
+            .collect()
+    };
+    assert_eq!(added(json), added(&table(&plan, &state)));
+    assert!(!json.contains(r#""delete":{"table""#) && !json.contains(r#""delete":{"ct timeout""#));
+}
+
+#[test]
+fn restoring_a_chain_and_a_map_touches_nothing_else() {
+    let (plan, state) = rich();
+    let parts = Parts {
+        chains: ["prerouting".to_owned()].into(),
+        sets: [("active_any4".to_owned(), SetKind::Map)].into(),
+        ..Parts::default()
+    };
+    let transactions = restoration(&plan, &state, &parts);
+    let [(Language::Json, json)] = &transactions[..] else { panic!("{transactions:?}") };
+    let document: Value = serde_json::from_str(json).expect("JSON");
+    let commands = document["nftables"].as_array().expect("a list").clone();
+    let flushed: Vec<String> = commands.iter().filter_map(|command| Some(command.get("flush")?.to_string())).collect();
+    assert_eq!(flushed.len(), 2, "{flushed:?}");
+    assert_eq!(elements(&commands, "active_any4").len(), 2);
+    let whole: Value = serde_json::from_str(&table(&plan, &state)).expect("JSON");
+    let whole = whole["nftables"].as_array().expect("a list").clone();
+    assert_eq!(chain(&commands, "prerouting"), chain(&whole, "prerouting"));
+    assert_eq!(commands.len(), 2 + 1 + chain(&whole, "prerouting").len(), "{commands:?}");
+}

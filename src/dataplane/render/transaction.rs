@@ -1,5 +1,7 @@
 //! A transaction for `nft -j -f -` that is being put together.
 
+use std::collections::BTreeSet;
+
 use nftables::schema::{Chain, NfListObject, Rule, Table};
 use nftables::stmt::Statement;
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
@@ -7,27 +9,71 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::TABLE;
+use crate::netlink::nftables::{Base, Listing, SetKind};
 
 /// The commands so far, as text, in the order in which nft wants them: table, sets and maps, chains, rules, elements. Each
 /// is written at once: kept as values, those of a thousand frontends would take forty megabytes.
 #[derive(Default)]
-pub(super) struct Transaction(String);
+pub(super) struct Transaction {
+    text: String,
+    /// What is added, where that is not everything.
+    only: Option<Selection>,
+    /// The structure of what is added; nothing is written then.
+    outline: Option<Listing>,
+}
+
+/// The parts of the table that a transaction adds.
+#[derive(Debug, Default)]
+pub(super) struct Selection {
+    /// The chains that are made.
+    pub(super) new_chains: BTreeSet<String>,
+    /// The chains that get their rules.
+    pub(super) chains: BTreeSet<String>,
+    /// The sets and maps that are made.
+    pub(super) new_sets: BTreeSet<String>,
+    /// The sets and maps that get their elements.
+    pub(super) sets: BTreeSet<String>,
+}
 
 impl Transaction {
+    /// A transaction that adds these parts only.
+    pub(super) fn only(selection: Selection) -> Transaction {
+        Transaction { only: Some(selection), ..Transaction::default() }
+    }
+
+    /// A transaction that is never sent: what it adds is recorded as a listing.
+    pub(super) fn outline() -> Transaction {
+        Transaction { outline: Some(Listing::default()), ..Transaction::default() }
+    }
+
+    /// What [`Transaction::outline`] has recorded.
+    pub(super) fn into_outline(self) -> Listing {
+        self.outline.unwrap_or_default()
+    }
+
     /// The text for nft.
     pub(super) fn into_text(self) -> String {
-        format!("{{\"nftables\":[{}]}}", self.0)
+        format!("{{\"nftables\":[{}]}}", self.text)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.text.is_empty()
+    }
+
+    fn selects(&self, parts: fn(&Selection) -> &BTreeSet<String>, name: &str) -> bool {
+        self.outline.is_none() && self.only.as_ref().is_none_or(|selection| parts(selection).contains(name))
     }
 
     fn command(&mut self, verb: &str, object: impl Serialize) {
-        if !self.0.is_empty() {
-            self.0.push(',');
+        if !self.text.is_empty() {
+            self.text.push(',');
         }
-        self.0.push_str(&format!("{{\"{verb}\":{}}}", text(&object)));
+        self.text.push_str(&format!("{{\"{verb}\":{}}}", text(&object)));
+    }
+
+    /// Empties, or deletes, an object of ours, or one that another program put into our table.
+    pub(super) fn command_on(&mut self, verb: &str, sort: &str, name: &str) {
+        self.command(verb, json!({ sort: { "family": "inet", "table": TABLE, "name": name } }));
     }
 
     pub(super) fn add_table(&mut self) {
@@ -42,14 +88,14 @@ impl Transaction {
     pub(super) fn add_verdict_map(&mut self, name: &str, key: &[&str], ranges: bool) {
         let mut map = json!({ "family": "inet", "table": TABLE, "name": name, "type": key, "map": "verdict" });
         allow_ranges(&mut map, ranges);
-        self.command("add", json!({ "map": map }));
+        self.add_named_set(name, json!({ "map": map }));
     }
 
     /// A map from ports to ports.
     pub(super) fn add_port_map(&mut self, name: &str, elements: impl Iterator<Item = (u16, u16)>) {
         let port = "inet_service";
         let map = json!({ "family": "inet", "table": TABLE, "name": name, "type": port, "map": port });
-        self.command("add", json!({ "map": map }));
+        self.add_named_set(name, json!({ "map": map }));
         self.elements("add", name, elements.map(|(from, to)| json!([from, to])));
     }
 
@@ -59,7 +105,7 @@ impl Transaction {
         let key = [ip, "inet_service"];
         let mut map = json!({ "family": "inet", "table": TABLE, "name": name, "type": key, "map": ip });
         allow_ranges(&mut map, ranges);
-        self.command("add", json!({ "map": map }));
+        self.add_named_set(name, json!({ "map": map }));
     }
 
     /// A set of single values, or of ranges too.
@@ -67,14 +113,23 @@ impl Transaction {
         let key = if let [one] = key { json!(one) } else { json!(key) };
         let mut set = json!({ "family": "inet", "table": TABLE, "name": name, "type": key });
         allow_ranges(&mut set, ranges);
-        self.command("add", json!({ "set": set }));
+        self.add_named_set(name, json!({ "set": set }));
+    }
+
+    fn add_named_set(&mut self, name: &str, set: Value) {
+        if self.selects(|selection| &selection.new_sets, name) {
+            self.command("add", set);
+        } else if let Some(outline) = &mut self.outline {
+            let kind = if set.get("map").is_some() { SetKind::Map } else { SetKind::Set };
+            outline.sets.insert(name.to_owned(), kind);
+        }
     }
 
     /// A set of addresses and prefixes, none of which is in another.
     pub(super) fn add_interval_set(&mut self, name: &str, v4: bool, elements: impl Iterator<Item = Value>) {
         let key = if v4 { "ipv4_addr" } else { "ipv6_addr" };
         let set = json!({ "family": "inet", "table": TABLE, "name": name, "type": key, "flags": ["interval"] });
-        self.command("add", json!({ "set": set }));
+        self.add_named_set(name, json!({ "set": set }));
         self.elements("add", name, elements);
     }
 
@@ -99,6 +154,9 @@ impl Transaction {
     }
 
     fn elements(&mut self, verb: &str, name: &str, elements: impl Iterator<Item = Value>) {
+        if !self.selects(|selection| &selection.sets, name) {
+            return;
+        }
         let mut list = String::new();
         for element in elements {
             list.push(if list.is_empty() { '[' } else { ',' });
@@ -108,19 +166,20 @@ impl Transaction {
             return;
         }
         list.push(']');
-        if !self.0.is_empty() {
-            self.0.push(',');
+        if !self.text.is_empty() {
+            self.text.push(',');
         }
         let head = format!("{{\"{verb}\":{{\"element\":{{\"family\":\"inet\",\"table\":{},", text(&TABLE));
-        self.0.push_str(&head);
-        self.0.push_str(&format!("\"name\":{},\"elem\":{list}}}}}}}", text(&name)));
+        self.text.push_str(&head);
+        self.text.push_str(&format!("\"name\":{},\"elem\":{list}}}}}}}", text(&name)));
     }
 
     pub(super) fn add_chain(&mut self, name: &str) {
-        self.command("add", NfListObject::Chain(chain(name)));
+        self.put_chain(chain(name), None);
     }
 
     pub(super) fn add_base_chain(&mut self, name: &str, kind: NfChainType, hook: NfHook, priority: i32) {
+        let base = Base { kind: kind_name(kind).to_owned(), hook: hook_number(hook), priority, accept: true };
         let chain = Chain {
             _type: Some(kind),
             hook: Some(hook),
@@ -128,10 +187,24 @@ impl Transaction {
             policy: Some(NfChainPolicy::Accept),
             ..chain(name)
         };
-        self.command("add", NfListObject::Chain(chain));
+        self.put_chain(chain, Some(base));
+    }
+
+    fn put_chain(&mut self, chain: Chain<'_>, base: Option<Base>) {
+        if self.selects(|selection| &selection.new_chains, &chain.name) {
+            self.command("add", NfListObject::Chain(chain));
+        } else if let Some(outline) = &mut self.outline {
+            outline.chains.entry(chain.name.into_owned()).or_default().base = base;
+        }
     }
 
     pub(super) fn add_rule(&mut self, chain: &str, expr: Vec<Statement<'static>>, comment: Option<&str>) {
+        if let Some(outline) = &mut self.outline {
+            outline.chains.entry(chain.to_owned()).or_default().rules += 1;
+        }
+        if !self.selects(|selection| &selection.chains, chain) {
+            return;
+        }
         let rule = Rule {
             family: NfFamily::INet,
             table: TABLE.into(),
@@ -142,6 +215,27 @@ impl Transaction {
             comment: comment.map(Into::into),
         };
         self.command("add", NfListObject::Rule(rule));
+    }
+}
+
+/// The name of a chain's type in netlink.
+fn kind_name(kind: NfChainType) -> &'static str {
+    match kind {
+        NfChainType::Filter => "filter",
+        NfChainType::Route => "route",
+        NfChainType::NAT => "nat",
+    }
+}
+
+/// `NF_INET_…`.
+fn hook_number(hook: NfHook) -> u32 {
+    match hook {
+        NfHook::Prerouting => 0,
+        NfHook::Input => 1,
+        NfHook::Forward => 2,
+        NfHook::Output => 3,
+        NfHook::Postrouting => 4,
+        NfHook::Ingress | NfHook::Egress => 5,
     }
 }
 

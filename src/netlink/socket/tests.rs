@@ -9,7 +9,7 @@ use crate::netlink::message::HEADER;
 #[test]
 fn error_numbers() {
     let flags = NlmF::empty();
-    let read = |payload: &[u8]| errno(&Message { kind: ERROR, flags, sequence: 1, payload });
+    let read = |payload: &[u8]| errno(&Message { kind: ERROR, flags, sequence: 1, port: 0, payload });
     assert!(read(&0i32.to_ne_bytes()).is_ok());
     assert_eq!(read(&(-2i32).to_ne_bytes()).expect_err("ENOENT").raw_os_error(), Some(2));
     assert_eq!(read(&[1, 2, 3]).expect_err("short").kind(), io::ErrorKind::InvalidData);

@@ -1,0 +1,169 @@
+//! Golden tables: one change each, and what restores it.
+
+use super::*;
+use crate::netlink::nftables::{Action, Base, Chain};
+
+const ADDED: Action = Action { added: true, deleted: false };
+const DELETED: Action = Action { added: false, deleted: true };
+
+fn base(hook: u32, accept: bool) -> Chain {
+    Chain { base: Some(Base { kind: "nat".to_owned(), hook, priority: -101, accept }), rules: 0 }
+}
+
+fn wanted() -> Listing {
+    Listing {
+        chains: [
+            ("prerouting".to_owned(), base(0, true)),
+            ("output".to_owned(), base(3, true)),
+            ("frontend-0".to_owned(), Chain::default()),
+            ("timeout-60s".to_owned(), Chain::default()),
+        ]
+        .into(),
+        sets: [("active_ip4".to_owned(), SetKind::Map), ("allow4-0".to_owned(), SetKind::Set)].into(),
+        objects: [("tcp4-60s".to_owned(), 7)].into(),
+        ..Listing::default()
+    }
+}
+
+fn changes(all: &[(Object, Action)]) -> Changes {
+    let mut changes = Changes::default();
+    all.iter().for_each(|(object, action)| changes.add(object.clone(), *action));
+    changes
+}
+
+fn chain(name: &str) -> Object {
+    Object::Chain(name.to_owned())
+}
+
+fn rules(name: &str) -> Object {
+    Object::Rules(name.to_owned())
+}
+
+fn names<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
+    names.map(str::to_owned).into()
+}
+
+/// What restores the table after `change`, which is reported as `reported`.
+fn after(change: impl FnOnce(&mut Listing), reported: &[(Object, Action)]) -> Repair {
+    let mut listed = wanted();
+    change(&mut listed);
+    repair(&wanted(), Some(&listed), &changes(reported), Extent::Changed)
+}
+
+fn everything(deleted_chains: BTreeSet<String>) -> Parts {
+    Parts {
+        chains: wanted().chains.into_keys().collect(),
+        deleted_chains,
+        new_sets: wanted().sets.into_keys().collect(),
+        deleted_sets: wanted().sets,
+        ..Parts::default()
+    }
+}
+
+#[test]
+fn an_intact_table_needs_nothing() {
+    assert_eq!(after(|_| {}, &[]), Repair::Nothing);
+    // It was added and deleted again.
+    assert_eq!(after(|_| {}, &[(chain("extra"), ADDED), (chain("extra"), DELETED)]), Repair::Nothing);
+}
+
+#[test]
+fn rules_that_were_deleted_added_or_replaced_are_loaded_again_for_their_chain_alone() {
+    for action in [ADDED, DELETED, Action { added: true, deleted: true }] {
+        let parts = Parts { chains: names(["prerouting"]), ..Parts::default() };
+        assert_eq!(after(|_| {}, &[(rules("prerouting"), action)]), Repair::Parts(parts), "{action:?}");
+    }
+}
+
+#[test]
+fn elements_that_were_deleted_or_added_are_loaded_again_for_their_map_alone() {
+    for action in [ADDED, DELETED] {
+        let sets = [("active_ip4".to_owned(), SetKind::Map)].into();
+        let reported = [(Object::Elements("active_ip4".to_owned()), action)];
+        assert_eq!(after(|_| {}, &reported), Repair::Parts(Parts { sets, ..Parts::default() }));
+    }
+}
+
+#[test]
+fn a_chain_that_was_deleted_is_made() {
+    let delete = |listed: &mut Listing| _ = listed.chains.remove("output");
+    let parts = Parts { new_chains: names(["output"]), ..Parts::default() };
+    assert_eq!(after(delete, &[(chain("output"), DELETED), (rules("output"), DELETED)]), Repair::Parts(parts));
+}
+
+#[test]
+fn a_policy_is_set_and_another_hook_makes_another_chain() {
+    let drop = |listed: &mut Listing| _ = listed.chains.insert("prerouting".to_owned(), base(0, false));
+    let one = || names(["prerouting"]);
+    let parts = Parts { chains: one(), new_chains: one(), ..Parts::default() };
+    assert_eq!(after(drop, &[(chain("prerouting"), ADDED)]), Repair::Parts(parts));
+
+    let moved = |listed: &mut Listing| _ = listed.chains.insert("prerouting".to_owned(), base(4, true));
+    let parts = Parts { deleted_chains: one(), new_chains: one(), ..Parts::default() };
+    let replaced = Action { added: true, deleted: true };
+    assert_eq!(after(moved, &[(chain("prerouting"), replaced), (rules("prerouting"), DELETED)]), Repair::Parts(parts));
+}
+
+#[test]
+fn what_is_not_ours_is_deleted() {
+    let add = |listed: &mut Listing| {
+        listed.chains.insert("extra".to_owned(), base(2, false));
+        listed.sets.insert("extra".to_owned(), SetKind::Set);
+        listed.objects.extend([("count".to_owned(), 1), ("unknown".to_owned(), 99)]);
+        listed.flowtables.insert("fast".to_owned());
+    };
+    let parts = Parts {
+        deleted_chains: names(["extra"]),
+        deleted_sets: [("extra".to_owned(), SetKind::Set)].into(),
+        deleted_objects: vec![("count".to_owned(), "counter"), ("fast".to_owned(), "flowtable")],
+        ..Parts::default()
+    };
+    assert_eq!(after(add, &[(chain("extra"), ADDED)]), Repair::Parts(parts));
+}
+
+#[test]
+fn a_dormant_table_is_woken() {
+    let parts = Parts { wake: true, ..Parts::default() };
+    assert_eq!(after(|listed| listed.dormant = true, &[(Object::Table, ADDED)]), Repair::Parts(parts));
+}
+
+#[test]
+fn a_map_that_was_deleted_is_made_with_the_rules_that_looked_it_up() {
+    let map = Object::Set("active_ip4".to_owned());
+    let delete = |listed: &mut Listing| _ = listed.sets.remove("active_ip4");
+    let parts = Parts { new_sets: names(["active_ip4"]), chains: names(["prerouting"]), ..Parts::default() };
+    assert_eq!(after(delete, &[(map.clone(), DELETED), (rules("prerouting"), DELETED)]), Repair::Parts(parts));
+    // Made again by the other program, it may have other types, and rules refer to it.
+    let replaced = Action { added: true, deleted: true };
+    assert_eq!(after(|_| {}, &[(map, replaced)]), Repair::Parts(everything(BTreeSet::new())));
+}
+
+#[test]
+fn a_renamed_chain_is_still_referred_to_so_everything_is_restored() {
+    let rename = |listed: &mut Listing| {
+        let chain = listed.chains.remove("frontend-0").expect("it is there");
+        listed.chains.insert("renamed".to_owned(), chain);
+    };
+    let mut parts = everything(names(["renamed"]));
+    parts.chains.remove("frontend-0");
+    parts.new_chains = names(["frontend-0"]);
+    assert_eq!(after(rename, &[(chain("renamed"), ADDED)]), Repair::Parts(parts));
+}
+
+#[test]
+fn only_a_table_or_a_policy_that_is_gone_calls_for_the_whole() {
+    assert_eq!(repair(&wanted(), None, &Changes::default(), Extent::Changed), Repair::Whole);
+    assert_eq!(after(|listed| listed.objects.clear(), &[]), Repair::Whole);
+    // Deleted and made again by another program: its flows have lost their timeouts.
+    let policy = Object::Stateful("tcp4-60s".to_owned());
+    assert_eq!(after(|_| {}, &[(policy, Action { added: true, deleted: true })]), Repair::Whole);
+    assert_eq!(after(|_| {}, &[(Object::Table, Action { added: true, deleted: true })]), Repair::Whole);
+}
+
+#[test]
+fn without_notifications_everything_but_the_policies_is_restored() {
+    let all = Repair::Parts(everything(BTreeSet::new()));
+    assert_eq!(repair(&wanted(), Some(&wanted()), &Changes::default(), Extent::Everything), all);
+    let unknown = Changes { more: true, ..Changes::default() };
+    assert_eq!(repair(&wanted(), Some(&wanted()), &unknown, Extent::Changed), all);
+}

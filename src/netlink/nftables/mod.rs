@@ -1,0 +1,47 @@
+//! One table of nftables: notifications of each change, and a listing of its structure.
+//!
+//! | module | reads |
+//! |---|---|
+//! | `watch` | each transaction that changes the table, and the process that committed it |
+//! | `listing` | the table's flags, chains, rules per chain, sets and objects |
+//!
+//! Numbers are those of linux/netfilter/nf_tables.h and linux/netfilter/nfnetlink.h.
+
+mod listing;
+mod watch;
+
+pub use listing::{Base, Chain, Listing, SetKind, Tables};
+pub use watch::{Action, Changes, Object, Process, TableWatch, Transaction, Watched};
+
+/// `NFNL_SUBSYS_NFTABLES`.
+const SUBSYSTEM: u16 = 10 << 8;
+
+/// `struct nfgenmsg`: the family `NFPROTO_INET`, version 0, resource 0.
+const INET: [u8; 4] = [1, 0, 0, 0];
+
+/// `NFTA_…_TABLE` of chains, rules, sets, elements, objects and flowtables, and `NFTA_TABLE_NAME`.
+const TABLE: u16 = 1;
+
+/// `NFTA_CHAIN_NAME`.
+const CHAIN_NAME: u16 = 3;
+/// `NFTA_RULE_CHAIN`.
+const RULE_CHAIN: u16 = 2;
+/// `NFTA_SET_NAME`, `NFTA_SET_ELEM_LIST_SET`, `NFTA_OBJ_NAME` and `NFTA_FLOWTABLE_NAME`.
+const NAME: u16 = 2;
+/// `NFTA_SET_FLAGS`.
+const SET_FLAGS: u16 = 3;
+/// `NFTA_OBJ_TYPE`.
+const OBJECT_TYPE: u16 = 3;
+
+/// `NFT_SET_ANONYMOUS`: the set belongs to a rule.
+const ANONYMOUS: u32 = 1;
+
+/// The text of an attribute that ends with a zero byte. Names in the kernel are bytes; ours are ASCII.
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
+}
+
+/// A number as nf_tables sends it: in network byte order.
+fn number(value: &[u8]) -> Option<u32> {
+    value.try_into().ok().map(u32::from_be_bytes)
+}
