@@ -11,6 +11,7 @@
 //! | `sysctls` | forwarding, `route_localnet` |
 //! | `reverse_path` | strict `rp_filter` |
 //! | `routes` | the ways to the endpoints |
+//! | `table` | our own table |
 //! | `ports` | ports of frontends, the NFLOG group |
 //! | `answers` | flows that nobody answers |
 //! | `conntrack` | its table and its netlink |
@@ -26,6 +27,7 @@ mod rights;
 mod routes;
 mod subject;
 mod sysctls;
+mod table;
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -152,6 +154,7 @@ pub fn examine(mut subject: Subject, asker: Asker) -> Vec<Finding> {
         if nft::examine(&host, &mut findings) {
             firewall::examine(subject, &host, &mut findings);
         }
+        table::examine(subject, &host, &mut findings);
         conntrack::examine_netlink(&mut findings);
         answers::examine(subject, &host, &mut findings);
         ports::examine_group(subject, &host, &mut findings);

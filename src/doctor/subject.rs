@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::config::{Config, Endpoint, FrontendSpec, Prefix, Protocol, Setup};
-use crate::dataplane::plan::Timeouts;
+use crate::dataplane::plan::{Plan, Timeouts};
 use crate::netlink::route;
 use crate::plugin::ColdPath;
 
@@ -20,6 +20,8 @@ const MOST_NETWORKS: usize = 16;
 pub struct Subject {
     /// One for each address of each frontend and each address of its endpoint.
     pub paths: Vec<Path>,
+    /// The rules.
+    pub plan: Plan,
 }
 
 /// A way from a client to a backend.
@@ -104,7 +106,8 @@ impl Subject {
                 }
             }
         }
-        Subject { paths }
+        let plan = Plan::new(&setup.config, setup.frontends.iter().map(|frontend| frontend.cold));
+        Subject { paths, plan }
     }
 
     /// Asks the kernel which endpoints are on this host.

@@ -58,7 +58,8 @@ fn forwarding_that_is_off_is_found_and_switched_on() {
         // Nothing is forwarded to a backend here.
         lab.gateway.sysctl(name, "0");
         let local = File::new(&config(&[held("0.0.0.0:80", LOCAL4)]));
-        assert_eq!(findings(&lab.gateway, &local.path()), [Value::Null; 0]);
+        // The daemon runs with another configuration.
+        assert_eq!(codes(&findings(&lab.gateway, &local.path())), ["table-differs"]);
     }
 }
 
@@ -95,7 +96,10 @@ fn a_strict_reverse_path_is_found_where_it_bites() {
     let named = |allow: &str| {
         let more = json!({"allow": [allow], "interfaces": ["clients"]});
         let file = File::new(&config_with(&fronts, &more));
-        findings(&lab.gateway, &file.path())
+        let mut found = findings(&lab.gateway, &file.path());
+        // The daemon runs with another configuration.
+        found.retain(|finding| finding["code"] != "table-differs");
+        found
     };
     assert_eq!(named("198.51.100.0/24"), [Value::Null; 0]);
     let finding = only(named("192.0.2.0/24"), "rp-filter-strict");

@@ -1,0 +1,204 @@
+//! Is the table in the kernel the one that this configuration makes? The daemon restores what other programs change, so a
+//! difference that stays means that it cannot, or that it was started with another configuration. Where only the latter
+//! explains it, as for an operator who examines a configuration before a restart, the finding is a warning.
+//!
+//! Compared is what does not change while the daemon runs: the table's flags, its chains with their hooks and the numbers
+//! of their rules, the names of its sets and maps, its timeout policies.
+
+use std::io;
+use std::time::Duration;
+
+use super::{Finding, Host, Subject, listed, not_looked_at};
+use crate::dataplane::render::{self, TABLE};
+use crate::netlink::nftables::{Chain, Listing, Tables};
+
+/// The chains that packets enter.
+const ENTRANCES: [&str; 2] = ["prerouting", "output"];
+
+/// The time that the daemon may take for a repair that is under way.
+const REPAIR: Duration = Duration::from_secs(1);
+
+/// Looks for differences.
+pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
+    if !host.daemon_runs {
+        return;
+    }
+    let wanted = render::outline(&subject.plan);
+    let compare = || list().map(|found| differences(&wanted, found.as_ref()));
+    let found = match compare() {
+        // It may be in the middle of a repair.
+        Ok(differences) if !differences.is_empty() => {
+            std::thread::sleep(REPAIR);
+            compare().map(|still| differences.into_iter().filter(|difference| still.contains(difference)).collect())
+        }
+        found => found,
+    };
+    match found {
+        Ok(differences) => findings.extend(judge(&differences)),
+        Err(error) => findings.push(not_looked_at("the rules", &error, &format!("nft list table inet {TABLE}"))),
+    }
+}
+
+fn list() -> io::Result<Option<Listing>> {
+    let mut tables = Tables::open()?;
+    let Some(mut listing) = tables.list(TABLE)? else { return Ok(None) };
+    tables.count_rules(TABLE, &mut listing)?;
+    Ok(Some(listing))
+}
+
+fn judge(differences: &[Difference]) -> Option<Finding> {
+    const RESTART: &str = "systemctl restart proxygw";
+    if differences.is_empty() {
+        return None;
+    }
+    let texts: Vec<_> = differences.iter().map(|difference| difference.text.clone()).collect();
+    let texts = listed(&texts);
+    // Names tell one configuration from another: where they are the same, so is the rest.
+    let is_changed = differences.iter().any(|difference| difference.proof == Proof::Certain)
+        || differences.iter().all(|difference| difference.proof == Proof::SameNames);
+    Some(if is_changed {
+        let problem = format!("the table inet {TABLE} was changed, and the daemon has not restored it: {texts}");
+        Finding::error("table-changed", problem, RESTART).note("the log names the program that changes it")
+    } else {
+        let problem = format!("the table inet {TABLE} is not the one that this configuration makes: {texts}");
+        let note =
+            "the daemon may run with another configuration; if not, its log names the program that changes the table";
+        Finding::warning("table-differs", problem, RESTART).note(note)
+    })
+}
+
+/// One difference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Difference {
+    proof: Proof,
+    text: String,
+}
+
+/// Whether a difference proves that another program has changed the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    /// No configuration makes such a table.
+    Certain,
+    /// If all names are those of this configuration.
+    SameNames,
+    /// Another configuration can make such a table.
+    None,
+}
+
+/// What of the table is not as wanted. `found` is `None` if there is no table.
+fn differences(wanted: &Listing, found: Option<&Listing>) -> Vec<Difference> {
+    let Some(found) = found else {
+        return vec![Difference { proof: Proof::Certain, text: "there is no such table".to_owned() }];
+    };
+    let mut differences = Vec::new();
+    let mut add = |proof, text: String| differences.push(Difference { proof, text });
+    if found.dormant {
+        add(Proof::Certain, "it is switched off (flags dormant)".to_owned());
+    }
+    for (name, chain) in &wanted.chains {
+        // Every configuration has these.
+        let is_certain = ENTRANCES.contains(&name.as_str());
+        match found.chains.get(name) {
+            None => add(if is_certain { Proof::Certain } else { Proof::None }, format!("chain {name} is missing")),
+            Some(found) => {
+                let changed = found.base != chain.base || found.rules == 0;
+                let proof = if is_certain && changed { Proof::Certain } else { Proof::SameNames };
+                difference_of(name, chain, found).into_iter().for_each(|text| add(proof, text));
+            }
+        }
+    }
+    let mut names = |sort: &str, problem: &str, names: &mut dyn Iterator<Item = &String>| {
+        names.for_each(|name| add(Proof::None, format!("{sort} {} is {problem}", name.escape_default())));
+    };
+    let (missing, extra) = ("missing", "not ours");
+    names("chain", extra, &mut found.chains.keys().filter(|name| !wanted.chains.contains_key(*name)));
+    let lacks = |name: &&String| found.sets.get(*name) != wanted.sets.get(*name);
+    names("set or map", missing, &mut wanted.sets.keys().filter(lacks));
+    names("set or map", extra, &mut found.sets.keys().filter(|name| !wanted.sets.contains_key(*name)));
+    names("object", missing, &mut wanted.objects.difference(&found.objects).map(|(name, _)| name));
+    names("object", extra, &mut found.objects.difference(&wanted.objects).map(|(name, _)| name));
+    names("flowtable", extra, &mut found.flowtables.iter());
+    differences
+}
+
+fn difference_of(name: &str, wanted: &Chain, found: &Chain) -> Option<String> {
+    if wanted.base != found.base {
+        let hook =
+            |chain: &Chain| chain.base.as_ref().map_or_else(|| "no hook".to_owned(), |base| format!("\"{base}\""));
+        return Some(format!("chain {name} has {} instead of {}", hook(found), hook(wanted)));
+    }
+    let (is, should) = (found.rules, wanted.rules);
+    (is != should).then(|| format!("chain {name} has {is} rules instead of {should}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::nftables::{Base, SetKind};
+
+    fn wanted() -> Listing {
+        let base = Base { kind: "nat".to_owned(), hook: 0, priority: -101, accept: true };
+        Listing {
+            chains: [
+                ("prerouting".to_owned(), Chain { base: Some(base), rules: 8 }),
+                ("frontend-0".to_owned(), Chain { base: None, rules: 2 }),
+            ]
+            .into(),
+            sets: [("active_ip4".to_owned(), SetKind::Map)].into(),
+            objects: [("tcp4-60s".to_owned(), 7)].into(),
+            ..Listing::default()
+        }
+    }
+
+    #[track_caller]
+    fn assert_found(change: impl FnOnce(&mut Listing), text: &str, code: &str) {
+        let mut found = wanted();
+        change(&mut found);
+        let found = differences(&wanted(), Some(&found));
+        assert_eq!(found.iter().map(|difference| difference.text.as_str()).collect::<Vec<_>>(), [text]);
+        assert_eq!(judge(&found).map(|finding| finding.code), Some(code), "{text}");
+    }
+
+    fn rules<'t>(table: &'t mut Listing, chain: &str) -> &'t mut usize {
+        &mut table.chains.get_mut(chain).expect("a chain").rules
+    }
+
+    #[test]
+    fn what_no_configuration_makes_was_changed() {
+        assert_found(|table| table.dormant = true, "it is switched off (flags dormant)", "table-changed");
+        assert_found(|table| _ = table.chains.remove("prerouting"), "chain prerouting is missing", "table-changed");
+        let drop = |table: &mut Listing| {
+            let base = table.chains.get_mut("prerouting").and_then(|chain| chain.base.as_mut());
+            base.expect("a base chain").accept = false;
+        };
+        const POLICY: &str = "chain prerouting has \"type nat hook prerouting priority -101; policy drop\" instead of \
+            \"type nat hook prerouting priority -101; policy accept\"";
+        assert_found(drop, POLICY, "table-changed");
+        let none = differences(&wanted(), None);
+        assert_eq!(judge(&none).map(|finding| finding.code), Some("table-changed"));
+    }
+
+    #[test]
+    fn other_numbers_of_rules_under_the_same_names_were_changed() {
+        let more = "chain prerouting has 9 rules instead of 8";
+        assert_found(|table| *rules(table, "prerouting") += 1, more, "table-changed");
+        let fewer = "chain frontend-0 has 0 rules instead of 2";
+        assert_found(|table| *rules(table, "frontend-0") = 0, fewer, "table-changed");
+    }
+
+    #[test]
+    fn other_names_can_be_those_of_another_configuration() {
+        const CODE: &str = "table-differs";
+        assert_found(|table| _ = table.chains.remove("frontend-0"), "chain frontend-0 is missing", CODE);
+        let extra = |table: &mut Listing| _ = table.chains.insert("x\n".to_owned(), Chain::default());
+        assert_found(extra, "chain x\\n is not ours", CODE);
+        assert_found(|table| table.sets.clear(), "set or map active_ip4 is missing", CODE);
+        assert_found(|table| table.objects.clear(), "object tcp4-60s is missing", CODE);
+        assert_found(|table| _ = table.objects.insert(("c".to_owned(), 1)), "object c is not ours", CODE);
+    }
+
+    #[test]
+    fn an_intact_table_is_no_finding() {
+        assert_eq!(judge(&differences(&wanted(), Some(&wanted()))), None);
+    }
+}
