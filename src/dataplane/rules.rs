@@ -128,14 +128,15 @@ impl Table {
         let repaired = match repair::repair(&wanted, listed.as_ref(), &report.changes, extent) {
             Repair::Nothing => true,
             Repair::Whole => {
-                announce(&report, "reloading it");
+                announce(&report, listed.is_none(), "reloading it");
                 false
             }
             Repair::Parts(parts) => {
-                announce(&report, "restoring it");
+                announce(&report, false, "restoring it");
                 self.restore(&state, &parts) || self.restore_all(&state)
             }
         };
+        log::debug!("rules: repaired in {:.1?}", now.elapsed());
         if !repaired {
             return Repaired::Lost;
         }
@@ -221,9 +222,9 @@ impl Table {
 }
 
 /// Logs what was changed, and what follows.
-fn announce(report: &Report, follows: &str) {
+fn announce(report: &Report, is_gone: bool, follows: &str) {
     let Report { changes, process, .. } = report;
-    if changes.deleted_table() {
+    if is_gone || changes.deleted_table() {
         log::warn!("table inet {TABLE} was deleted by {}; {follows}", name_of(process.as_ref()));
     } else if changes.is_empty() {
         log::warn!("table inet {TABLE}: notifications of changes were lost; {follows}");

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::setup::{SECOND, SOON, always, at, command, config, external, holds, page, warm, with};
@@ -278,4 +279,53 @@ fn a_program_that_fights_is_answered_more_and_more_rarely() {
     world.assert_served();
     nft(&world.lab.gateway, "flush map inet proxygw active_any4");
     eventually("it is repaired at once", 3 * SECOND / 2, || table(&world.lab.gateway).as_ref() == Some(&world.before));
+}
+
+/// The daemon cannot read while another program makes more notifications than fit, and changes our table among them.
+#[test]
+fn changes_whose_notifications_are_lost_are_repaired() {
+    if !require_namespaces() {
+        return;
+    }
+    let mut world = World::new();
+    world.daemon.signal(Signal::STOP);
+    let many: Vec<String> = (0..60_000).map(|n| format!("10.{}.{}.{}", n / 65536, n / 256 % 256, n % 256)).collect();
+    let set = "add table inet other\nadd set inet other many { type ipv4_addr; }\nadd element inet other many";
+    nft(&world.lab.gateway, &format!("{set} {{ {} }}", many.join(", ")));
+    nft(&world.lab.gateway, "delete table inet other");
+    nft(&world.lab.gateway, "flush chain inet proxygw prerouting");
+    world.daemon.signal(Signal::CONT);
+    world.await_repair();
+    world.assert_served();
+    assert!(world.client.ask().contains("127.0.0.1:8080"));
+    assert!(world.seconds_left() <= 60, "its timeouts are ours");
+    let log = world.daemon.log();
+    assert!(log.contains("notifications of changes were lost; restoring it"), "{log}");
+    holds("it is restored once", 2 * SECOND, || world.daemon.log().matches("; restoring it").count() == 1);
+}
+
+/// Our own notifications can be more than fit, too.
+#[test]
+fn a_large_table_is_loaded_and_reloaded_once() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let targets = [external("b", &["e=tcp/203.0.113.2:8080"])];
+    let frontends: Vec<_> =
+        (0..3000).map(|n| always(&format!("f{n}"), &format!("tcp/198.51.100.1:{}", 1000 + n), "b:e")).collect();
+    let _backend = serve_http(&lab.backend, (BACKEND_V4, 8080).into(), "hello");
+    let daemon = Daemon::start(&lab, &config(&targets, &frontends));
+    daemon.await_target("b", "active", SOON);
+    let get = || lab.client().run(|| http_get_within(at("198.51.100.1:3999"), "/", 5 * SECOND));
+    get().expect("an answer");
+    let before = table(&lab.gateway).expect("a table");
+    nft(&lab.gateway, "flush ruleset");
+    eventually("it is loaded again", SOON, || table(&lab.gateway).as_ref() == Some(&before));
+    get().expect("an answer");
+    nft(&lab.gateway, "flush chain inet proxygw frontend-2999");
+    eventually("it is repaired", SOON, || table(&lab.gateway).as_ref() == Some(&before));
+    get().expect("an answer");
+    let lines = || daemon.log().lines().filter(|line| line.contains("table inet proxygw")).count();
+    holds("nothing else is done", 2 * SECOND, || lines() == 2);
 }

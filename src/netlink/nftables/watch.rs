@@ -190,6 +190,8 @@ pub struct TableWatch {
     queries: Tables,
     buffer: Vec<u8>,
     reader: Reader,
+    /// The last generation before notifications were lost, until all others are read.
+    lost_after: Option<u32>,
 }
 
 impl TableWatch {
@@ -206,7 +208,7 @@ impl TableWatch {
         let mut queries = Tables::open()?;
         let reader =
             Reader { table: [name.as_bytes(), &[0]].concat(), seen: queries.generation()?, ..Reader::default() };
-        Ok(TableWatch { events, queries, buffer: vec![0; BUFFER], reader })
+        Ok(TableWatch { events, queries, buffer: vec![0; BUFFER], reader, lost_after: None })
     }
 
     /// Reads what happened since the last call. Does not block.
@@ -215,26 +217,32 @@ impl TableWatch {
     /// What the operating system said.
     pub fn read(&mut self) -> io::Result<Watched> {
         let mut watched = Watched::default();
-        let mut lost_after = None;
-        for round in 0..=MAX_DATAGRAMS {
-            watched.more = round == MAX_DATAGRAMS;
-            if watched.more {
-                break;
-            }
+        let mut drained = false;
+        for _ in 0..MAX_DATAGRAMS {
             match socket::receive(&self.events, &mut self.buffer, RecvFlags::DONTWAIT) {
                 Ok(length) => self.reader.datagram(&self.buffer[..length], &mut watched.transactions),
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => break,
-                // Too many notifications at once.
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    drained = true;
+                    break;
+                }
+                // Too many notifications at once. It is reported before those that did fit.
                 Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {
-                    lost_after.get_or_insert(self.reader.seen);
+                    self.lost_after.get_or_insert(self.reader.seen);
                 }
                 Err(error) => return Err(error),
             }
         }
-        if let Some(after) = lost_after {
-            let until = self.queries.generation()?;
-            self.reader.seen = until;
-            watched.lost = Some((after, until));
+        watched.more = !drained;
+        if let Some(after) = self.lost_after {
+            // What was read meanwhile can be the halves of two transactions.
+            watched.transactions.clear();
+            if drained {
+                let until = self.queries.generation()?;
+                self.reader.changes = Changes::default();
+                self.reader.seen = until;
+                self.lost_after = None;
+                watched.lost = Some((after, until));
+            }
         }
         Ok(watched)
     }
