@@ -26,11 +26,12 @@ use crate::dataplane::watch::{Notices, Watch};
 use crate::doctor::{self, Asker, Subject};
 use crate::engine::{Engine, Inbox};
 use crate::logging;
+use crate::netlink::instance_lock::InstanceLock;
 use crate::netlink::loopback;
 use crate::plugin::{Handler, Registry};
 use crate::reactor::Reactor;
 use crate::system::processes::{self, Mark};
-use crate::system::{RouteLocalnet, SingleInstance, notify, raise_limit};
+use crate::system::{RouteLocalnet, notify, raise_limit};
 
 /// Where the configuration is, if nothing else is said.
 pub const DEFAULT_CONFIG: &str = "/etc/proxygw.yaml";
@@ -175,12 +176,7 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     let Setup { config, targets, frontends, warnings, services } = setup;
     logging::start(&config.log).map_err(Failure::system("cannot open the log file"))?;
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
-    let _single = SingleInstance::claim().map_err(|error| {
-        Failure::System(match error.kind() {
-            io::ErrorKind::AddrInUse => "another proxygw runs in this network namespace".to_owned(),
-            _ => format!("cannot claim this network namespace: {error}"),
-        })
-    })?;
+    let _lock = InstanceLock::claim().map_err(|error| Failure::System(error.to_string()))?;
     raise_limit();
 
     let plan = Plan::new(&config, frontends.iter().map(|frontend| frontend.cold));

@@ -120,6 +120,7 @@ const BAD: &[(&str, &str)] = &[
         "name: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\n",
     ),
     ("static: }", "packet: {group: 65536}}"),
+    ("static: }", "packet: {group: 28774}}"),
     ("static: }", "packet: {groups: 1}}"),
     ("[192.0.2.0/24]", "[192.0.2.0/33]"),
     ("[192.0.2.0/24]", "[example.org]"),

@@ -38,6 +38,7 @@ use serde::Serialize;
 pub use subject::{Path, Subject};
 
 use crate::netlink::addresses::{self, InterfaceAddress};
+use crate::netlink::instance_lock;
 use crate::netlink::link::{self, Link};
 
 /// How many things one finding names before it only counts them.
@@ -146,7 +147,7 @@ pub fn examine(mut subject: Subject, asker: Asker) -> Vec<Finding> {
         findings.push(not_looked_at("the interfaces", &error, "ip address"));
         Default::default()
     });
-    let daemon_runs = asker == Asker::Daemon || subject::daemon_runs();
+    let daemon_runs = asker == Asker::Daemon || instance_lock::is_claimed();
     let host = Host { asker, daemon_runs, may_ask: rights::may_ask(), links, addresses };
     rights::examine(subject, &host, &mut findings);
     // Without the right to ask, these would each fail for the same reason.

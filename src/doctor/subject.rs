@@ -9,9 +9,6 @@ use crate::dataplane::plan::{Plan, Timeouts};
 use crate::netlink::route;
 use crate::plugin::ColdPath;
 
-/// The abstract socket of `SingleInstance`, as `/proc/net/unix` shows it.
-const DAEMON: &str = "@proxygw/network-namespace";
-
 /// How many of a frontend's client networks are looked at.
 const MOST_NETWORKS: usize = 16;
 
@@ -137,10 +134,4 @@ fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = SocketAddr> {
 
 fn label(config: &Config, frontend: &FrontendSpec) -> String {
     format!("{}:{}", config.targets[frontend.target].name, config.endpoint_of(frontend).name)
-}
-
-/// Whether a daemon runs in this network namespace.
-pub(super) fn daemon_runs() -> bool {
-    let sockets = std::fs::read_to_string("/proc/thread-self/net/unix").unwrap_or_default();
-    sockets.lines().any(|line| line.split_whitespace().last() == Some(DAEMON))
 }

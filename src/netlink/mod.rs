@@ -7,6 +7,7 @@
 //! | [`loopback`] | to let answers for ::1 in that come through an interface |
 //! | [`nflog`] | for packets that a rule has logged |
 //! | [`nftables`] | what changes in a table, and who changed it; what is in it |
+//! | [`instance_lock`] | to be the one daemon of the network namespace |
 //! | [`addresses`] | which addresses the interfaces have, and to be told when they change |
 //! | [`route`] | where a packet would go; whether an address is this host's own |
 //! | [`link`] | which interfaces there are |
@@ -22,6 +23,7 @@
 
 pub mod addresses;
 pub mod conntrack;
+pub mod instance_lock;
 pub mod link;
 pub mod loopback;
 pub mod message;

@@ -7,7 +7,6 @@ mod files;
 mod notify;
 pub mod processes;
 mod route_localnet;
-mod single;
 mod stop_signal;
 mod waker;
 
@@ -16,6 +15,5 @@ pub use child::{Ended, run_for_output, run_with_input};
 pub use files::{original_limit, raise_limit};
 pub use notify::notify;
 pub use route_localnet::RouteLocalnet;
-pub use single::SingleInstance;
 pub use stop_signal::{StopSignal, wait_readable};
 pub use waker::Waker;

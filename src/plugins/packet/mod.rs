@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::config::{FrontendSpec, Section};
+use crate::netlink::instance_lock::LOCK_GROUP;
 use crate::plugin::{ColdPath, Frontend, HoldOptions, Namespace, OnFailure, Plugin};
 
 /// "pg" in ASCII: a group that nobody else is likely to use.
@@ -32,6 +33,11 @@ impl Plugin for PacketPlugin {
         let group = config.optional::<u32>("group").map_or(Some(GROUP), |group| u16::try_from(group).ok());
         if group.is_none() {
             config.problem("group", "this is not an NFLOG group: write a number from 0 to 65535");
+        }
+        if group == Some(LOCK_GROUP) {
+            let problem =
+                format_args!("{LOCK_GROUP} is the group that keeps a second daemon from starting: write another");
+            config.problem("group", problem);
         }
         let group = group.unwrap_or(GROUP);
         namespace.frontend("hold", move |spec, options| hold(group, spec, options));

@@ -1,0 +1,105 @@
+//! One daemon runs in a network namespace, and only what has its rights can keep it from starting.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::Stdio;
+
+use crate::support::setup::{SOON, always, config, external};
+use crate::support::{Daemon, DaemonOptions, Lab, Process, nft_ruleset, require_namespaces};
+
+/// Binds what it can of the daemon's lock, and says how that went.
+const THIEF: &str = r#"
+import os, socket, struct, sys, time
+def nfnetlink(kind, family, group, body=b""):
+    payload = struct.pack("=BBH", family, 0, socket.htons(group)) + body
+    return struct.pack("=IHHII", 16 + len(payload), kind, 5, 1, 0) + payload
+log = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+log.bind((0, 0))
+log.send(nfnetlink(4 << 8 | 1, 0, 28774, struct.pack("=HHBxxx", 5, 1, 1)))
+print("nflog", struct.unpack("=i", log.recv(4096)[16:20])[0], flush=True)
+names = socket.socket(socket.AF_UNIX)
+names.bind("\0proxygw/network-namespace")
+print("bound", flush=True)
+time.sleep(1000)
+"#;
+
+fn setup() -> String {
+    config(&[external("b", &["e=tcp/203.0.113.2:8080"])], &[always("f", "tcp/0.0.0.0:80", "b:e")])
+}
+
+fn thief(lab: &Lab, user: Option<u32>) -> Process {
+    let mut command = lab.gateway.command("setpriv");
+    if let Some(user) = user {
+        command.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"]);
+    }
+    command.args(["/usr/bin/python3", "-u", "-c", THIEF]);
+    Process::start(command)
+}
+
+#[test]
+fn an_unprivileged_user_cannot_keep_the_daemon_from_starting() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let thief = thief(&lab, Some(65534));
+    assert_eq!(thief.await_line("nflog", SOON), "nflog -1", "EPERM");
+    thief.await_line("bound", SOON);
+    let mut daemon = Daemon::start(&lab, &setup());
+    assert!(daemon.terminate().success());
+}
+
+#[test]
+fn another_program_with_the_group_is_named() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let thief = thief(&lab, None);
+    assert_eq!(thief.await_line("nflog", SOON), "nflog 0");
+    let mut daemon = Daemon::spawn(&lab.gateway, &setup(), DaemonOptions::default());
+    assert_eq!(daemon.process().wait(SOON).code(), Some(1));
+    let pid = thief.pid();
+    daemon.process().await_line(&format!("belongs to python3 (pid {pid})"), SOON);
+    assert_eq!(nft_ruleset(&lab.gateway), None, "nothing is touched");
+}
+
+#[test]
+fn the_lock_belongs_to_the_namespace_and_goes_with_the_process() {
+    if !require_namespaces() {
+        return;
+    }
+    let (lab, other) = (Lab::new(), Lab::new());
+    let mut first = Daemon::start(&lab, &setup());
+    let _elsewhere = Daemon::start(&other, &setup());
+    let rules = nft_ruleset(&lab.gateway);
+    let mut second = Daemon::spawn(&lab.gateway, &setup(), DaemonOptions::default());
+    assert_eq!(second.process().wait(SOON).code(), Some(1));
+    let pid = first.pid();
+    second.process().await_line(&format!("another proxygw runs in this network namespace (pid {pid})"), SOON);
+    assert_eq!(nft_ruleset(&lab.gateway), rules);
+    for _ in 0..5 {
+        first.kill9();
+        first.restart();
+    }
+    for _ in 0..2 {
+        first.signal(rustix::process::Signal::TERM);
+    }
+    first.process().wait(SOON);
+    first.restart();
+    assert!(first.terminate().success());
+}
+
+#[test]
+fn a_missing_capability_is_named() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let daemon = Daemon::start(&lab, &setup());
+    let mut command = lab.gateway.command("setpriv");
+    command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin"]).arg(crate::support::binary("proxygw"));
+    command.arg("--config").arg(daemon.config()).stdin(Stdio::null()).process_group(0);
+    let output = command.output().expect("setpriv");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("CAP_NET_ADMIN is missing"), "{said}");
+}

@@ -1,0 +1,6 @@
+//! One daemon runs in a network namespace.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod lock;
