@@ -19,7 +19,8 @@ use crate::dataplane::apply::{Language, Nft};
 use crate::dataplane::flows;
 use crate::dataplane::hold::{AllCounters, Holder};
 use crate::dataplane::links::{self, Links};
-use crate::dataplane::plan::{Plan, Rules};
+use crate::dataplane::localnet::Localnet;
+use crate::dataplane::plan::Plan;
 use crate::dataplane::render::{self, TABLE};
 use crate::dataplane::rules::Table;
 use crate::dataplane::watch::{Notices, Watch};
@@ -31,7 +32,7 @@ use crate::netlink::loopback;
 use crate::plugin::{Handler, Registry};
 use crate::reactor::Reactor;
 use crate::system::processes::{self, Mark};
-use crate::system::{RouteLocalnet, notify, raise_limit};
+use crate::system::{notify, raise_limit, take_passed};
 
 /// Where the configuration is, if nothing else is said.
 pub const DEFAULT_CONFIG: &str = "/etc/proxygw.yaml";
@@ -171,6 +172,7 @@ fn examine(path: &std::path::Path, json: bool, register: fn(&mut Registry)) -> R
 }
 
 fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> Result<(), Failure> {
+    let passed = take_passed();
     let (setup, mut registry) = load(path, register)?;
     let subject = Subject::new(&setup);
     let Setup { config, targets, frontends, warnings, services } = setup;
@@ -180,12 +182,15 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     raise_limit();
 
     let plan = Plan::new(&config, frontends.iter().map(|frontend| frontend.cold));
+    let nft = Nft::find();
+    let localnet = Localnet::start(&plan, &nft, passed);
     let keeps_warm = frontends.iter().map(|frontend| frontend.keeps_warm).collect();
     let handlers: Vec<_> = frontends.into_iter().map(|frontend| frontend.handler).collect();
     let has_handler = handlers.iter().map(Option::is_some).collect();
     let (inbox, receiver) = Inbox::new(config.targets.len(), config.frontends.len());
     let notices = Arc::new(Notices::default());
-    let watch = Watch::new(Arc::clone(&notices), Box::new(|| {}));
+    let guarded = localnet.clone();
+    let watch = Watch::new(Arc::clone(&notices), Box::new(move || guarded.suspend()));
     let mut own: Vec<Box<dyn Handler>> = vec![Box::new(watch)];
     let mut holds = AllCounters::default();
     if let Some((holder, counters)) = Holder::new(&plan) {
@@ -203,7 +208,7 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     if plan.has_masquerade(Masquerade::Auto) {
         on_link = links::on_link().map_err(Failure::system("cannot ask for the interfaces' addresses"))?;
     }
-    let mut table = Table::new(Nft::find(), plan, notices);
+    let mut table = Table::new(nft, plan, localnet.clone(), notices);
     let mark = Mark::of_namespace().map_err(Failure::system("cannot read /proc"))?;
     // What a crashed daemon has left goes while nft works.
     std::thread::scope(|scope| {
@@ -211,7 +216,6 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
         table.load()
     })
     .map_err(|error| Failure::System(format!("cannot load the table inet {TABLE}: {error}")))?;
-    let _route_localnet = route_localnet(&table);
 
     let config = Arc::new(config);
     let no_thread = Failure::system("cannot start a thread");
@@ -238,7 +242,7 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     }
     .spawn()
     .map_err(&no_thread)?;
-    reactor.run(|signal| exit_at_once(&mark, signal)).map_err(Failure::system("cannot wait for events"))?;
+    reactor.run(|signal| exit_at_once(&mark, &localnet, signal)).map_err(Failure::system("cannot wait for events"))?;
     let panicked = |_| Failure::System("a thread has panicked".to_owned());
     let all_ended = engine.join().map_err(panicked)?;
     conntrack.join().map_err(panicked)?;
@@ -261,35 +265,15 @@ fn sweep(mark: &Mark) {
     }
 }
 
-/// Lets clients from outside reach 127.0.0.0/8, and the other way round, where the configuration sends them there.
-fn route_localnet(table: &Table) -> Option<RouteLocalnet> {
-    let result = if table.plan().needs_route_localnet() {
-        RouteLocalnet::enable().map(Some)
-    } else {
-        RouteLocalnet::undo().map(|()| None)
-    };
-    result.unwrap_or_else(|error| {
-        const CANNOT: &str = "cannot set net.ipv4.conf.all.route_localnet";
-        if table.plan().frontends.iter().any(Rules::enters_loopback) {
-            log::error!("{CANNOT}, so clients from outside do not reach endpoints on 127.0.0.0/8: {error}");
-        } else {
-            log::warn!("{CANNOT}, so clients on 127.0.0.0/8 do not reach endpoints elsewhere: {error}");
-        }
-        None
-    })
-}
-
 /// A second signal: nothing is waited for, and nothing is left behind all the same.
-fn exit_at_once(mark: &Mark, signal: crate::reactor::Signal) -> ! {
+fn exit_at_once(mark: &Mark, localnet: &Localnet, signal: crate::reactor::Signal) -> ! {
     log::warn!("exiting at once, since {signal} has come again");
     if let Err(error) = processes::kill_all(mark, None) {
         log::error!("{error}");
     }
+    localnet.close();
     if let Err(error) = Nft::find().apply_last(Language::Json, &render::removal()) {
         log::error!("the rules could not be removed: {error}");
-    }
-    if let Err(error) = RouteLocalnet::undo() {
-        log::error!("cannot set net.ipv4.conf.all.route_localnet back: {error}");
     }
     if let Err(error) = loopback::remove_all() {
         log::error!("cannot remove the routes of ::1: {error}");

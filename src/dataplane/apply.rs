@@ -104,6 +104,11 @@ impl Nft {
         Ok(String::from_utf8_lossy(&ended.stdout).into_owned())
     }
 
+    /// The program's version; `None` if it does not report one.
+    pub fn version(&self) -> Option<[u32; 3]> {
+        version_in(&self.ask(&["--version"]).ok()?)
+    }
+
     fn run(&self, language: Language, transaction: &str, started: &mut dyn FnMut(u32)) -> Result<(), NftError> {
         log::trace!("nft: {transaction}");
         let mut command = Command::new(&self.program);
@@ -115,6 +120,14 @@ impl Nft {
             .map_err(|error| NftError::Run(self.program.clone(), error))?;
         succeeded(&ended)
     }
+}
+
+/// The version in `nftables v1.0.6 (Lester Gooch #5)`.
+pub fn version_in(said: &str) -> Option<[u32; 3]> {
+    let word = said.split_whitespace().find_map(|word| word.strip_prefix('v'))?;
+    let mut numbers = word.split('.').map(|number| number.parse().ok());
+    let mut next = || numbers.next().unwrap_or(Some(0));
+    Some([next()?, next()?, next()?])
 }
 
 fn succeeded(ended: &Ended) -> Result<(), NftError> {

@@ -10,6 +10,7 @@ pub mod flows;
 pub mod hold;
 pub mod links;
 mod listens;
+pub mod localnet;
 pub mod own;
 pub mod pace;
 pub mod plan;

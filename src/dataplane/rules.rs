@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::apply::{Language, Nft, NftError};
+use super::localnet::Localnet;
 use super::pace::Pace;
 use super::plan::{Plan, State};
 use super::render::{self, TABLE};
@@ -17,6 +18,8 @@ use crate::netlink::nftables::{Changes, Listing, Tables};
 pub struct Table {
     nft: Nft,
     plan: Plan,
+    /// On only while the table is in the kernel.
+    localnet: Localnet,
     /// What is in the kernel; `None` after a failure, until the table has been replaced as a whole.
     state: Option<State>,
     /// What other programs change, and which changes are our own.
@@ -39,8 +42,8 @@ pub enum Repaired {
 
 impl Table {
     /// A table that is not loaded yet.
-    pub fn new(nft: Nft, plan: Plan, notices: Arc<Notices>) -> Table {
-        Table { nft, plan, state: None, notices, queries: None, pace: Pace::default(), restored_after: None }
+    pub fn new(nft: Nft, plan: Plan, localnet: Localnet, notices: Arc<Notices>) -> Table {
+        Table { nft, plan, localnet, state: None, notices, queries: None, pace: Pace::default(), restored_after: None }
     }
 
     /// All rules that there can be.
@@ -105,11 +108,13 @@ impl Table {
         if !self.pace.take(now) {
             return Repaired::Done;
         }
+        let losses = self.localnet.losses();
         let Some(report) = self.notices.take() else { return Repaired::Done };
         let Some(state) = self.state.take() else { return Repaired::Lost };
         let lost = report.lost.filter(|lost| !self.notices.own.account_for(*lost));
         let is_old = self.restored_after.is_some_and(|after| after.wrapping_sub(report.generation).cast_signed() >= 0);
         if lost.is_none() && (report.changes.is_empty() || is_old) {
+            self.localnet.resume(&self.plan, losses);
             self.state = Some(state);
             return Repaired::Done;
         }
@@ -140,18 +145,21 @@ impl Table {
         if !repaired {
             return Repaired::Lost;
         }
+        self.localnet.resume(&self.plan, losses);
         self.state = Some(state);
         Repaired::Done
     }
 
     /// Restores all chains, sets and maps, and leaves the table and its timeout policies; returns whether that was possible.
     fn restore_all(&mut self, state: &State) -> bool {
+        let losses = self.localnet.losses();
         let Ok(listed) = self.list() else { return false };
         let wanted = render::outline(&self.plan);
         let after = self.generation();
         match repair::repair(&wanted, listed.as_ref(), &Changes::default(), Extent::Everything) {
             Repair::Parts(parts) if self.restore(state, &parts) => {
                 self.restored_after = after;
+                self.localnet.resume(&self.plan, losses);
                 true
             }
             _ => false,
@@ -169,9 +177,11 @@ impl Table {
     }
 
     fn replace(&mut self, state: &State) -> Result<(), NftError> {
+        let losses = self.localnet.losses();
         let after = self.generation();
         self.run(Language::Json, &render::table(&self.plan, state))?;
         self.restored_after = after;
+        self.localnet.resume(&self.plan, losses);
         if let Some(timeouts) = render::timeouts(&self.plan) {
             self.run(Language::Native, &timeouts)?;
         }
@@ -185,6 +195,7 @@ impl Table {
     /// nft could not be run, or refused.
     pub fn remove(&mut self) -> Result<(), NftError> {
         self.state = None;
+        self.localnet.close();
         self.run(Language::Json, &render::removal())
     }
 

@@ -11,6 +11,7 @@
 //! | `sysctls` | forwarding, `route_localnet` |
 //! | `reverse_path` | strict `rp_filter` |
 //! | `routes` | the ways to the endpoints |
+//! | `saved_rules` | saved rule sets that name the daemon's guard table |
 //! | `table` | our own table |
 //! | `ports` | ports of frontends, the NFLOG group |
 //! | `answers` | flows that nobody answers |
@@ -25,6 +26,7 @@ mod ports;
 mod reverse_path;
 mod rights;
 mod routes;
+mod saved_rules;
 mod subject;
 mod sysctls;
 mod table;
@@ -164,6 +166,7 @@ pub fn examine(mut subject: Subject, asker: Asker) -> Vec<Finding> {
     sysctls::examine(subject, &host, &mut findings);
     reverse_path::examine(subject, &host, &mut findings);
     routes::examine(subject, &host, &mut findings);
+    saved_rules::examine(&mut findings);
     conntrack::examine_settings(&host, &mut findings);
     findings.sort_by_key(|finding| finding.severity != Severity::Error);
     findings

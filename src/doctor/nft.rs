@@ -1,7 +1,7 @@
 //! Is there an nft, and is it new enough?
 
 use super::{Asker, Finding, Host};
-use crate::dataplane::apply::{Nft, NftError};
+use crate::dataplane::apply::{Nft, NftError, version_in};
 
 /// The oldest nft that takes all of our rules.
 const OLDEST: [u32; 3] = [1, 0, 6];
@@ -43,20 +43,12 @@ fn speaks_json(answer: &Result<String, NftError>) -> bool {
 }
 
 fn judge(said: &str) -> Option<Finding> {
-    let version = version(said)?;
+    let version = version_in(said)?;
     let [major, minor, patch] = OLDEST;
     (version < OLDEST).then(|| {
         let problem = format!("{} is too old for proxygw's rules", said.trim());
         Finding::error("nft-too-old", problem, format!("install nftables {major}.{minor}.{patch} or newer"))
     })
-}
-
-/// The version in `nftables v1.0.6 (Lester Gooch #5)`.
-fn version(said: &str) -> Option<[u32; 3]> {
-    let word = said.split_whitespace().find_map(|word| word.strip_prefix('v'))?;
-    let mut numbers = word.split('.').map(|number| number.parse().ok());
-    let mut next = || numbers.next().unwrap_or(Some(0));
-    Some([next()?, next()?, next()?])
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! | [`sock_diag`] | whether something is bound to an address, without connecting to it |
 //! | [`loopback`] | to let answers for ::1 in that come through an interface |
 //! | [`nflog`] | for packets that a rule has logged |
+//! | [`guard_table`] | for a table that other programs cannot flush |
 //! | [`nftables`] | what changes in a table, and who changed it; what is in it |
 //! | [`instance_lock`] | to be the one daemon of the network namespace |
 //! | [`addresses`] | which addresses the interfaces have, and to be told when they change |
@@ -23,6 +24,7 @@
 
 pub mod addresses;
 pub mod conntrack;
+pub mod guard_table;
 pub mod instance_lock;
 pub mod link;
 pub mod loopback;

@@ -1,18 +1,50 @@
-//! Tells a service manager how things are (sd_notify(3)).
+//! Messages to the service manager that has started us (sd_notify(3)).
 
-use std::os::linux::net::SocketAddrExt as _;
+use std::ffi::OsStr;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Sends a state such as `READY=1` to the service manager that has started us, if one has.
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+
+/// Sends a state such as `READY=1`, if a service manager has started us.
 pub fn notify(state: &str) {
-    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let address = match name.as_bytes().strip_prefix(b"@") {
-        Some(name) => SocketAddr::from_abstract_name(name),
-        None => SocketAddr::from_pathname(&name),
-    };
-    let sent = address.and_then(|to| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &to));
-    if let Err(error) = sent {
+    send(state, &[]);
+}
+
+/// Has the service manager keep a copy of a descriptor, and pass it to the next start under this name
+/// (`FileDescriptorStoreMax=` in the unit).
+pub fn store_descriptor(name: &str, fd: BorrowedFd<'_>) {
+    // Without FDPOLL=0, systemd drops what reports an error or a hang-up.
+    send(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), &[fd]);
+}
+
+/// Has the service manager close its copies of the descriptors of this name.
+pub fn remove_descriptor(name: &str) {
+    send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]);
+}
+
+fn send(state: &str, fds: &[BorrowedFd<'_>]) {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    if let Err(error) = send_to(&socket, state, fds) {
         log::warn!("cannot notify the service manager: {error}");
     }
+}
+
+fn send_to(socket: &OsStr, state: &str, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let address = match socket.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddrUnix::new_abstract_name(name)?,
+        None => SocketAddrUnix::new(socket)?,
+    };
+    let from = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    rustix::net::sendmsg_addr(&from, &address, &[IoSlice::new(state.as_bytes())], &mut control, SendFlags::empty())?;
+    Ok(())
 }

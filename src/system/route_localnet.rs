@@ -1,52 +1,64 @@
-//! `net.ipv4.conf.all.route_localnet`: without it, the kernel drops packets from outside that are sent on to 127.0.0.0/8.
+//! `net.ipv4.conf.all.route_localnet`: without it, the kernel drops packets from outside that a DNAT sends to 127.0.0.0/8.
 //!
-//! The kernel takes any number but 0 for yes. We write one that nobody else writes, so that the setting itself says that
-//! it was 0 before, and that it is ours to undo, even after a crash, with no record anywhere. It belongs to the network
-//! namespace, and `all` covers interfaces that come later. A guard in the rules keeps strangers from 127.0.0.0/8.
+//! The kernel takes any number but 0 for yes. We write one that no other program writes, so that the setting itself records
+//! that it was 0 before and is ours to reset, even after a crash. It belongs to the network namespace, and `all` covers
+//! interfaces that come later. When it may be on is decided in [`crate::dataplane::localnet`].
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 
 const PATH: &str = "/proc/sys/net/ipv4/conf/all/route_localnet";
 
 /// "pg" in ASCII.
 const OURS: &str = "28775";
 
-/// The setting, in force for as long as this lives.
+/// The setting of the network namespace in which it was opened.
 #[derive(Debug)]
-pub struct RouteLocalnet(());
+pub struct RouteLocalnet {
+    /// Kept open, so that the setting can be reset without a free descriptor. `None` if another program has set it, and this
+    /// process cannot.
+    file: Option<File>,
+}
 
 impl RouteLocalnet {
-    /// Switches the setting on, unless somebody else has.
+    /// Opens the setting, and does not change it.
     ///
     /// # Errors
-    /// `/proc/sys` cannot be read or written (it is often read-only in containers).
-    pub fn enable() -> io::Result<RouteLocalnet> {
-        if read()? == "0" {
-            std::fs::write(PATH, OURS)?;
+    /// `/proc/sys` cannot be written, as in many containers, and the setting is off.
+    pub fn open() -> io::Result<RouteLocalnet> {
+        match File::options().read(true).write(true).open(PATH) {
+            Ok(file) => Ok(RouteLocalnet { file: Some(file) }),
+            Err(error) => match std::fs::read_to_string(PATH) {
+                Ok(value) if !matches!(value.trim(), "0" | OURS) => Ok(RouteLocalnet { file: None }),
+                _ => Err(error),
+            },
         }
-        Ok(RouteLocalnet(()))
     }
 
-    /// Undoes what a daemon that has crashed has left.
+    /// Switches the setting on, unless another program has.
     ///
     /// # Errors
-    /// `/proc/sys` cannot be read or written.
-    pub fn undo() -> io::Result<()> {
-        if read()? == OURS {
-            std::fs::write(PATH, "0")?;
+    /// What the operating system reported.
+    pub fn switch_on(&self) -> io::Result<()> {
+        self.change("0", OURS)
+    }
+
+    /// Switches the setting off, unless another program has switched it on.
+    ///
+    /// # Errors
+    /// What the operating system reported.
+    pub fn switch_off(&self) -> io::Result<()> {
+        self.change(OURS, "0")
+    }
+
+    fn change(&self, from: &str, to: &str) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let mut value = [0; 16];
+        let length = file.read_at(&mut value, 0)?;
+        if value[..length].trim_ascii() == from.as_bytes() {
+            file.write_all_at(to.as_bytes(), 0)?;
         }
         Ok(())
     }
-}
-
-impl Drop for RouteLocalnet {
-    fn drop(&mut self) {
-        if let Err(error) = RouteLocalnet::undo() {
-            log::warn!("cannot set {PATH} back to 0: {error}");
-        }
-    }
-}
-
-fn read() -> io::Result<String> {
-    Ok(std::fs::read_to_string(PATH)?.trim().to_owned())
 }

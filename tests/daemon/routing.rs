@@ -212,7 +212,8 @@ fn outsiders_reach_a_backend_on_127_0_0_1_through_the_frontend_and_not_past_it()
     daemon.kill9();
     assert_ne!(sysctl(), "0", "kill -9 leaves it");
     steal().expect_err("the guard is left, too");
-    // Without the guard it would be served: the attempt is a real one.
+    assert_eq!(secret.served(), 0);
+    // Without the guards it would be served: the attempt is a real one.
     nft(&lab.gateway, "flush chain inet proxygw guard");
     assert!(steal().expect("no guard").1.starts_with("secret from 198.51.100.2:"));
     daemon.restart();

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 pub use crate::support::setup::*;
-use crate::support::{Daemon, Lab, nft_ruleset};
+use crate::support::{Daemon, Lab};
 
 /// `proxygwctl status` works, and says what.
 #[track_caller]
@@ -20,7 +20,7 @@ pub fn assert_answers(daemon: &Daemon) -> Value {
 /// Nothing of the daemon is left in its namespace.
 #[track_caller]
 pub fn assert_nothing_left(lab: &Lab, daemon: &Daemon) {
-    assert_eq!(nft_ruleset(&lab.gateway), None, "a table is left\n{}", daemon.log());
+    assert_eq!(lab.gateway.sh("nft list tables"), "", "a table is left\n{}", daemon.log());
     assert_eq!(processes(lab), [] as [String; 0], "processes are left\n{}", daemon.log());
     assert!(!daemon.socket().exists(), "the socket is left\n{}", daemon.log());
     assert_eq!(lab.gateway.read_sysctl("ipv4/conf/all/route_localnet"), "0", "{}", daemon.log());

@@ -23,6 +23,7 @@
 
 mod access;
 mod cold;
+mod guard;
 mod maps;
 mod masquerade;
 mod timeouts;
@@ -31,7 +32,6 @@ mod wildcard;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
 
 use nftables::expr::{Expression, FibFlag, MetaKey};
 use nftables::stmt::Statement;
@@ -48,8 +48,7 @@ use timeouts::timeout_chain;
 pub use timeouts::timeouts;
 use transaction::{Selection, Transaction};
 use words::{
-    address_type, and, ct, dnat, drop, field, go_back, ip_of, is, is_family, is_not, jump, look_up, map_to, meta,
-    port_or_range, prefix, text,
+    address_type, dnat, field, go_back, ip_of, is, is_family, is_not, jump, look_up, map_to, meta, port_or_range, text,
 };
 
 /// The name of our table, of family `inet`.
@@ -149,7 +148,7 @@ fn fill(transaction: &mut Transaction, plan: &Plan, state: &State) {
     masquerade::chains(transaction, plan);
     wildcard::chains(transaction, plan);
     if plan.needs_route_localnet() {
-        guard(transaction);
+        guard::chain(transaction);
     }
     change(transaction, plan, &State::default(), state);
 }
@@ -171,7 +170,11 @@ pub fn removal() -> String {
 
 /// A chain where a new flow's first packet is looked up.
 fn entrance(transaction: &mut Transaction, plan: &Plan, chain: &str, hook: NfHook) {
+    let guarded = matches!(hook, NfHook::Prerouting) && plan.needs_route_localnet();
     transaction.add_base_chain(chain, NfChainType::NAT, hook, PRIORITY);
+    if guarded {
+        guard::forged_sources(transaction, chain);
+    }
     let protocol = || meta(MetaKey::L4proto);
     let port = || field("th", "dport");
     for temperature in ["active", "cold"] {
@@ -277,17 +280,6 @@ fn only_this_host(transaction: &mut Transaction, chain: &str, mut which: Vec<Sta
     // fib daddr type != local return
     which.extend([is_not(address_type(FibFlag::Daddr), text("local")), go_back()]);
     transaction.add_rule(chain, which, None);
-}
-
-/// With `route_localnet`, keeps everybody outside from 127.0.0.0/8 who was not sent there by a DNAT.
-fn guard(transaction: &mut Transaction) {
-    // type filter hook input priority -101; policy accept;
-    transaction.add_base_chain(GUARD, NfChainType::Filter, NfHook::Input, PRIORITY);
-    // iifname != "lo" ip daddr 127.0.0.0/8 ct status & dnat != dnat drop
-    let outside = is_not(meta(MetaKey::Iifname), text("lo"));
-    let loopback = is(field("ip", "daddr"), prefix(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8));
-    let not_sent = is_not(and(ct("status"), text("dnat")), text("dnat"));
-    transaction.add_rule(GUARD, vec![outside, loopback, not_sent, drop()], None);
 }
 
 /// What is in force of one temperature: the chain of each route of each frontend.

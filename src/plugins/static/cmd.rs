@@ -16,7 +16,7 @@ use super::output::Output;
 use crate::config::{Section, TargetSpec};
 use crate::plugin::{Error, Target, TargetContext};
 use crate::system::processes::{self, Mark};
-use crate::system::{bind_to_us, children, original_limit, wait_readable};
+use crate::system::{PASSED_VARIABLES, bind_to_us, children, original_limit, wait_readable};
 
 /// How long a command has to end after SIGINT, if nothing else is said.
 const GRACE: Duration = Duration::from_secs(5);
@@ -74,7 +74,7 @@ impl Target for Cmd {
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(&self.command).env(processes::VARIABLE, mark.text()).process_group(0);
         // What the service manager has told the daemon is not meant for the command.
-        for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+        for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].iter().chain(&PASSED_VARIABLES) {
             command.env_remove(variable);
         }
         command.stdin(Stdio::null()).stdout(write.try_clone()?).stderr(write);

@@ -1,0 +1,162 @@
+//! When outside packets may be sent to 127.0.0.0/8: the order of `route_localnet` and of what guards it.
+//!
+//! With `route_localnet` on, the kernel no longer drops packets from outside whose source or destination is in 127.0.0.0/8.
+//! Two guards drop them instead, all but those that a DNAT of a frontend sends there:
+//!
+//! | guard | stays at another program's `flush ruleset` | stays after a crash |
+//! |---|---|---|
+//! | the rules in our own table (`render::guard`) | no | yes, until a flush |
+//! | the table of [`GuardTable`] (Linux 5.12, nft 1.1.0) | yes | only where a service manager keeps its socket |
+//!
+//! So the setting is on only while our table is in the kernel: [`Localnet::resume`] follows a load, [`Localnet::suspend`] the
+//! news that the table is gone, and [`Localnet::close`] precedes its removal. What a crashed daemon has left on is covered
+//! by a guard table, or switched off, before anything else is done. Shared by the main thread and the engine; nothing in here
+//! waits for longer than a few system calls.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::apply::Nft;
+use super::plan::{Plan, Rules};
+use crate::netlink::guard_table::{GUARD_TABLE, GuardTable};
+use crate::system::{RouteLocalnet, remove_descriptor, store_descriptor};
+
+/// The first nft that lists a table with one flag as JSON without a use after free (its table_flags_json()). Older ones print
+/// garbage or crash, whichever program on the host runs them.
+const OWNERS_LISTED: [u32; 3] = [1, 1, 0];
+
+/// The setting and the guard table. A clone is the same one.
+#[derive(Debug, Clone)]
+pub struct Localnet(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    /// `None` where no frontend needs it, or it cannot be changed.
+    setting: Option<RouteLocalnet>,
+    /// Held open for as long as the process lives.
+    guard: Option<GuardTable>,
+    /// How often the table was lost.
+    losses: u64,
+    /// The daemon ends: the setting stays off.
+    closed: bool,
+}
+
+/// Number of losses of the table that were known before a load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Losses(u64);
+
+impl Localnet {
+    /// Covers, or undoes, what a crashed daemon has left on, and leaves the setting off otherwise. To be called before the
+    /// table is loaded. `passed` are the files that a service manager has kept for us.
+    pub fn start(plan: &Plan, nft: &Nft, passed: Vec<(String, OwnedFd)>) -> Localnet {
+        let setting = match RouteLocalnet::open() {
+            Ok(setting) => Some(setting),
+            Err(error) => {
+                cannot_set(plan, &error);
+                None
+            }
+        };
+        let needed = plan.needs_route_localnet() && setting.is_some();
+        let kept = passed.into_iter().find(|(name, _)| name == GUARD_TABLE).map(|(_, fd)| fd);
+        let mut state = State { setting, guard: None, losses: 0, closed: false };
+        state.guard = kept.filter(|_| needed).and_then(adopt);
+        if state.guard.is_none() {
+            // At once: to ask nft for its version takes milliseconds.
+            state.switch_off();
+            remove_descriptor(GUARD_TABLE);
+        }
+        if !needed {
+            state.setting = None;
+        } else if state.guard.is_none() {
+            state.guard = create(nft);
+        }
+        Localnet(Arc::new(Mutex::new(state)))
+    }
+
+    /// What to hand to [`resume`](Localnet::resume); to be called before the table is loaded.
+    pub fn losses(&self) -> Losses {
+        Losses(self.lock().losses)
+    }
+
+    /// Our table has been loaded: switches the setting on, unless the table has been lost again since `losses` was asked for.
+    pub fn resume(&self, plan: &Plan, losses: Losses) {
+        let state = self.lock();
+        let Some(setting) = state.setting.as_ref().filter(|_| !state.closed && losses == Losses(state.losses)) else {
+            return;
+        };
+        if let Err(error) = setting.switch_on() {
+            cannot_set(plan, &error);
+        }
+    }
+
+    /// Our table, or the guard in it, is gone: switches the setting off at once, until the next [`resume`](Localnet::resume).
+    pub fn suspend(&self) {
+        let mut state = self.lock();
+        state.losses += 1;
+        state.switch_off();
+    }
+
+    /// Our table is about to be removed: switches the setting off for good. The guard table goes with the process.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.switch_off();
+        if state.guard.is_some() {
+            remove_descriptor(GUARD_TABLE);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn switch_off(&self) {
+        if let Some(Err(error)) = self.setting.as_ref().map(RouteLocalnet::switch_off) {
+            log::error!("cannot set net.ipv4.conf.all.route_localnet to 0: {error}");
+        }
+    }
+}
+
+/// Takes over the guard table whose socket has been kept for us.
+fn adopt(kept: OwnedFd) -> Option<GuardTable> {
+    GuardTable::adopt(kept)
+        .inspect_err(|error| log::warn!("the kept socket of the table ip {GUARD_TABLE} cannot be used: {error}"))
+        .ok()
+}
+
+/// Makes the guard table, where that does no harm.
+fn create(nft: &Nft) -> Option<GuardTable> {
+    const EXPOSED: &str =
+        "so outside hosts can reach 127.0.0.0/8 for a moment when another program deletes the table inet proxygw";
+    let version = nft.version();
+    if version.is_none_or(|version| version < OWNERS_LISTED) {
+        log::info!("no table ip {GUARD_TABLE}, since nft before 1.1.0 can crash when it lists one as JSON, {EXPOSED}");
+        return None;
+    }
+    match GuardTable::create() {
+        Ok(guard) => {
+            store_descriptor(GUARD_TABLE, guard.as_fd());
+            Some(guard)
+        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            log::info!("no table ip {GUARD_TABLE}, since the kernel is older than Linux 5.12, {EXPOSED}");
+            None
+        }
+        Err(error) => {
+            log::warn!("cannot make the table ip {GUARD_TABLE}, {EXPOSED}: {error}");
+            None
+        }
+    }
+}
+
+fn cannot_set(plan: &Plan, error: &io::Error) {
+    const CANNOT: &str = "cannot set net.ipv4.conf.all.route_localnet";
+    if plan.frontends.iter().any(Rules::enters_loopback) {
+        log::error!("{CANNOT}, so clients from outside do not reach endpoints on 127.0.0.0/8: {error}");
+    } else if plan.needs_route_localnet() {
+        log::warn!("{CANNOT}, so clients on 127.0.0.0/8 do not reach endpoints elsewhere: {error}");
+    }
+}
