@@ -1,87 +1,14 @@
-//! What reaches 127.0.0.0/8, or comes from there, while the daemon ends, crashes, and loses its rules.
-
-use std::ffi::OsString;
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
+//! What reaches 127.0.0.0/8, or comes from there, while the daemon starts, ends, crashes, and loses its rules.
 
 use rustix::process::Signal;
 
 use crate::flood::Flood;
 use crate::manager::Manager;
-use crate::support::setup::{SOON, always, config, external, warm};
-use crate::support::{
-    Daemon, DaemonOptions, GATEWAY_V4, Lab, Server, Temporary, eventually, http_get, nft, nft_ruleset,
-    require_namespaces, serve_http,
+use crate::support::setup::{SOON, warm};
+use crate::support::{Daemon, DaemonOptions, Lab, eventually, nft, nft_ruleset, require_namespaces};
+use crate::world::{
+    NONE, SETTING, after_a_crash, assert_served, backend, fake_nft, flush, start_guarded, start_unguarded, tables,
 };
-
-const SETTING: &str = "ipv4/conf/all/route_localnet";
-
-/// Nothing at all.
-const NONE: (usize, usize) = (0, 0);
-
-/// A backend on 127.0.0.1 that lives on, behind port 80.
-fn backend(lab: &Lab) -> (Server, String) {
-    let server = serve_http(&lab.gateway, ([127, 0, 0, 1], 8080).into(), "hello");
-    let target = external("b", &["e=tcp/127.0.0.1:8080"]);
-    (server, config(&[target], &[always("f", "tcp/0.0.0.0:80", "b:e")]))
-}
-
-#[track_caller]
-fn assert_served(lab: &Lab, daemon: &Daemon) {
-    let answer = lab.client().run(|| http_get((GATEWAY_V4, 80).into(), "/"));
-    let (_, body) = answer.unwrap_or_else(|error| panic!("{error}\n{}", daemon.log()));
-    assert!(body.starts_with("hello from 198.51.100.2:"), "{body}");
-}
-
-/// What the unit runs after the daemon has ended.
-fn after_a_crash() -> String {
-    let unit = include_str!("../../contrib/systemd/proxygw.service");
-    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStopPost=-")).expect("the line");
-    line.to_owned()
-}
-
-fn tables(lab: &Lab) -> String {
-    lab.gateway.sh("nft list tables")
-}
-
-/// Another program flushes all rules, and the daemon loads its own again.
-#[track_caller]
-fn flush(lab: &Lab) {
-    nft(&lab.gateway, "flush ruleset");
-    eventually("the table and the setting are back", SOON, || {
-        nft_ruleset(&lab.gateway).is_some() && lab.gateway.read_sysctl(SETTING) == "28775"
-    });
-}
-
-/// An nft that reports another version than its own; with `script`, it does something else when it loads rules.
-fn fake_nft(version: &str, script: &str) -> (Temporary, Vec<(&'static str, OsString)>) {
-    let folder = Temporary::new();
-    let text = format!(
-        "#!/bin/sh\n[ \"$1\" != --version ] || exec echo 'nftables v{version} (test)'\n{script}\nexec /usr/sbin/nft \"$@\"\n"
-    );
-    let nft = folder.write("nft", &text);
-    std::fs::set_permissions(&nft, Permissions::from_mode(0o755)).expect("a file");
-    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.path().display());
-    (folder, vec![("PATH", path.into())])
-}
-
-/// Starts the daemon as on a host whose nft is new enough for the guard table (nft 1.0.6 lists one as JSON with garbage in
-/// it; these tests do not).
-#[track_caller]
-fn start_guarded(lab: &Lab, setup: &str, mut options: DaemonOptions) -> (Daemon, Temporary) {
-    let (folder, environment) = fake_nft("1.1.0", "");
-    options.environment.extend(environment);
-    (Daemon::start_with(lab, setup, options), folder)
-}
-
-/// Starts it as on a host whose nft is too old for that.
-#[track_caller]
-fn start_unguarded(lab: &Lab, setup: &str) -> (Daemon, Temporary) {
-    let (folder, environment) = fake_nft("1.0.9", "");
-    let daemon = Daemon::start_with(lab, setup, DaemonOptions { environment, ..DaemonOptions::default() });
-    assert!(!tables(lab).contains("proxygw-guard") && daemon.log().contains("no table ip proxygw-guard"));
-    (daemon, folder)
-}
 
 #[test]
 fn nothing_reaches_127_0_0_0_at_starts_stops_and_flushes() {
@@ -186,27 +113,6 @@ fn a_crash_and_a_flush_expose_nothing_under_a_service_manager() {
 }
 
 #[test]
-fn a_kept_socket_of_another_namespace_is_not_taken_for_the_guards() {
-    if !require_namespaces() {
-        return;
-    }
-    let (lab, other) = (Lab::new(), Lab::new());
-    let (_server, setup) = backend(&lab);
-    let manager = Manager::start();
-    let (mut elsewhere, _nft) = start_guarded(&other, &setup, manager.options());
-    eventually("the guard's socket is kept", SOON, || manager.stored().is_some());
-    elsewhere.kill9();
-    let (daemon, _nft) = start_guarded(&lab, &setup, manager.options());
-    assert!(daemon.log().contains("cannot be used"), "{}", daemon.log());
-    assert!(tables(&lab).contains("table ip proxygw-guard"));
-    let flood = Flood::start(&lab);
-    assert_eq!(flood.while_doing(|| flush(&lab)), NONE);
-    // The store has let go of the old socket, and its table went with it.
-    eventually("the old table is gone", SOON, || !tables(&other).contains("proxygw-guard"));
-    assert_eq!(manager.stored().as_deref(), Some("proxygw-guard"));
-}
-
-#[test]
 fn a_start_ends_what_a_crash_and_a_flush_have_exposed() {
     if !require_namespaces() {
         return;
@@ -272,19 +178,4 @@ fn what_a_crash_has_left_on_is_off_before_nft_runs() {
     eventually("nft runs", SOON, sleeps);
     assert_eq!(flood.while_doing(|| {}), NONE);
     assert_eq!(lab.gateway.read_sysctl(SETTING), "0");
-}
-
-#[test]
-fn a_restored_copy_of_the_guard_is_replaced() {
-    if !require_namespaces() {
-        return;
-    }
-    let lab = Lab::new();
-    let (_server, setup) = backend(&lab);
-    nft(&lab.gateway, "table ip proxygw-guard {\n chain prerouting {\n }\n}\n");
-    let (mut daemon, _nft) = start_guarded(&lab, &setup, DaemonOptions::default());
-    let guard = lab.gateway.sh("nft list table ip proxygw-guard");
-    assert!(guard.contains("flags owner") && guard.contains("ip saddr 127.0.0.0/8 iif != \"lo\" drop"), "{guard}");
-    assert!(daemon.terminate().success());
-    assert_eq!(tables(&lab), "");
 }

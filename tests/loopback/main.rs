@@ -6,5 +6,7 @@ mod support;
 
 mod exposure;
 mod flood;
+mod guard;
 mod lock;
 mod manager;
+mod world;
