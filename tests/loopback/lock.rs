@@ -1,10 +1,13 @@
 //! One daemon runs in a network namespace, and only what has its rights can keep it from starting.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Stdio;
 
-use crate::support::setup::{SOON, always, config, external};
-use crate::support::{Daemon, DaemonOptions, Lab, Process, nft_ruleset, require_namespaces};
+use crate::support::setup::{SOON, always, config, external, page};
+use crate::support::{Daemon, DaemonOptions, Lab, Process, Temporary, nft_ruleset, require_namespaces};
 
 /// Binds what it can of the daemon's lock, and says how that went.
 const THIEF: &str = r#"
@@ -102,4 +105,40 @@ fn a_missing_capability_is_named() {
     let output = command.output().expect("setpriv");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("CAP_NET_ADMIN is missing"), "{said}");
+}
+
+#[test]
+fn the_doctor_sees_a_running_daemon_with_and_without_rights() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let folder = Temporary::new();
+    let target = external("b", &["e=tcp/203.0.113.2:8080"]);
+    let setup = config(&[target], &[page("f", "0.0.0.0:8000", "b:e")]);
+    let config = folder.write("proxygw.yaml", &format!("version: v1\n{setup}"));
+    let readable = |path: &Path| std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("a path");
+    readable(folder.path());
+    readable(&config);
+    // A copy, since an unprivileged user may not get to the program's own folder.
+    let program = folder.path().join("proxygw");
+    std::fs::copy(crate::support::binary("proxygw"), &program).expect("a copy");
+    let findings = |arguments: &[&str]| {
+        let mut doctor = lab.gateway.command("setpriv");
+        let doctor = doctor.args(arguments).arg(&program).args(["doctor", "--json", "--config"]).arg(&config);
+        String::from_utf8(doctor.output().expect("setpriv").stdout).expect("JSON")
+    };
+    let unprivileged = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let taken = std::net::TcpListener::bind;
+    let other = lab.gateway.run(|| taken("0.0.0.0:8000")).expect("a socket");
+    for rights in [&[][..], &unprivileged] {
+        assert!(findings(rights).contains("port-taken"), "{}", findings(rights));
+    }
+    drop(other);
+    let daemon = Daemon::start(&lab, &setup);
+    daemon.await_frontend("f", "running", SOON);
+    for rights in [&[][..], &unprivileged] {
+        let found = findings(rights);
+        assert!(found.contains("findings") && !found.contains("port-taken"), "{found}");
+    }
 }
