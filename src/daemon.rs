@@ -29,8 +29,8 @@ use crate::engine::{Engine, Inbox};
 use crate::logging;
 use crate::netlink::instance_lock::InstanceLock;
 use crate::netlink::loopback;
-use crate::plugin::{Handler, Registry};
-use crate::reactor::Reactor;
+use crate::plugin::Registry;
+use crate::reactor::{Reactor, Service};
 use crate::system::processes::{self, Mark};
 use crate::system::{notify, raise_limit, take_passed};
 
@@ -191,15 +191,15 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     let notices = Arc::new(Notices::default());
     let guarded = localnet.clone();
     let watch = Watch::new(Arc::clone(&notices), Box::new(move || guarded.suspend()));
-    let mut own: Vec<Box<dyn Handler>> = vec![Box::new(watch)];
+    let mut own = vec![Service::new("table watch", watch)];
     let mut holds = AllCounters::default();
     if let Some((holder, counters)) = Holder::new(&plan) {
-        own.push(Box::new(holder));
+        own.push(Service::new("packet holder", holder));
         holds = counters;
     }
     let mut on_link = BTreeSet::new();
-    own.push(Box::new(Links::new(plan.needs_loopback_routes())));
-    let services = services.into_iter().map(|(_, service)| service).chain(own).collect();
+    own.push(Service::new("link watch", Links::new(plan.needs_loopback_routes())));
+    let services = services.into_iter().map(|(name, handler)| Service { name, handler }).chain(own).collect();
     let (mut reactor, orders) =
         Reactor::new(handlers, services, inbox.clone()).map_err(Failure::system("cannot set up the event loop"))?;
     reactor.start_services().map_err(|error| Failure::System(error.to_string()))?;

@@ -57,12 +57,14 @@ pub struct Links {
     /// When the kernel is asked again after a failure, and how often that was so.
     retry: Option<Instant>,
     failures: u32,
+    /// It has run before: a start that fails is tried again.
+    restarted: bool,
 }
 
 impl Links {
     /// A watch that lets answers for ::1 in, or not.
     pub fn new(loopback_routes: bool) -> Links {
-        Links { watch: None, loopback_routes, retry: None, failures: 0 }
+        Links { watch: None, loopback_routes, retry: None, failures: 0, restarted: false }
     }
 
     /// Asks the kernel, and does what follows. Returns who is on which link.
@@ -113,11 +115,13 @@ impl Handler for Links {
                 io.register(&mut SourceFd(&watch.as_fd().as_raw_fd()), SOCKET, Interest::READABLE)?;
                 self.watch = Some(watch);
             }
+            Err(error) if self.restarted => return Err(error.into()),
             // What is known at the start often lasts.
             Err(error) => log::warn!("cannot watch over the interfaces' addresses: {error}"),
         }
-        // After the watch has begun, so that no change is missed. The engine asks for itself before it begins.
-        self.look(io.now());
+        self.restarted = true;
+        // After the watch has begun, so that no change is missed.
+        self.timeout(io);
         Ok(())
     }
 

@@ -88,12 +88,14 @@ pub struct Watch {
     table: Option<TableWatch>,
     notices: Arc<Notices>,
     on_loss: OnLoss,
+    /// The last generation whose changes were reported, once it has run: a restart after a panic goes on from there.
+    reported: Option<u32>,
 }
 
 impl Watch {
     /// A watch that posts to `notices`, and calls `on_loss` first where clients could get past the guard.
     pub fn new(notices: Arc<Notices>, on_loss: OnLoss) -> Watch {
-        Watch { table: None, notices, on_loss }
+        Watch { table: None, notices, on_loss, reported: None }
     }
 
     /// Reports what others changed; returns whether there may be more to read.
@@ -105,7 +107,9 @@ impl Watch {
             let (process, generation) = (transaction.process, transaction.generation);
             report.merge(Report { changes: transaction.changes, process, generation, lost: None });
         }
+        let generation = table.generation();
         if report.is_empty() {
+            self.reported = Some(generation);
             return Ok(more);
         }
         if opens_guard(&report.changes) || (lost.is_some() && !table.exists()?) {
@@ -114,6 +118,7 @@ impl Watch {
         if self.notices.post(report) {
             io.core.tell(Message::RulesChanged);
         }
+        self.reported = Some(generation);
         Ok(more)
     }
 }
@@ -126,11 +131,13 @@ fn opens_guard(changes: &Changes) -> bool {
 
 impl Handler for Watch {
     fn start(&mut self, io: &mut Io<'_>) -> Result<(), Error> {
-        match TableWatch::open(TABLE) {
+        match TableWatch::open(TABLE, self.reported) {
             Ok(table) => {
                 io.register(&mut SourceFd(&table.as_fd().as_raw_fd()), SOCKET, Interest::READABLE)?;
                 self.table = Some(table);
+                self.read(io)?;
             }
+            Err(error) if self.reported.is_some() => return Err(error.into()),
             // The gateway works without it.
             Err(error) => log::warn!("cannot watch the table inet {TABLE}: {error}"),
         }

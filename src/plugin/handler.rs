@@ -18,15 +18,15 @@ use crate::reactor::IoCore;
 /// [`io::ErrorKind::WouldBlock`]. A readiness can be spurious. A handler with work that blocks gives it to a thread of its
 /// own, which it hears from through a pipe or socket pair that it registers ([`mio::unix::pipe`]).
 ///
-/// All handlers share one thread: bound what one call does, whatever a client sends. A panic of a frontend's handler is that
-/// frontend's failure: `stop` is called, and later `start`, and they find the handler as the panic has left it. A panic of a
-/// service ends the daemon.
+/// All handlers share one thread: bound what one call does, whatever a client sends. After a panic,
+/// `stop` is called, and later `start`, and they find the handler as the panic has left it. A frontend counts as failed until
+/// then. A service is then told the state of every target by `target_changed`, since it has missed changes.
 pub trait Handler: Send {
     /// Opens and registers what the handler listens on.
     ///
     /// # Errors
     /// The handler stays stopped, everything it registered is expected to be closed, and the error is shown. A frontend is
-    /// tried again later; a service's error ends the daemon.
+    /// tried again later, and so is a service after a panic; an error of a service's first start ends the daemon.
     fn start(&mut self, io: &mut Io<'_>) -> Result<(), Error>;
 
     /// Closes everything. Called once after each successful start.
@@ -46,7 +46,7 @@ pub trait Handler: Send {
     /// The target of a frontend has changed. A frontend's handler is told of its own frontend, a service of all.
     fn target_changed(&mut self, _io: &mut Io<'_>, _frontend: FrontendId, _change: Change) {}
 
-    /// The engine's answer to the [`Io::request`] that carried `tag`.
+    /// The engine's answer to the [`Io::request`] that carried `tag`, which may have been made before the last `start`.
     fn reply(&mut self, _io: &mut Io<'_>, _tag: u64, _reply: Reply) {}
 }
 

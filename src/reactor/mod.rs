@@ -4,15 +4,18 @@
 //! channel and a waker; it tells the engine what has happened through the engine's bounded inbox, without ever waiting for
 //! room there: wakes are one flag per frontend, so that any number of them is one message, and a request that finds no
 //! room is refused.
+//!
+//! A panic of a handler is caught: a frontend's is reported to the engine, a service ([`service`]) is started again.
 
 mod io_core;
+mod service;
 mod signals;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,6 +28,8 @@ use crate::plugin::{Error, Handler, Io, Readiness};
 use crate::system::children;
 pub use io_core::IoCore;
 use io_core::{SIGNALS, WAKER};
+pub use service::Service;
+use service::Supervision;
 pub use signals::{Signal, Signals};
 
 /// How many events one round takes from the kernel; what is left comes in the next.
@@ -33,7 +38,7 @@ const EVENTS_PER_ROUND: usize = 256;
 /// How many orders the engine can be ahead of the reactor before it waits.
 const ORDERS: usize = 1024;
 
-/// What people are told of a handler that has panicked; where, and with what words, is on stderr.
+/// Error of a handler that has panicked. The log has the place and the message of the panic.
 const PANICKED: &str = "its handler has panicked";
 
 /// What the engine wants of the reactor.
@@ -86,7 +91,16 @@ impl Orders {
 struct Slot {
     handler: Box<dyn Handler>,
     running: bool,
+    /// Next call of a running handler's `timeout`, or next start of a service that has failed.
     deadline: Option<Instant>,
+    /// Only of services.
+    supervision: Option<Supervision>,
+}
+
+impl Slot {
+    fn new(handler: Box<dyn Handler>, supervision: Option<Supervision>) -> Slot {
+        Slot { handler, running: false, deadline: None, supervision }
+    }
 }
 
 /// The loop and all it owns.
@@ -96,6 +110,8 @@ pub struct Reactor {
     /// The frontends' handlers at the frontends' numbers, then the services.
     slots: Vec<Option<Slot>>,
     frontends: usize,
+    /// Last change of each frontend's target, for services that are started again.
+    changes: BTreeMap<FrontendId, Change>,
     deadlines: BTreeSet<(Instant, usize)>,
     orders: Receiver<Order>,
     /// Kept here too: a waker that is closed takes its last wake with it.
@@ -110,7 +126,7 @@ impl Reactor {
     /// What the operating system said.
     pub fn new(
         frontends: Vec<Option<Box<dyn Handler>>>,
-        services: Vec<Box<dyn Handler>>,
+        services: Vec<Service>,
         inbox: Inbox,
     ) -> io::Result<(Reactor, Orders)> {
         let poll = Poll::new()?;
@@ -119,12 +135,20 @@ impl Reactor {
         let signals = Signals::register(poll.registry(), SIGNALS)?;
         let core = IoCore::new(poll.registry().try_clone()?, inbox);
         let count = frontends.len();
-        let slot = |handler| Slot { handler, running: false, deadline: None };
-        let slots = frontends.into_iter().chain(services.into_iter().map(Some)).map(|handler| handler.map(slot));
-        let slots = slots.collect();
-        let deadlines = BTreeSet::new();
-        let reactor =
-            Reactor { poll, core, slots, frontends: count, deadlines, orders, _waker: waker.clone(), signals };
+        let frontends = frontends.into_iter().map(|handler| handler.map(|handler| Slot::new(handler, None)));
+        let services =
+            services.into_iter().map(|service| Some(Slot::new(service.handler, Some(Supervision::new(service.name)))));
+        let reactor = Reactor {
+            poll,
+            core,
+            slots: frontends.chain(services).collect(),
+            frontends: count,
+            changes: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            orders,
+            _waker: waker.clone(),
+            signals,
+        };
         Ok((reactor, Orders { sender, waker }))
     }
 
@@ -136,13 +160,18 @@ impl Reactor {
         for id in self.frontends..self.slots.len() {
             if let Err(error) = self.start(id) {
                 self.stop_all();
-                return Err(error);
+                return Err(match &self.slots[id] {
+                    Some(Slot { supervision: Some(supervision), .. }) if error.to_string() == PANICKED => {
+                        format!("service {}: {error}", supervision.name).into()
+                    }
+                    _ => error,
+                });
             }
         }
         Ok(())
     }
 
-    /// Runs until the engine says [`Order::End`]. `emergency` is called when a second signal wants the end at once, after
+    /// Runs until the engine sends [`Order::End`]. `emergency` is called when a second signal wants the end at once, after
     /// all handlers have been stopped.
     ///
     /// # Errors
@@ -215,8 +244,9 @@ impl Reactor {
                 }
                 Order::Reply { handler, tag, reply } => self.call(handler, |handler, io| handler.reply(io, tag, reply)),
                 Order::Tell { frontend, change } => {
+                    self.changes.insert(frontend, change);
                     for id in std::iter::once(frontend).chain(self.frontends..self.slots.len()) {
-                        self.call(id, |handler, io| handler.target_changed(io, frontend, change));
+                        self.tell(id, frontend, change);
                     }
                 }
                 Order::End => return true,
@@ -231,11 +261,22 @@ impl Reactor {
         for (at, id) in due {
             // The call before may have changed it.
             if self.deadlines.remove(&(at, id)) {
-                if let Some(slot) = &mut self.slots[id] {
-                    slot.deadline = None;
+                let Some(slot) = &mut self.slots[id] else { continue };
+                slot.deadline = None;
+                if slot.running {
+                    self.call(id, |handler, io| handler.timeout(io));
+                } else {
+                    self.restart(id);
                 }
-                self.call(id, |handler, io| handler.timeout(io));
             }
+        }
+    }
+
+    /// Reports a change of a frontend's target to a handler.
+    fn tell(&mut self, id: usize, frontend: FrontendId, change: Change) {
+        self.call(id, |handler, io| handler.target_changed(io, frontend, change));
+        if let Some(Some(Slot { running: false, supervision: Some(supervision), .. })) = self.slots.get_mut(id) {
+            supervision.missed.insert(frontend);
         }
     }
 
@@ -260,6 +301,9 @@ impl Reactor {
             return Err(error);
         }
         slot.running = true;
+        if let Some(supervision) = &mut slot.supervision {
+            supervision.started(Instant::now());
+        }
         self.call(id, |_, _| {});
         match &self.slots[id] {
             Some(slot) if slot.running => Ok(()),
@@ -282,7 +326,7 @@ impl Reactor {
         (0..self.slots.len()).for_each(|id| self.stop(id));
     }
 
-    /// A frontend's handler has panicked: it is stopped, and started again later, as the panic has left it.
+    /// Stops a handler that has panicked. It is started again later, as the panic has left it.
     fn broke(&mut self, id: usize) {
         let Some(slot) = &mut self.slots[id] else { return };
         slot.running = false;
@@ -291,10 +335,42 @@ impl Reactor {
         }
         let io = &mut Io { core: &mut self.core, owner: id };
         if catch_unwind(AssertUnwindSafe(|| slot.handler.stop(io))).is_err() {
-            log::error!("a frontend's handler panics again when it is stopped");
+            log::error!("a handler that has panicked panics again when it is stopped");
         }
         self.core.forget(id);
-        self.core.inbox.send(Message::Event(Event::FrontendBroke(id, PANICKED.to_owned())));
+        match slot.supervision {
+            Some(_) => self.restart_later(id, PANICKED),
+            None => self.core.inbox.send(Message::Event(Event::FrontendBroke(id, PANICKED.to_owned()))),
+        }
+    }
+
+    /// Schedules the next start of a service that has failed.
+    fn restart_later(&mut self, id: usize, reason: &str) {
+        let Some(Slot { supervision: Some(supervision), deadline, .. }) = &mut self.slots[id] else { return };
+        let now = Instant::now();
+        let pause = supervision.failed(now);
+        log::error!("service {}: {reason}; next start in {} ms", supervision.name, pause.as_millis());
+        *deadline = Some(now + pause);
+        self.deadlines.insert((now + pause, id));
+    }
+
+    /// Starts a service that has failed, and reports to it what it has missed.
+    fn restart(&mut self, id: usize) {
+        if let Err(error) = self.start(id) {
+            // If it has panicked after its start, that is scheduled already.
+            if matches!(&self.slots[id], Some(slot) if slot.deadline.is_none()) {
+                self.restart_later(id, &format!("cannot start: {error}"));
+            }
+            return;
+        }
+        let Some(Slot { supervision: Some(supervision), .. }) = &mut self.slots[id] else { return };
+        log::info!("service {}: runs again", supervision.name);
+        let missed = std::mem::take(&mut supervision.missed);
+        for (frontend, change) in self.changes.clone() {
+            // The end of a start is an event, not a state: it is reported once.
+            let stale = change == Change::Failed && !missed.contains(&frontend);
+            self.tell(id, frontend, if stale { Change::Inactive } else { change });
+        }
     }
 
     /// Calls a running handler, and asks for its deadline afterwards.
@@ -310,8 +386,6 @@ impl Reactor {
         }));
         let deadline = match called {
             Ok(deadline) => deadline,
-            // Without a service the daemon is not what it was started for.
-            Err(panic) if id >= self.frontends => resume_unwind(panic),
             Err(_) => return self.broke(id),
         };
         if deadline != slot.deadline {

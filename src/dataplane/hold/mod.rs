@@ -195,6 +195,7 @@ impl Handler for Holder {
         if let Some(open) = self.open.take() {
             io.deregister(&mut SourceFd(&open.log.as_fd().as_raw_fd()), SOCKET);
         }
+        self.more = false;
     }
 
     fn ready(&mut self, io: &mut Io<'_>, _key: usize, _readiness: Readiness) {

@@ -195,11 +195,12 @@ pub struct TableWatch {
 }
 
 impl TableWatch {
-    /// Watches the table of this name in the calling thread's network namespace.
+    /// Watches the table of this name in the calling thread's network namespace. `after` is the last generation that an
+    /// earlier watch has reported: what came later counts as lost.
     ///
     /// # Errors
     /// What the operating system said: `PermissionDenied` without `CAP_NET_ADMIN`; no nftables in the kernel.
-    pub fn open(name: &str) -> io::Result<TableWatch> {
+    pub fn open(name: &str, after: Option<u32>) -> io::Result<TableWatch> {
         let events = socket::open(Some(netlink::NETFILTER), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         // A smaller buffer overruns sooner, which is noticed.
         let _ = set_socket_recv_buffer_size_force(&events, RECEIVE_BUFFER);
@@ -208,7 +209,8 @@ impl TableWatch {
         let mut queries = Tables::open()?;
         let reader =
             Reader { table: [name.as_bytes(), &[0]].concat(), seen: queries.generation()?, ..Reader::default() };
-        Ok(TableWatch { events, queries, buffer: vec![0; BUFFER], reader, lost_after: None })
+        let lost_after = after.filter(|after| *after != reader.seen);
+        Ok(TableWatch { events, queries, buffer: vec![0; BUFFER], reader, lost_after })
     }
 
     /// Reads what happened since the last call. Does not block.
@@ -245,6 +247,11 @@ impl TableWatch {
             }
         }
         Ok(watched)
+    }
+
+    /// The last generation that was read.
+    pub fn generation(&self) -> u32 {
+        self.reader.seen
     }
 
     /// Whether the table is there.

@@ -58,18 +58,26 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn start(mut listener: UnixListener, codec: Codec, reactor: &mut impl Reactor) -> io::Result<Server> {
+    /// Serves clients. Their serials begin with `next_serial`.
+    pub(super) fn start(
+        mut listener: UnixListener,
+        codec: Codec,
+        next_serial: u64,
+        reactor: &mut impl Reactor,
+    ) -> io::Result<Server> {
         reactor.register(&mut listener, LISTENER)?;
         let scratch = vec![0; CHUNK].into_boxed_slice();
         let peers = BTreeMap::new();
-        Ok(Server { listener, codec, peers, next_serial: 1, accept_at: None, resume_at: None, short: false, scratch })
+        Ok(Server { listener, codec, peers, next_serial, accept_at: None, resume_at: None, short: false, scratch })
     }
 
-    pub(super) fn stop(mut self, reactor: &mut impl Reactor) {
+    /// Closes everything; returns the first serial that no client has had.
+    pub(super) fn stop(mut self, reactor: &mut impl Reactor) -> u64 {
         reactor.deregister(&mut self.listener, LISTENER);
         for (key, mut peer) in std::mem::take(&mut self.peers) {
             reactor.deregister(&mut peer.stream, key);
         }
+        self.next_serial
     }
 
     pub(super) fn ready(&mut self, reactor: &mut impl Reactor, key: usize) {

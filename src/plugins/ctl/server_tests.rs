@@ -60,7 +60,7 @@ impl Daemon {
         let settings = directory.settings();
         let (listener, _file) = socket::open(&settings).unwrap();
         let mut ports = Ports { poll: Poll::new().unwrap(), now: Instant::now(), requests: Vec::new() };
-        let server = Server::start(listener, codec, &mut ports).unwrap();
+        let server = Server::start(listener, codec, 1, &mut ports).unwrap();
         let reply = Some(Reply::Done);
         Daemon {
             server,

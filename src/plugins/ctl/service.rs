@@ -16,11 +16,13 @@ use crate::plugin::{Error, Handler, Io, Readiness};
 pub(super) struct Service {
     settings: Settings,
     running: Option<(Server, SocketFile)>,
+    /// Goes on after a restart: a late reply must not reach a client that did not ask for it.
+    next_serial: u64,
 }
 
 impl Service {
     pub(super) fn new(settings: Settings) -> Service {
-        Service { settings, running: None }
+        Service { settings, running: None, next_serial: 1 }
     }
 
     fn server(&mut self) -> Option<&mut Server> {
@@ -31,7 +33,7 @@ impl Service {
 impl Handler for Service {
     fn start(&mut self, io: &mut Io<'_>) -> Result<(), Error> {
         let (listener, file) = socket::open(&self.settings)?;
-        match Server::start(listener, self.settings.codec, io) {
+        match Server::start(listener, self.settings.codec, self.next_serial, io) {
             Ok(server) => {
                 self.running = Some((server, file));
                 Ok(())
@@ -47,7 +49,7 @@ impl Handler for Service {
         if let Some((server, file)) = self.running.take() {
             // First, so that nobody finds a socket that refuses.
             file.remove();
-            server.stop(io);
+            self.next_serial = server.stop(io);
         }
     }
 
