@@ -32,6 +32,7 @@ use crate::netlink::loopback;
 use crate::plugin::Registry;
 use crate::reactor::{Reactor, Service};
 use crate::system::processes::{self, Mark};
+use crate::system::vital::{self, Vital};
 use crate::system::{notify, raise_limit, take_passed};
 
 /// Where the configuration is, if nothing else is said.
@@ -83,8 +84,13 @@ enum Command {
 /// Runs the daemon with the plugins that `register` adds, and returns its exit status: 0 after an ordered end, 1 after a
 /// failure or a bad finding of the doctor, 2 for a wrong command line or configuration.
 pub fn main(register: fn(&mut Registry)) -> ExitCode {
+    main_with(std::env::args_os().skip(1), register)
+}
+
+/// [`main`] with arguments other than the process's own. They do not include the program's name.
+pub fn main_with(arguments: impl Iterator<Item = OsString>, register: fn(&mut Registry)) -> ExitCode {
     let began = Instant::now();
-    let result = parse(std::env::args_os().skip(1)).and_then(|command| match command {
+    let result = parse(arguments).and_then(|command| match command {
         Command::Print(text) => {
             print!("{text}");
             Ok(ExitCode::SUCCESS)
@@ -177,6 +183,7 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     let subject = Subject::new(&setup);
     let Setup { config, targets, frontends, warnings, services } = setup;
     logging::start(&config.log).map_err(Failure::system("cannot open the log file"))?;
+    vital::log_panics();
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let _lock = InstanceLock::claim().map_err(|error| Failure::System(error.to_string()))?;
     raise_limit();
@@ -242,7 +249,12 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     }
     .spawn()
     .map_err(&no_thread)?;
-    reactor.run(|signal| exit_at_once(&mark, &localnet, signal)).map_err(Failure::system("cannot wait for events"))?;
+    // Created last: it must be dropped before what undoes a setting.
+    let _vital = Vital::new("main");
+    if let Err(error) = reactor.run(|signal| exit_at_once(&mark, &localnet, signal)) {
+        vital::end(format!("cannot wait for events: {error}"));
+    }
+    // A panic of theirs has ended the process.
     let panicked = |_| Failure::System("a thread has panicked".to_owned());
     let all_ended = engine.join().map_err(panicked)?;
     conntrack.join().map_err(panicked)?;

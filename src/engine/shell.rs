@@ -25,6 +25,7 @@ use crate::dataplane::plan::{OnLink, State};
 use crate::dataplane::rules::{Repaired, Table};
 use crate::plugin::{ColdPath, HoldOptions, OnFailure, Target};
 use crate::reactor::{Order, Orders};
+use crate::system::vital;
 
 /// What the end may take beyond the longest grace time of a target.
 const END_MARGIN: Duration = Duration::from_secs(10);
@@ -61,13 +62,13 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the engine's thread. It ends after [`Event::Shutdown`], having taken the table out of the kernel and told the
+    /// Starts the engine's thread, whose panic ends the process. It ends after [`Event::Shutdown`], having taken the table out of the kernel and told the
     /// reactor and the flows' thread to end; it says whether every target has ended.
     ///
     /// # Errors
     /// No thread could be had.
     pub fn spawn(self) -> io::Result<JoinHandle<bool>> {
-        std::thread::Builder::new().name("engine".to_owned()).spawn(move || Shell::new(self).run())
+        vital::spawn("engine", move || Shell::new(self).run())
     }
 }
 

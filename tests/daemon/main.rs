@@ -19,4 +19,5 @@ mod setup;
 mod shape;
 mod silent;
 mod tamper;
+mod threads;
 mod udp;

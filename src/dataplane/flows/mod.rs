@@ -26,7 +26,7 @@ use super::plan::Plan;
 use crate::config::Config;
 use crate::engine::Inbox;
 use crate::engine::core::{FrontendId, TargetId};
-use crate::system::Waker;
+use crate::system::{Waker, vital};
 
 pub use survey::{FlowDetail, Survey, TargetUse};
 
@@ -93,7 +93,7 @@ impl FlowOrders {
     }
 }
 
-/// Starts the flows' thread.
+/// Starts the flows' thread, whose panic ends the process.
 ///
 /// # Errors
 /// No thread or no file descriptor could be had.
@@ -102,6 +102,6 @@ pub fn spawn(config: &Config, plan: &Plan, inbox: Inbox) -> io::Result<(FlowOrde
     let (sender, receiver) = crossbeam_channel::bounded(8 * config.targets.len() + 64);
     let orders = FlowOrders { orders: sender, waker: Waker::new()? };
     let flows = thread::Flows::new(config, plan, inbox, receiver, orders.clone());
-    let thread = std::thread::Builder::new().name("conntrack".to_owned()).spawn(move || flows.run())?;
+    let thread = vital::spawn("conntrack", move || flows.run())?;
     Ok((orders, thread))
 }
