@@ -9,7 +9,8 @@ use std::os::fd::AsFd;
 use std::os::linux::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
 /// The variable that marks a command's processes. Its value is [`Mark`]'s text.
 pub const VARIABLE: &str = "PROXYGW_RUN";
@@ -59,36 +60,45 @@ impl Mark {
 /// The living processes that have the mark, or are in the process group; never this process or one of its ancestors.
 ///
 /// # Errors
-/// There is no `/proc`.
+/// There is no `/proc`, or it cannot be read for lack of descriptors or memory.
 pub fn find(mark: &Mark, group: Option<Pid>) -> io::Result<Vec<Pid>> {
-    let ours = ancestors();
+    let ours = ancestors()?;
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| Pid::from_raw(name.parse().ok()?)) else {
             continue;
         };
-        // A process that ends meanwhile cannot be read any more, which is as good.
-        let Some(stat) = Stat::of(pid) else { continue };
-        let member = group.is_some_and(|group| stat.group == group.as_raw_pid()) || has_mark(pid, mark);
-        if stat.alive && member && !ours.contains(&pid) {
+        let Some(stat) = Stat::of(pid)? else { continue };
+        if stat.alive && belongs(pid, &stat, mark, group)? && !ours.contains(&pid) {
             found.push(pid);
         }
     }
     Ok(found)
 }
 
-/// Sends a signal to each of the marked processes that are there.
+/// Sends a signal to each of the marked processes that are there. A group's leader must not have been reaped, so that its
+/// number is still the group's.
 ///
 /// # Errors
-/// There is no `/proc`.
+/// As for [`find`]. The processes of the group have got the signal anyway: that needs no descriptor.
 pub fn signal(mark: &Mark, group: Option<Pid>, signal: Signal) -> io::Result<usize> {
+    let sent = try_signal(mark, group, signal);
+    if let (Err(_), Some(group)) = (&sent, group) {
+        // It fails where none of them is left.
+        let _ = kill_process_group(group, signal);
+    }
+    sent
+}
+
+fn try_signal(mark: &Mark, group: Option<Pid>, signal: Signal) -> io::Result<usize> {
     let found = find(mark, group)?;
     for pid in &found {
         // The descriptor holds the process: what is checked now is what is signalled.
-        if let Ok(pidfd) = pidfd_open(*pid, PidfdFlags::empty())
-            && (has_mark(*pid, mark)
-                || Stat::of(*pid).is_some_and(|stat| group.is_some_and(|g| stat.group == g.as_raw_pid())))
+        if let Some(pidfd) = present(pidfd_open(*pid, PidfdFlags::empty()).map_err(io::Error::from))?
+            && let Some(stat) = Stat::of(*pid)?
+            && belongs(*pid, &stat, mark, group)?
         {
+            // It fails where the process has ended meanwhile.
             let _ = pidfd_send_signal(pidfd.as_fd(), signal);
         }
     }
@@ -98,40 +108,61 @@ pub fn signal(mark: &Mark, group: Option<Pid>, signal: Signal) -> io::Result<usi
 /// Kills all that have the mark until there is none; returns how many there were.
 ///
 /// # Errors
-/// There is no `/proc`, or some do not die.
+/// As for [`signal`], for two seconds; or some do not die.
 pub fn kill_all(mark: &Mark, group: Option<Pid>) -> io::Result<usize> {
     let deadline = Instant::now() + KILLED;
-    let first = signal(mark, group, Signal::KILL)?;
-    let mut left = first;
+    let mut first = None;
     let mut pause = Duration::from_millis(1);
-    while left > 0 {
-        if Instant::now() >= deadline {
-            return Err(io::Error::other(format!("{left} processes do not die")));
+    loop {
+        let killed = signal(mark, group, Signal::KILL);
+        match killed {
+            Ok(0) => return Ok(first.unwrap_or(0)),
+            Ok(left) if Instant::now() >= deadline => {
+                return Err(io::Error::other(format!("{left} processes do not die")));
+            }
+            Ok(left) => _ = first.get_or_insert(left),
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            // The shortage may pass.
+            Err(_) => {}
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
-        left = signal(mark, group, Signal::KILL)?;
     }
-    Ok(first)
 }
 
 /// The children of a process that have ended and wait to be reaped.
 pub(super) fn dead_children_of(parent: Pid) -> Vec<Pid> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
-    let dead = |stat: Stat| !stat.alive && stat.parent == parent.as_raw_pid();
-    pids.filter(|pid| Stat::of(*pid).is_some_and(dead)).collect()
+    let dead = |stat: &Stat| !stat.alive && stat.parent == parent.as_raw_pid();
+    pids.filter(|pid| matches!(Stat::of(*pid), Ok(Some(stat)) if dead(&stat))).collect()
 }
 
-fn has_mark(pid: Pid, mark: &Mark) -> bool {
+fn belongs(pid: Pid, stat: &Stat, mark: &Mark, group: Option<Pid>) -> io::Result<bool> {
+    Ok(group.is_some_and(|group| stat.group == group.as_raw_pid()) || has_mark(pid, mark)?)
+}
+
+fn has_mark(pid: Pid, mark: &Mark) -> io::Result<bool> {
     use std::io::Read as _;
     let mut environment = Vec::new();
-    std::fs::File::open(format!("/proc/{}/environ", pid.as_raw_pid()))
-        .and_then(|file| file.take(MOST_ENVIRONMENT).read_to_end(&mut environment))
-        .is_ok_and(|_| mark.is_in(&environment))
+    let read = std::fs::File::open(format!("/proc/{}/environ", pid.as_raw_pid()))
+        .and_then(|file| file.take(MOST_ENVIRONMENT).read_to_end(&mut environment));
+    Ok(present(read)?.is_some_and(|_| mark.is_in(&environment)))
 }
 
-/// What `/proc/PID/stat` says (proc_pid_stat(5)).
+/// `None` for a process that has ended, or that belongs to another user.
+///
+/// # Errors
+/// Nothing is known about it: there are no descriptors or no memory left.
+fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    let shortage = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(|errno| Some(errno.raw_os_error()));
+    match result {
+        Err(error) if shortage.contains(&error.raw_os_error()) => Err(error),
+        result => Ok(result.ok()),
+    }
+}
+
+/// The fields of `/proc/PID/stat` that are used here (proc_pid_stat(5)).
 struct Stat {
     alive: bool,
     parent: i32,
@@ -139,8 +170,12 @@ struct Stat {
 }
 
 impl Stat {
-    fn of(pid: Pid) -> Option<Stat> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).ok()?;
+    fn of(pid: Pid) -> io::Result<Option<Stat>> {
+        let text = present(std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())))?;
+        Ok(text.and_then(|text| Stat::parse(&text)))
+    }
+
+    fn parse(stat: &str) -> Option<Stat> {
         // The name, in parentheses, can contain anything.
         let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
         let state = fields.next()?;
@@ -150,16 +185,16 @@ impl Stat {
 }
 
 /// This process, its parent, and so on.
-fn ancestors() -> Vec<Pid> {
+fn ancestors() -> io::Result<Vec<Pid>> {
     let mut all = Vec::new();
     let mut next = Some(rustix::process::getpid());
     while let Some(pid) = next
         && !all.contains(&pid)
     {
         all.push(pid);
-        next = Stat::of(pid).and_then(|stat| Pid::from_raw(stat.parent));
+        next = Stat::of(pid)?.and_then(|stat| Pid::from_raw(stat.parent));
     }
-    all
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, pidfd_send_signal, waitid,
+};
 
 use super::output::Output;
 use crate::config::{Section, TargetSpec};
@@ -92,7 +94,7 @@ impl Target for Cmd {
                 Ok(())
             }
             Err(error) => {
-                child.kill()?;
+                kill_process_group(pid, Signal::KILL)?;
                 children::wait(&mut child)?;
                 Err(error.into())
             }
@@ -131,11 +133,30 @@ impl Target for Cmd {
 }
 
 impl Run {
-    /// SIGINT to every process of the command, and SIGKILL to those that are left when the grace time is over.
+    /// SIGINT to every process of the command, and SIGKILL to those that are left when the grace time is over. Its first
+    /// process and its group are killed in any case, also where the others cannot be found.
     fn stop(&mut self, context: &TargetContext, grace: Duration) -> Result<(), Error> {
         let began = Instant::now();
-        let deadline = began + grace;
-        let mut alive = processes::signal(&self.mark, Some(self.pid), Signal::INT)?;
+        let interrupted = self.interrupt(context, began + grace);
+        let killed = processes::kill_all(&self.mark, Some(self.pid));
+        // It may have left its group. Errors mean that it has ended.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let killed =
+            killed.map_err(|error| format!("cannot find all processes of the command to kill them: {error}"))?;
+        if killed > 0 {
+            log::warn!(
+                "target {}: killed {killed} processes that had not ended after {:.1?}",
+                context.name,
+                began.elapsed()
+            );
+        }
+        Ok(interrupted?)
+    }
+
+    /// SIGINT to every process of the command. Returns when all have ended, or at the deadline.
+    fn interrupt(&mut self, context: &TargetContext, deadline: Instant) -> io::Result<()> {
+        // Where they cannot be counted there may be one.
+        let mut alive = processes::signal(&self.mark, Some(self.pid), Signal::INT).unwrap_or(1);
         let mut pause = Duration::from_millis(2);
         while alive > 0 && Instant::now() < deadline {
             // The first process ends with an event; the others are looked for now and then.
@@ -150,16 +171,8 @@ impl Run {
                 pause = (pause * 2).min(Duration::from_millis(50));
             }
             if !self.leads()? {
-                alive = processes::find(&self.mark, Some(self.pid))?.len();
+                alive = processes::find(&self.mark, Some(self.pid)).map_or(1, |found| found.len());
             }
-        }
-        let killed = processes::kill_all(&self.mark, Some(self.pid))?;
-        if killed > 0 {
-            log::warn!(
-                "target {}: killed {killed} processes that had not ended after {:.1?}",
-                context.name,
-                began.elapsed()
-            );
         }
         Ok(())
     }
@@ -185,5 +198,46 @@ impl Run {
             Some(line) => format!("the command {how}; its last line: {line}"),
             None => format!("the command {how}"),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustix::process::{Resource, Rlimit, setrlimit, test_kill_process_group};
+
+    use super::*;
+    use crate::system::StopSignal;
+
+    /// In a process of its own, since the limit is the whole process's.
+    #[test]
+    #[ignore = "a part of another test"]
+    fn stop_without_descriptors() {
+        let command = "trap '' INT; sleep 1000 & sleep 1000".to_owned();
+        let mut target = Cmd { command, grace: Duration::from_millis(300), run: None };
+        let stop = StopSignal::new().expect("a signal");
+        let context = TargetContext { name: "b".to_owned(), stop, pid: Arc::default() };
+        target.start(&context).expect("started");
+        let group = target.run.as_ref().expect("it runs").pid;
+        let none = Rlimit { current: Some(3), maximum: Some(3) };
+        setrlimit(Resource::Nofile, none).expect("a lower limit");
+        let error = target.stop(&context).expect_err("it cannot read /proc").to_string();
+        assert!(error.contains("Too many open files"), "{error}");
+        assert!(test_kill_process_group(group).is_err(), "some are left");
+        println!("stopped");
+    }
+
+    #[test]
+    fn a_stop_without_descriptors_kills_the_command() {
+        let mut command = Command::new(std::env::current_exe().expect("a test program"));
+        let test = "plugins::r#static::cmd::tests::stop_without_descriptors";
+        command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let began = Instant::now();
+        let output = command.spawn().and_then(Child::wait_with_output).expect("a test program");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("stopped"), "{text}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     }
 }
