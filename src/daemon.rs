@@ -186,7 +186,7 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     vital::log_panics();
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let _lock = InstanceLock::claim().map_err(|error| Failure::System(error.to_string()))?;
-    raise_limit();
+    raise_limit(config.targets.len(), config.frontends.len());
 
     let plan = Plan::new(&config, frontends.iter().map(|frontend| frontend.cold));
     let nft = Nft::find();

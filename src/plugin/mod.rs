@@ -11,6 +11,7 @@
 //! A plugin's crate needs no dependency but this one: the types that the traits mention are re-exported here, and so are
 //! the crates [`mio`] and [`log`], in the versions that the daemon uses.
 
+mod accept;
 mod frontend;
 mod handler;
 mod listen;
@@ -25,6 +26,8 @@ pub use crate::engine::{
     EndpointStatus, FrontendState, FrontendStatus, Reply, Request, Status, TargetState, TargetStatus,
 };
 pub use crate::system::StopSignal;
+pub use crate::system::files::Share;
+pub use accept::{Acceptance, Accepted};
 pub use frontend::{ColdPath, Frontend, HoldOptions, OnFailure};
 pub use handler::{Handler, Io, Readiness};
 pub use listen::listen;

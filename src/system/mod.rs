@@ -3,7 +3,7 @@
 mod after_fork;
 mod child;
 pub mod children;
-mod files;
+pub mod files;
 mod notify;
 mod passed;
 pub mod processes;

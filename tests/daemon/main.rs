@@ -5,6 +5,7 @@ mod support;
 
 mod commands;
 mod control;
+mod descriptors;
 mod failures;
 mod flows;
 mod hostile;

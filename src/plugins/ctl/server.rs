@@ -1,6 +1,6 @@
 //! The listening socket and its clients, on the reactor thread.
 //!
-//! Invariants: nothing blocks; there are never more than [`MAX_PEERS`] clients; no client can keep another waiting for
+//! Invariants: nothing blocks; there are never more than [`Share::max_clients`] clients; no client can keep another waiting for
 //! longer than its turn; while nobody is owed anything there is no deadline, so that an idle daemon makes no wake-ups.
 
 use std::collections::BTreeMap;
@@ -13,9 +13,7 @@ use mio::net::UnixListener;
 use super::peer::{Outcome, Peer};
 use super::wire::Codec;
 use crate::engine::{Reply, Request};
-
-/// How many clients there can be. One more, and the one that has been idle for longest is closed.
-pub(super) const MAX_PEERS: usize = 64;
+use crate::plugin::{Acceptance, Accepted, Share};
 
 /// The key of the listening socket; clients have those after it.
 const LISTENER: usize = 0;
@@ -48,12 +46,9 @@ pub(super) struct Server {
     /// By key.
     peers: BTreeMap<usize, Peer>,
     next_serial: u64,
-    /// When to accept again without being told that somebody is there.
-    accept_at: Option<Instant>,
+    acceptance: Acceptance,
     /// Set when a turn has ended with more to do, to when.
     resume_at: Option<Instant>,
-    /// Whether the log already says that there is a shortage.
-    short: bool,
     scratch: Box<[u8]>,
 }
 
@@ -68,7 +63,8 @@ impl Server {
         reactor.register(&mut listener, LISTENER)?;
         let scratch = vec![0; CHUNK].into_boxed_slice();
         let peers = BTreeMap::new();
-        Ok(Server { listener, codec, peers, next_serial, accept_at: None, resume_at: None, short: false, scratch })
+        let acceptance = Acceptance::new(Share::Control, SHORTAGE);
+        Ok(Server { listener, codec, peers, next_serial, acceptance, resume_at: None, scratch })
     }
 
     /// Closes everything; returns the first serial that no client has had.
@@ -89,7 +85,7 @@ impl Server {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         let stalled = self.peers.values().filter_map(Peer::deadline);
-        stalled.chain(self.accept_at).chain(self.resume_at).min()
+        stalled.chain(self.acceptance.retry_at()).chain(self.resume_at).min()
     }
 
     pub(super) fn timeout(&mut self, reactor: &mut impl Reactor) {
@@ -107,7 +103,7 @@ impl Server {
         for key in go_on {
             self.advance(reactor, key);
         }
-        if self.accept_at.is_some_and(|at| at <= now) {
+        if self.acceptance.retry_at().is_some_and(|at| at <= now) {
             self.accept(reactor);
         }
     }
@@ -122,39 +118,33 @@ impl Server {
     }
 
     fn accept(&mut self, reactor: &mut impl Reactor) {
-        self.accept_at = None;
+        let now = reactor.now();
+        self.acceptance.retry(None);
         for _ in 0..ACCEPT_TURN {
-            match self.listener.accept() {
-                Ok((stream, _)) => {
-                    self.short = false;
+            match self.acceptance.judge(now, "ctl", self.listener.accept()) {
+                Accepted::Client((stream, _)) => self.admit(reactor, stream),
+                Accepted::Crowded((stream, _)) => {
+                    let stream = if self.make_room(reactor) { Acceptance::replaced(stream) } else { stream };
                     self.admit(reactor, stream);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {
-                }
-                Err(error) => {
-                    if !self.short {
-                        log::warn!("ctl: cannot accept clients: {error}; trying again every second");
-                    }
-                    self.short = true;
-                    self.accept_at = Some(reactor.now() + SHORTAGE);
-                    return;
-                }
+                Accepted::Lost => {}
+                Accepted::Done | Accepted::Short => return,
             }
         }
-        self.accept_at = Some(reactor.now());
+        self.acceptance.retry(Some(now));
+    }
+
+    /// Closes the connection that has been idle for longest. Returns false if there is none.
+    fn make_room(&mut self, reactor: &mut impl Reactor) -> bool {
+        let idle = self.peers.iter().min_by_key(|(_, peer)| (peer.busy(), peer.active, peer.serial));
+        let Some((&key, _)) = idle else { return false };
+        log::debug!("ctl: {} clients are too many; closing the one that has been idle for longest", self.peers.len());
+        self.close(reactor, key);
+        true
     }
 
     fn admit(&mut self, reactor: &mut impl Reactor, stream: mio::net::UnixStream) {
-        if self.peers.len() == MAX_PEERS {
-            let idle = self.peers.iter().min_by_key(|(_, peer)| (peer.busy(), peer.active, peer.serial));
-            if let Some(key) = idle.map(|(&key, _)| key) {
-                log::debug!(
-                    "ctl: there are {MAX_PEERS} clients; closing the connection that has been idle for longest"
-                );
-                self.close(reactor, key);
-            }
-        }
+        while self.peers.len() >= Share::Control.max_clients() && self.make_room(reactor) {}
         let Some(key) = (LISTENER + 1..).find(|key| !self.peers.contains_key(key)) else { return };
         let mut peer = Peer::new(stream, self.next_serial, self.codec, reactor.now());
         self.next_serial += 1;

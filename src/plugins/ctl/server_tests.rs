@@ -13,11 +13,14 @@ use mio::{Events, Interest, Poll, Token};
 use super::client;
 use super::methods;
 use super::peer::PATIENCE;
-use super::server::{MAX_PEERS, Reactor, Server};
+use super::server::{Reactor, Server};
 use super::socket;
 use super::socket_tests::Directory;
 use super::wire::{Codec, Value};
 use crate::engine::{Reply, Request, Status, TargetState, TargetStatus};
+
+/// Number of clients with the limit of open files that tests have.
+const MAX_PEERS: usize = 64;
 
 /// The reactor, as far as the server knows it.
 struct Ports {

@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::Interest;
 use mio::net::{TcpListener, TcpStream};
 
 use crate::config::{FrontendSpec, Protocol, Section};
-use crate::plugin::{ColdPath, Error, Frontend, Handler, Io, Readiness, listen};
+use crate::plugin::{Acceptance, Accepted, ColdPath, Error, Frontend, Handler, Io, Readiness, Share, listen};
 
 /// The longest head of a request.
 const LONGEST_HEAD: usize = 8 * 1024;
@@ -24,7 +25,7 @@ const MOST_HEADERS: usize = 64;
 /// How long a connection may take, from its acceptance to its end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How many connections a frontend serves at once.
+/// Largest number of connections that a frontend serves at once; a low limit of open files leaves fewer.
 const MOST_CONNECTIONS: usize = 1024;
 
 /// How many connections are accepted at once. Those that are there already have their turn before more are.
@@ -32,6 +33,9 @@ const ACCEPTED_AT_ONCE: usize = 32;
 
 /// How long to wait before accepting again when there is no descriptor left.
 const SHORTAGE: Duration = Duration::from_millis(100);
+
+/// Number of frontends of this kind that run. They share the descriptors for clients.
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
 /// The most sockets that a frontend listens on: one for each address and port. Their keys are 0 and up, and connections
 /// count up from here.
@@ -69,7 +73,7 @@ pub(super) fn frontend(spec: &FrontendSpec, options: &mut Section<'_>) -> Option
         listeners: Vec::new(),
         connections: BTreeMap::new(),
         next: MOST_LISTENERS,
-        retry: None,
+        acceptance: Acceptance::new(Share::Clients, SHORTAGE),
     };
     (!options.failed()).then(|| Frontend { cold: ColdPath::Local, keeps_warm: false, handler: Some(Box::new(handler)) })
 }
@@ -88,8 +92,7 @@ struct Http {
     /// By key, and so by age.
     connections: BTreeMap<usize, Connection>,
     next: usize,
-    /// When to accept again after a shortage of descriptors.
-    retry: Option<Instant>,
+    acceptance: Acceptance,
 }
 
 struct Connection {
@@ -131,6 +134,7 @@ impl Handler for Http {
                 }
             }
         }
+        RUNNING.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -139,7 +143,8 @@ impl Handler for Http {
             self.close(io, key);
         }
         self.close_listeners(io);
-        self.retry = None;
+        self.acceptance.retry(None);
+        RUNNING.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn ready(&mut self, io: &mut Io<'_>, key: usize, _readiness: Readiness) {
@@ -154,7 +159,7 @@ impl Handler for Http {
 
     fn deadline(&self) -> Option<Instant> {
         let oldest = self.connections.values().next().map(|connection| connection.expires);
-        oldest.into_iter().chain(self.retry).min()
+        oldest.into_iter().chain(self.acceptance.retry_at()).min()
     }
 
     fn timeout(&mut self, io: &mut Io<'_>) {
@@ -165,7 +170,8 @@ impl Handler for Http {
             let key = *key;
             self.close(io, key);
         }
-        if self.retry.take_if(|at| *at <= now).is_some() {
+        if self.acceptance.retry_at().is_some_and(|at| at <= now) {
+            self.acceptance.retry(None);
             (0..self.listeners.len()).for_each(|key| self.accept(io, key));
         }
     }
@@ -175,14 +181,17 @@ impl Http {
     fn accept(&mut self, io: &mut Io<'_>, key: usize) {
         for _ in 0..ACCEPTED_AT_ONCE {
             let Some(listener) = self.listeners.get(key) else { return };
-            match listener.accept() {
-                Ok((stream, peer)) => self.admit(io, stream, peer),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if is_about_one_connection(&error) => {}
-                Err(error) => {
-                    log::warn!("cannot accept a connection on {}: {error}", self.listen[key]);
+            let accepted = listener.accept();
+            match self.acceptance.judge(io.now(), format_args!("static:http on {}", self.listen[key]), accepted) {
+                Accepted::Client((stream, peer)) => self.admit(io, stream, peer),
+                Accepted::Crowded((stream, peer)) => {
+                    let stream = if self.make_room(io) { Acceptance::replaced(stream) } else { stream };
+                    self.admit(io, stream, peer);
+                }
+                Accepted::Lost => {}
+                Accepted::Done => return,
+                Accepted::Short => {
                     self.make_room(io);
-                    self.retry = Some(io.now() + SHORTAGE);
                     return;
                 }
             }
@@ -192,12 +201,13 @@ impl Http {
             && let Err(error) = io.reregister(listener, key, Interest::READABLE)
         {
             log::warn!("cannot watch {}: {error}", self.listen[key]);
-            self.retry = Some(io.now() + SHORTAGE);
+            self.acceptance.pause(io.now());
         }
     }
 
     fn admit(&mut self, io: &mut Io<'_>, mut stream: TcpStream, peer: SocketAddr) {
-        if self.connections.len() >= MOST_CONNECTIONS {
+        let share = Share::Clients.max_clients() / RUNNING.load(Ordering::Relaxed).max(1);
+        if self.connections.len() >= share.clamp(1, MOST_CONNECTIONS) {
             self.make_room(io);
         }
         let key = self.next;
@@ -222,10 +232,14 @@ impl Http {
     }
 
     /// Closes the connection that will be missed least: the oldest that has had its answer, or the oldest of all.
-    fn make_room(&mut self, io: &mut Io<'_>) {
+    /// Returns false if there is none.
+    fn make_room(&mut self, io: &mut Io<'_>) -> bool {
         let answered = self.connections.iter().find(|(_, connection)| matches!(connection.state, State::Lingering));
         let least = answered.or_else(|| self.connections.first_key_value()).map(|(key, _)| *key);
-        least.into_iter().for_each(|key| self.close(io, key));
+        least.is_some_and(|key| {
+            self.close(io, key);
+            true
+        })
     }
 
     fn close(&mut self, io: &mut Io<'_>, key: usize) {
@@ -362,20 +376,6 @@ fn response(status: &str, more: &str, content: &str, body: bool) -> Vec<u8> {
          Cache-Control: no-store\r\n{more}Connection: close\r\n\r\n{content}"
     )
     .into_bytes()
-}
-
-/// Whether an error of accept(2) belongs to the one connection that could not be accepted.
-fn is_about_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind as E;
-    matches!(
-        error.kind(),
-        E::ConnectionAborted
-            | E::ConnectionReset
-            | E::Interrupted
-            | E::NetworkDown
-            | E::NetworkUnreachable
-            | E::HostUnreachable
-    )
 }
 
 #[cfg(test)]

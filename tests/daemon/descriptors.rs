@@ -1,0 +1,104 @@
+//! Clients that use up the descriptors: the daemon keeps what it needs itself.
+
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+
+use crate::setup::{PAGE, SOON, active, assert_nothing_left, command, config, ctl, page};
+use crate::support::{Daemon, GATEWAY_V4, Lab, backend_command, eventually, http_get, require_namespaces};
+
+/// Lowers the soft limit of a running daemon.
+fn limit_files(daemon: &Daemon, files: u64) {
+    let pid = Pid::from_raw(daemon.pid()).expect("a process");
+    // The daemon has inherited it from here.
+    let limit = Rlimit { current: Some(files), maximum: getrlimit(Resource::Nofile).maximum };
+    prlimit(Some(pid), Resource::Nofile, limit).expect("a lower limit");
+}
+
+fn open_files(daemon: &Daemon) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("a process").count()
+}
+
+fn count(daemon: &Daemon, text: &str) -> usize {
+    daemon.log().lines().filter(|line| line.contains(text)).count()
+}
+
+/// Connects and sends nothing.
+fn crowd(lab: &Lab, port: u16, count: usize) -> Vec<TcpStream> {
+    let connect = || TcpStream::connect_timeout(&(GATEWAY_V4, port).into(), SOON).expect("it listens");
+    lab.client().run(|| (0..count).map(|_| connect()).collect())
+}
+
+#[test]
+fn the_daemon_works_when_clients_use_all_other_descriptors() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let target = |name, port| {
+        let at = format!("127.0.0.1:{port}");
+        command(name, &[&format!("e=tcp/{at}")], &backend_command(&format!("--tcp {at} --fork 2")))
+    };
+    let targets = [target("a", 8080), target("b", 8081)];
+    let frontends = [page("f", "0.0.0.0:80", "a:e"), page("g", "0.0.0.0:81", "b:e")];
+    let mut daemon = Daemon::start(&lab, &config(&targets, &frontends));
+    let before = open_files(&daemon);
+    let files = before + 72;
+    let pid = Pid::from_raw(daemon.pid()).expect("a process");
+    let limit = Some(files as u64);
+    prlimit(Some(pid), Resource::Nofile, Rlimit { current: limit, maximum: limit }).expect("a lower limit");
+
+    // Idle connections end after ten seconds, so this is done again before each step.
+    let mut kept = Vec::new();
+    let mut fill = || {
+        let control: Vec<_> = (0..100).map(|_| UnixStream::connect(daemon.socket()).expect("it listens")).collect();
+        kept.push((control, [crowd(&lab, 80, 150), crowd(&lab, 81, 150)]));
+        // 34 are for the daemon's own work, two targets and two frontends, 12 for control clients.
+        eventually("they use what they may", SOON, || open_files(&daemon) + 34 + 12 + 2 >= files);
+    };
+    let get = |port| lab.client().run(move || http_get((GATEWAY_V4, port).into(), "/")).expect("an answer").1;
+    for (name, port) in [("a", 80), ("b", 81)] {
+        fill();
+        assert_eq!(get(port), PAGE);
+        daemon.await_target(name, "active", SOON);
+        assert!(get(port).contains("198.51.100.2"));
+    }
+    fill();
+    assert!(ctl(&daemon, &["drain", "a"]).status.success());
+    daemon.await_target("a", "inactive", SOON);
+    assert!(!active(&lab.gateway).contains("frontend-0"));
+    fill();
+    for listener in ["ctl", "static:http on 0.0.0.0:80", "static:http on 0.0.0.0:81"] {
+        let logged = count(&daemon, &format!("{listener}: cannot accept"));
+        assert!(logged <= 1, "{logged} times: {}", daemon.log());
+    }
+    assert!(count(&daemon, "cannot accept") >= 1, "{}", daemon.log());
+    assert_eq!(daemon.terminate().code(), Some(0), "{}", daemon.log());
+    assert_nothing_left(&lab, &daemon);
+    drop(kept);
+}
+
+#[test]
+fn a_shortage_is_logged_once_and_passes() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let target = command("b", &["e=tcp/127.0.0.1:8080"], &backend_command("--tcp 127.0.0.1:8080"));
+    let daemon = Daemon::start(&lab, &config(&[target], &[page("f", "0.0.0.0:80", "b:e")]));
+    // Not one is left: accept(2) itself fails.
+    limit_files(&daemon, 3);
+    let control = UnixStream::connect(daemon.socket()).expect("it listens");
+    let clients = crowd(&lab, 80, 50);
+    eventually("it is short of descriptors", SOON, || count(&daemon, "cannot accept") == 2);
+    // More than one retry of either.
+    std::thread::sleep(Duration::from_millis(2500));
+    assert_eq!(count(&daemon, "cannot accept"), 2, "{}", daemon.log());
+    limit_files(&daemon, 1024);
+    daemon.await_target("b", "inactive", SOON);
+    assert_eq!(lab.client().run(|| http_get((GATEWAY_V4, 80).into(), "/")).expect("an answer").1, PAGE);
+    daemon.await_target("b", "active", SOON);
+    drop((control, clients));
+}
