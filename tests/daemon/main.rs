@@ -19,6 +19,7 @@ mod routing;
 mod setup;
 mod shape;
 mod silent;
+mod socket_file;
 mod tamper;
 mod threads;
 mod udp;

@@ -7,6 +7,7 @@
 //! - [`client`] is the other side, on a thread that may block.
 
 pub mod client;
+mod file_watch;
 mod group;
 pub mod methods;
 mod peer;

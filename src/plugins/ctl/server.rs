@@ -67,6 +67,15 @@ impl Server {
         Ok(Server { listener, codec, peers, next_serial, acceptance, resume_at: None, scratch })
     }
 
+    /// Accepts clients from another listener. Those that are connected stay.
+    pub(super) fn listen_on(&mut self, mut listener: UnixListener, reactor: &mut impl Reactor) -> io::Result<()> {
+        reactor.deregister(&mut self.listener, LISTENER);
+        reactor.register(&mut listener, LISTENER)?;
+        self.listener = listener;
+        self.acceptance.retry(None);
+        Ok(())
+    }
+
     /// Closes everything; returns the first serial that no client has had.
     pub(super) fn stop(mut self, reactor: &mut impl Reactor) -> u64 {
         reactor.deregister(&mut self.listener, LISTENER);

@@ -1,23 +1,71 @@
-//! The server as a handler of the reactor.
+//! The server as a handler of the reactor. It makes the socket again when its file or folder is removed.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::Interest;
 use mio::event::Source;
+use mio::unix::SourceFd;
 
+use super::file_watch::FileWatch;
 use super::server::{Reactor, Server};
 use super::settings::Settings;
 use super::socket::{self, SocketFile};
 use crate::engine::{Reply, Request};
 use crate::plugin::{Error, Handler, Io, Readiness};
 
+/// Key of the watch over the socket's file. The server's keys count up from 0.
+const WATCH: usize = usize::MAX;
+
+/// Time between a removal and the first attempt to make the socket again: whoever removes its folder gets to the end.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+
+/// Time between further attempts.
+const RETRY: Duration = Duration::from_secs(2);
+
 /// The control socket, started and stopped by the reactor.
 pub(super) struct Service {
     settings: Settings,
-    running: Option<(Server, SocketFile)>,
+    running: Option<Running>,
     /// Goes on after a restart: a late reply must not reach a client that did not ask for it.
     next_serial: u64,
+}
+
+struct Running {
+    server: Server,
+    file: File,
+}
+
+/// The socket's file.
+enum File {
+    Present { file: SocketFile, watch: Option<FileWatch> },
+    Missing { retry_at: Instant, problem: Option<String> },
+}
+
+impl File {
+    /// The socket's file with a watch over it, if there can be one.
+    fn present(file: SocketFile, io: &mut Io<'_>) -> File {
+        let watch = FileWatch::open(file.path()).and_then(|watch| {
+            io.register(&mut SourceFd(&watch.number()), WATCH, Interest::READABLE)?;
+            Ok(watch)
+        });
+        let watch = watch.inspect_err(|error| {
+            log::warn!(
+                "ctl: cannot watch {}, so it is not made again if it is removed: {error}",
+                file.path().display()
+            );
+        });
+        File::Present { file, watch: watch.ok() }
+    }
+
+    /// Ends the watch; returns the file if it is there.
+    fn unwatch(self, io: &mut Io<'_>) -> Option<SocketFile> {
+        let File::Present { file, watch } = self else { return None };
+        if let Some(watch) = watch {
+            io.deregister(&mut SourceFd(&watch.number()), WATCH);
+        }
+        Some(file)
+    }
 }
 
 impl Service {
@@ -26,7 +74,50 @@ impl Service {
     }
 
     fn server(&mut self) -> Option<&mut Server> {
-        self.running.as_mut().map(|(server, _)| server)
+        self.running.as_mut().map(|running| &mut running.server)
+    }
+}
+
+impl Running {
+    /// Checks whether the file is still there.
+    fn check(&mut self, io: &mut Io<'_>) {
+        let File::Present { file, watch: Some(watch) } = &self.file else { return };
+        watch.drain();
+        if file.is_ours() {
+            return;
+        }
+        log::warn!("ctl: {} was removed; clients cannot connect until it can be made again", file.path().display());
+        let missing = File::Missing { retry_at: io.now() + FIRST_RETRY, problem: None };
+        std::mem::replace(&mut self.file, missing).unwatch(io);
+    }
+
+    /// Makes the socket again.
+    fn reopen(&mut self, settings: &Settings, io: &mut Io<'_>) {
+        let File::Missing { retry_at, problem } = &mut self.file else { return };
+        if *retry_at > io.now() {
+            return;
+        }
+        match socket::open(settings) {
+            Ok((listener, file)) => match self.server.listen_on(listener, io) {
+                Ok(()) => {
+                    log::info!("ctl: {} is there again", settings.socket.display());
+                    self.file = File::present(file, io);
+                    return;
+                }
+                Err(error) => {
+                    file.remove();
+                    log::debug!("ctl: cannot watch the new socket: {error}");
+                }
+            },
+            Err(error) => {
+                let error = error.to_string();
+                if problem.as_ref() != Some(&error) {
+                    log::warn!("ctl: cannot make the socket again: {error}");
+                    *problem = Some(error);
+                }
+            }
+        }
+        *retry_at = io.now() + RETRY;
     }
 }
 
@@ -35,7 +126,7 @@ impl Handler for Service {
         let (listener, file) = socket::open(&self.settings)?;
         match Server::start(listener, self.settings.codec, self.next_serial, io) {
             Ok(server) => {
-                self.running = Some((server, file));
+                self.running = Some(Running { server, file: File::present(file, io) });
                 Ok(())
             }
             Err(error) => {
@@ -46,26 +137,36 @@ impl Handler for Service {
     }
 
     fn stop(&mut self, io: &mut Io<'_>) {
-        if let Some((server, file)) = self.running.take() {
-            // First, so that nobody finds a socket that refuses.
-            file.remove();
+        if let Some(Running { server, file }) = self.running.take() {
+            // First, so that no client finds a socket that refuses.
+            if let Some(file) = file.unwatch(io) {
+                file.remove();
+            }
             self.next_serial = server.stop(io);
         }
     }
 
     fn ready(&mut self, io: &mut Io<'_>, key: usize, _readiness: Readiness) {
-        if let Some(server) = self.server() {
-            server.ready(io, key);
+        match &mut self.running {
+            Some(running) if key == WATCH => running.check(io),
+            Some(running) => running.server.ready(io, key),
+            None => {}
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.running.as_ref().and_then(|(server, _)| server.deadline())
+        let running = self.running.as_ref()?;
+        let retry_at = match &running.file {
+            File::Missing { retry_at, .. } => Some(*retry_at),
+            File::Present { .. } => None,
+        };
+        running.server.deadline().into_iter().chain(retry_at).min()
     }
 
     fn timeout(&mut self, io: &mut Io<'_>) {
-        if let Some(server) = self.server() {
-            server.timeout(io);
+        if let Some(running) = &mut self.running {
+            running.reopen(&self.settings, io);
+            running.server.timeout(io);
         }
     }
 

@@ -27,9 +27,18 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Removes the file, if nobody has put another in its place.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the file is still there, and no other in its place.
+    pub(super) fn is_ours(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok_and(|file| identity(&file) == self.identity)
+    }
+
+    /// Removes the file, unless another one is in its place.
     pub(super) fn remove(self) {
-        if !fs::symlink_metadata(&self.path).is_ok_and(|file| identity(&file) == self.identity) {
+        if !self.is_ours() {
             return;
         }
         if let Err(error) = fs::remove_file(&self.path) {
