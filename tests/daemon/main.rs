@@ -16,6 +16,7 @@ mod ranges;
 mod reach;
 mod readiness;
 mod routing;
+mod services;
 mod setup;
 mod shape;
 mod silent;
