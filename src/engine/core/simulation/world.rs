@@ -360,7 +360,8 @@ impl World {
     }
 
     pub fn deliver_from_flows(&mut self) -> bool {
-        let Some(event) = self.from_flows.pop_front() else { return false };
+        let at = self.random.below(self.from_flows.len().max(1) as u64) as usize;
+        let Some(event) = self.from_flows.remove(at) else { return false };
         self.give(event);
         true
     }
