@@ -264,7 +264,7 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
         ],
     ),
     ("5m", "1us", &[r#"f:5:19: targets[0] "backend": idle_timeout: 1µs is too short: 1ms at the least"#]),
-    ("5m", "8761h", &[r#"f:5:19: targets[0] "backend": idle_timeout: too long: 365 days (8760h) at the most"#]),
+    ("5m", "8761h", &[r#"f:5:19: targets[0] "backend": idle_timeout: too long: 365 days (8760h) at most"#]),
     (
         "5m",
         "[5m]",
@@ -275,7 +275,13 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
         "0",
         &[r#"f:14:19: frontends[0] "public": flow_timeout: 0 is not a timeout: write a duration such as 30s or 5m"#],
     ),
-    ("1m", "366d", &[r#"f:14:19: frontends[0] "public": flow_timeout: too long: 365 days (8760h) at the most"#]),
+    (
+        "1m",
+        "17179870s",
+        &[
+            r#"f:14:19: frontends[0] "public": flow_timeout: too long: 24 days (576h) at most, since the kernel's timers wrap beyond that"#,
+        ],
+    ),
     // Addresses and protocols.
     (
         "0.0.0.0:80",

@@ -39,6 +39,7 @@ pub use ports::{Address, Ports};
 pub use problem::LoadError;
 pub use route::{Route, Shift};
 pub use section::Section;
+pub use values::MAX_KERNEL_TIMEOUT;
 
 use crate::plugin::{Frontend, Handler, Registry, Target};
 use problem::Problems;

@@ -11,8 +11,15 @@ use super::{Address, FromNode, Kind, LogOutput, Node, Protocol, address};
 /// The most bytes of a name.
 const MAX_NAME: usize = 128;
 
-/// The longest timeout: the kernel's are 32-bit numbers of seconds, and nothing waits for longer than a year.
-const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// The longest timeout of the daemon's own timers.
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * DAY);
+
+/// The longest timeout of a conntrack entry. The kernel holds it as seconds × HZ in 32 bits: with HZ = 1000, half of their
+/// range, which is what it can compare, is 24.8 days. A longer one wraps, to as little as nothing.
+pub const MAX_KERNEL_TIMEOUT: Duration = Duration::from_secs(24 * DAY);
+
+/// Seconds in a day.
+const DAY: u64 = 24 * 60 * 60;
 
 /// Below this, `idle_timeout` and `deadline` are mistakes.
 const MIN_TIMEOUT: Duration = Duration::from_millis(1);
@@ -148,7 +155,7 @@ fn one_or_more(
     }
 }
 
-/// A time that something waits: more than nothing, and a year at the most.
+/// A time that the daemon waits: at least 1 ms, at most 365 days.
 pub(super) struct Timeout(pub(super) Duration);
 
 impl FromNode for Timeout {
@@ -156,6 +163,9 @@ impl FromNode for Timeout {
 
     fn from_node(node: &Node) -> Result<Timeout, String> {
         let duration = positive(node)?;
+        if duration > MAX_TIMEOUT {
+            return Err("too long: 365 days (8760h) at most".to_owned());
+        }
         if duration < MIN_TIMEOUT {
             return Err(format!("{duration:?} is too short: 1ms at the least"));
         }
@@ -163,7 +173,7 @@ impl FromNode for Timeout {
     }
 }
 
-/// A time that the kernel waits. It counts whole seconds, so what is between two is rounded up.
+/// A time that the kernel waits: at most [`MAX_KERNEL_TIMEOUT`]. It counts whole seconds, so a fraction is rounded up.
 pub(super) struct KernelTimeout(pub(super) Duration);
 
 impl FromNode for KernelTimeout {
@@ -171,6 +181,9 @@ impl FromNode for KernelTimeout {
 
     fn from_node(node: &Node) -> Result<KernelTimeout, String> {
         let duration = positive(node)?;
+        if duration > MAX_KERNEL_TIMEOUT {
+            return Err("too long: 24 days (576h) at most, since the kernel's timers wrap beyond that".to_owned());
+        }
         let up = u64::from(duration.subsec_nanos() > 0);
         Ok(KernelTimeout(Duration::from_secs(duration.as_secs() + up)))
     }
@@ -180,9 +193,6 @@ fn positive(node: &Node) -> Result<Duration, String> {
     let duration = Duration::from_node(node)?;
     if duration.is_zero() {
         return Err("0 is not a timeout: write a duration such as 30s or 5m".to_owned());
-    }
-    if duration > MAX_TIMEOUT {
-        return Err("too long: 365 days (8760h) at the most".to_owned());
     }
     Ok(duration)
 }
@@ -273,10 +283,37 @@ mod tests {
 
     #[test]
     fn kernel_timeouts_are_whole_seconds() {
-        for (text, seconds) in [("1ns", 1), ("300ms", 1), ("1s", 1), ("1s1ns", 2), ("1.5s", 2), ("365d", 31_536_000)] {
+        for (text, seconds) in [("1ns", 1), ("300ms", 1), ("1s", 1), ("1s1ns", 2), ("1.5s", 2), ("24d", 2_073_600)] {
             let node = Node::Str(text.to_owned());
             let timeout = KernelTimeout::from_node(&node).expect(text);
             assert_eq!(timeout.0, Duration::from_secs(seconds), "{text}");
         }
+    }
+
+    #[test]
+    fn kernel_timeouts_beyond_24_days_are_refused() {
+        // 17179870 s are 0 at 250 Hz in 32 bits.
+        for text in ["24d1ns", "2073601s", "25d", "4294968s", "17179870s", "365d", "2562047h"] {
+            let Err(wrong) = KernelTimeout::from_node(&Node::Str(text.to_owned())) else {
+                panic!("{text} is accepted")
+            };
+            assert!(wrong.starts_with("too long: 24 days (576h) at most"), "{text}: {wrong}");
+        }
+    }
+
+    #[test]
+    fn timeouts_beyond_a_year_are_refused() {
+        let read = |text: &str| Timeout::from_node(&Node::Str(text.to_owned())).map(|Timeout(timeout)| timeout);
+        assert_eq!(read("365d"), Ok(MAX_TIMEOUT));
+        assert_eq!(read("8760h1ns"), Err("too long: 365 days (8760h) at most".to_owned()));
+    }
+
+    /// Deadlines are computed as `Instant + Duration`, which panics when it overflows.
+    #[test]
+    fn no_duration_of_a_file_overflows_a_deadline() {
+        let longest = Duration::from_node(&Node::Str("9223372036854775807ns".to_owned())).expect("Go's longest");
+        let now = std::time::Instant::now();
+        let sum = (0..1000).try_fold(now, |at, _| at.checked_add(longest));
+        assert!(sum.is_some(), "the sum of a thousand of the longest");
     }
 }

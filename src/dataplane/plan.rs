@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::config::{Access, Address, Config, Masquerade, Prefix, Protocol, Route, Shift};
+use crate::config::{Access, Address, Config, MAX_KERNEL_TIMEOUT, Masquerade, Prefix, Protocol, Route, Shift};
 use crate::plugin::ColdPath;
 
 /// The longest time that conntrack shows a closed TCP connection for; the kernel's default for TIME_WAIT.
@@ -100,9 +100,9 @@ pub struct Timeouts {
 }
 
 impl Timeouts {
-    /// Of a frontend's `flow_timeout`; a begun second counts.
+    /// Timeouts for a frontend's `flow_timeout`, rounded up to whole seconds, within what the kernel's timers hold.
     pub fn new(flow_timeout: Duration) -> Timeouts {
-        let seconds = flow_timeout.as_secs() + u64::from(flow_timeout.subsec_nanos() > 0);
+        let seconds = flow_timeout.min(MAX_KERNEL_TIMEOUT).as_nanos().div_ceil(1_000_000_000);
         Timeouts { silent: u32::try_from(seconds).unwrap_or(u32::MAX).max(1) }
     }
 
@@ -198,5 +198,21 @@ impl Plan {
     /// Every distinct set of timeouts.
     pub fn timeouts(&self) -> BTreeSet<Timeouts> {
         self.frontends.iter().map(|rules| rules.timeouts).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_whole_seconds_within_the_kernels_range() {
+        let seconds = |nanos: u64| Timeouts::new(Duration::from_nanos(nanos)).silent;
+        let cases = [(0, 1), (1, 1), (1_000_000_000, 1), (1_000_000_001, 2), (u64::MAX, 24 * 24 * 60 * 60)];
+        for (nanos, expected) in cases {
+            assert_eq!(seconds(nanos), expected, "{nanos}");
+        }
+        // At the kernel's highest tick rate.
+        assert!(u64::from(Timeouts::new(Duration::MAX).silent) * 1000 < 1 << 31);
     }
 }
