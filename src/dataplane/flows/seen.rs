@@ -3,6 +3,10 @@
 //! A flow counts as use while its entry lives and it was answered: for TCP, from the end of the handshake until both sides
 //! have closed or one has reset; for UDP, from the first answer on. What was not answered counts for a moment only, see
 //! [`UNANSWERED`]; that is also the middle of a connection that nobody knows, which conntrack takes for an established one.
+//!
+//! A flow that passes a flowtable counts as use while it does so, if it was answered. The kernel shows neither its TCP state
+//! nor its age, so it is queried again every [`OFFLOADED`] until the kernel hands it back to conntrack: when it ends, or some
+//! time after its last packet (`nf_flowtable_tcp_timeout` and `nf_flowtable_udp_timeout`, 30 s by default).
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +17,9 @@ use crate::netlink::conntrack::{Entry, TcpState};
 /// For how long after its last packet a flow that was not answered can keep a drain from stopping the backend. It is long
 /// enough for a SYN that is sent again twice.
 pub(super) const UNANSWERED: Duration = Duration::from_secs(5);
+
+/// Recheck interval of a flow that passes a flowtable.
+pub(super) const OFFLOADED: Duration = Duration::from_secs(5);
 
 /// What an entry is to its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,14 +42,20 @@ impl Seen {
             // Reset: before the handshake was complete it is a refusal.
             (Protocol::Tcp, Some(TcpState::Close)) if entry.status.assured() => Seen::Over,
             (Protocol::Tcp, Some(_)) => Seen::Idle,
+            // A flowtable takes only connections whose handshake is complete.
+            (Protocol::Tcp, None) if entry.status.offloaded() && entry.status.answered() => Seen::Open,
+            (Protocol::Tcp, None) if entry.status.offloaded() => Seen::Idle,
             // An event that is not about the state.
             (Protocol::Tcp, None) => return None,
         })
     }
 }
 
-/// How long the entry lives at the least if no more packets come.
+/// Minimum lifetime of the entry if no more packets come; of one in a flowtable, until it must be queried again.
 pub(super) fn left(entry: &Entry) -> Duration {
+    if entry.status.offloaded() {
+        return OFFLOADED;
+    }
     Duration::from_secs(entry.timeout.unwrap_or(0).into())
 }
 
@@ -118,6 +131,27 @@ mod tests {
         // A refusal.
         assert_eq!(seen(T::Close, ANSWERED), Some(Seen::Idle));
         assert_eq!(Seen::new(&entry(None, ASSURED, 9)), None);
+    }
+
+    #[test]
+    fn a_flow_in_a_flowtable_is_use_if_it_was_answered() {
+        for bit in [Status::OFFLOAD, Status::HW_OFFLOAD, Status::OFFLOAD | Status::HW_OFFLOAD] {
+            // Dumps and lookups show neither timeout nor state.
+            let shown = |protocol, status| Entry { protocol, timeout: None, ..entry(None, status | bit, 0) };
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                assert_eq!(Seen::new(&shown(protocol, ASSURED)), Some(Seen::Open), "{protocol} {bit:#x}");
+                assert_eq!(Seen::new(&shown(protocol, ANSWERED)), Some(Seen::Open), "{protocol} {bit:#x}");
+                assert_eq!(Seen::new(&shown(protocol, 0)), Some(Seen::Idle), "{protocol} {bit:#x}");
+                assert_eq!(left(&shown(protocol, ASSURED)), OFFLOADED);
+            }
+            // Events show the state, and a timeout of a day, which means nothing.
+            let event = |state| entry(Some(state), ASSURED | bit, 86_400);
+            assert_eq!(Seen::new(&event(TcpState::Established)), Some(Seen::Open));
+            assert_eq!(left(&event(TcpState::Established)), OFFLOADED);
+            assert_eq!(Seen::new(&event(TcpState::TimeWait)), Some(Seen::Over));
+        }
+        // Handed back.
+        assert_eq!(Seen::new(&entry(Some(TcpState::Established), ASSURED, 86_399)), Some(Seen::Open));
     }
 
     #[test]

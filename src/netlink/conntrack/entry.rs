@@ -40,9 +40,11 @@ pub struct Entry {
     pub reply: Tuple,
     /// What happened to the flow.
     pub status: Status,
-    /// Seconds until the entry goes if no more packets come, rounded down; `None` in some events.
+    /// Seconds until the entry expires if no more packets come, rounded down; `None` in some events and while the flow is
+    /// [offloaded](Status::offloaded).
     pub timeout: Option<u32>,
-    /// How far the connection is; `None` for UDP, and in events that are not about it.
+    /// State of the connection; `None` for UDP, in events that are not about it and while the flow is
+    /// [offloaded](Status::offloaded).
     pub tcp_state: Option<TcpState>,
     /// The conntrack zone of the original direction; 0 where zones are not used.
     pub zone: u16,
@@ -97,12 +99,22 @@ impl Status {
     /// `IPS_DST_NAT`.
     pub const DST_NAT: u32 = 1 << 5;
 
-    /// `IPS_FIXED_TIMEOUT`, `IPS_OFFLOAD` and `IPS_HW_OFFLOAD`.
-    pub const HELD: u32 = 1 << 10 | 1 << 14 | 1 << 15;
+    /// `IPS_FIXED_TIMEOUT`.
+    pub const FIXED_TIMEOUT: u32 = 1 << 10;
+    /// `IPS_OFFLOAD`: a flowtable of the kernel forwards the packets.
+    pub const OFFLOAD: u32 = 1 << 14;
+    /// `IPS_HW_OFFLOAD`: a network card forwards the packets.
+    pub const HW_OFFLOAD: u32 = 1 << 15;
 
-    /// Whether somebody else has set until when it lives: an operator, or the flowtable that its packets pass.
+    /// Whether another program has set the entry's lifetime: an operator, or the owner of the flowtable that the packets pass.
     pub fn held(self) -> bool {
-        self.0 & Status::HELD != 0
+        self.0 & Status::FIXED_TIMEOUT != 0 || self.offloaded()
+    }
+
+    /// Whether the packets pass a flowtable. While they do, conntrack does not see them, and netlink shows neither the entry's
+    /// timeout nor its TCP state.
+    pub fn offloaded(self) -> bool {
+        self.0 & (Status::OFFLOAD | Status::HW_OFFLOAD) != 0
     }
 
     /// Whether the destination was translated.
