@@ -1,18 +1,19 @@
 //! Do clients get answers? Only flows can tell, so this needs a daemon that has routed some.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Asker, Finding, Host, Path, Subject, not_looked_at};
 use crate::config::Protocol;
 use crate::netlink::conntrack::{Conntrack, Entry, TcpState};
+use crate::system::connect::connect_all;
 
 /// For how many seconds a SYN may stay unanswered.
 const PATIENCE: u32 = 2;
 
-/// How many silent endpoints are asked whether they answer this host.
-const MOST_ASKED: usize = 8;
+/// Maximum number of unresponsive endpoints that are probed.
+const MAX_PROBED: usize = 256;
 
 /// How long an endpoint may take to answer.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -60,8 +61,14 @@ pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding
         return findings.push(not_looked_at("the flows", &error, "conntrack -L --dst-nat"));
     }
     let silent = flows.into_iter().filter(|(_, flows)| flows.silent && !flows.answered);
-    for (address, _) in silent.take(MOST_ASKED) {
-        if TcpStream::connect_timeout(&address, ANSWER).is_ok() {
+    let silent = silent.map(|(address, _)| address).take(MAX_PROBED);
+    let mut probed = match connect_all(silent, ANSWER) {
+        Ok(probed) => probed,
+        Err(error) => return findings.push(not_looked_at("the endpoints", &error, "ss -Htn state syn-sent")),
+    };
+    probed.sort_by_key(|(address, _)| *address);
+    for (address, result) in probed {
+        if result.is_ok() {
             let path = paths[&address];
             let problem = format!(
                 "{address} answers this host, and none of its clients: its way back to them does not lead through this gateway"

@@ -8,9 +8,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Finding, Host, MOST_PATHS, Path, Subject};
+use super::{Finding, Host, MOST_PATHS, Path, Subject, not_looked_at};
 use crate::netlink::link::Link;
-use crate::netlink::route;
+use crate::netlink::route::Routes;
 
 /// An address that only a default route leads to (RFC 5737), for all the world.
 const FAR_AWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -25,6 +25,10 @@ pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding
         return;
     }
     let defaults = default_interfaces(&std::fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default());
+    let mut routes = match Routes::open() {
+        Ok(routes) => routes,
+        Err(error) => return findings.push(not_looked_at("the routes back to clients", &error, "ip route get")),
+    };
     let mut seen = BTreeSet::new();
     for path in subject.paths.iter().filter(|path| path.listen.is_ipv4() && path.is_public()).take(MOST_PATHS) {
         for link in strict.iter().filter(|link| comes_in_by(path, link)) {
@@ -34,7 +38,9 @@ pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding
                 host.addresses.iter().filter(|(ip, index)| ip.is_ipv4() && *index == link.index).map(|(ip, _)| *ip);
             let Some(listen) = own.filter(|ip| wildcard || *ip == path.listen.ip()).min() else { continue };
             for (source, clients) in sources(path, defaults.contains(&link.name)) {
-                let Some(back) = refused(source, link, listen).and_then(|back| host.name_of(back)) else { continue };
+                let Some(back) = refused(&mut routes, source, link, listen).and_then(|back| host.name_of(back)) else {
+                    continue;
+                };
                 let expected = path.interfaces.iter().any(|name| name == back);
                 if !expected && seen.len() < MOST_FINDINGS && seen.insert((link.name.clone(), source)) {
                     findings.push(strict_finding(link, &clients, back).about(path.frontend_label()));
@@ -84,9 +90,9 @@ fn sources(path: &Path, has_default: bool) -> Vec<(IpAddr, String)> {
 }
 
 /// The interface of the route back, if the kernel would not take such a client's packet for that reason.
-fn refused(source: IpAddr, link: &Link, listen: IpAddr) -> Option<u32> {
-    let taken = route::look_up_input(source, link.index, listen).ok()?;
-    let back = route::look_up(source).ok()??;
+fn refused(routes: &mut Routes, source: IpAddr, link: &Link, listen: IpAddr) -> Option<u32> {
+    let taken = routes.look_up_input(source, link.index, listen).ok()?;
+    let back = routes.look_up(source).ok()??;
     (taken.is_none() && !back.local).then_some(back.interface?).filter(|back| *back != link.index)
 }
 

@@ -1,16 +1,20 @@
 //! The ways to the endpoints.
 
 use super::sysctls::distinct;
-use super::{Asker, Finding, Host, MOST_NAMED, Path, Severity, Subject, listed, sysctls};
-use crate::netlink::route;
+use super::{Asker, Finding, Host, MOST_NAMED, Path, Severity, Subject, listed, not_looked_at, sysctls};
+use crate::netlink::route::Routes;
 
 const DISABLE_IPV6: &str = "net.ipv6.conf.all.disable_ipv6";
 
 /// Looks for endpoints that no packet can be sent to.
 pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
+    let mut routes = match Routes::open() {
+        Ok(routes) => routes,
+        Err(error) => return findings.push(not_looked_at("the routes to the endpoints", &error, "ip route get")),
+    };
     let mut asked = std::collections::HashSet::new();
     let missing = subject.remote().filter(|path| asked.insert(path.address.ip()));
-    let missing: Vec<&Path> = missing.filter(|path| matches!(route::look_up(path.address.ip()), Ok(None))).collect();
+    let missing: Vec<&Path> = missing.filter(|path| matches!(routes.look_up(path.address.ip()), Ok(None))).collect();
     findings.extend(missing.iter().take(MOST_NAMED).map(|path| no_route(path)));
     let more: Vec<String> = missing.iter().skip(MOST_NAMED).map(|path| path.endpoint_label()).collect();
     if !more.is_empty() {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use crate::config::{Config, Endpoint, FrontendSpec, Prefix, Protocol, Setup};
 use crate::dataplane::plan::{Plan, Timeouts};
-use crate::netlink::route;
+use crate::netlink::route::Routes;
 use crate::plugin::ColdPath;
 
 /// How many of a frontend's client networks are looked at.
@@ -109,10 +109,12 @@ impl Subject {
 
     /// Asks the kernel which endpoints are on this host.
     pub fn locate(&mut self) {
+        // Without a socket each stays what its address says.
+        let Ok(mut routes) = Routes::open() else { return };
         let mut known = HashMap::new();
         for path in &mut self.paths {
             let ip = path.address.ip();
-            path.local = *known.entry(ip).or_insert_with(|| route::is_local(ip).unwrap_or(false));
+            path.local = *known.entry(ip).or_insert_with(|| routes.is_local(ip).unwrap_or(false));
         }
     }
 

@@ -3,6 +3,7 @@
 mod after_fork;
 mod child;
 pub mod children;
+pub mod connect;
 pub mod files;
 mod notify;
 mod passed;

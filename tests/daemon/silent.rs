@@ -101,6 +101,46 @@ fn a_client_that_waits_for_a_backend_that_has_vanished_is_served_when_it_is_back
     assert_eq!(explained["drained_because"], "silent", "{explained}");
 }
 
+/// Connects that a client has begun, and that get no answer.
+fn begin_connects(client: &Namespace, ports: std::ops::Range<u16>) -> Vec<socket2::Socket> {
+    client.run(|| {
+        let begin = |port| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+            socket.set_nonblocking(true).expect("nonblocking");
+            let begun = socket.connect(&std::net::SocketAddr::from((GATEWAY_V4, port)).into());
+            assert!(begun.is_err_and(|error| error.raw_os_error() == Some(115)), "EINPROGRESS");
+            socket
+        };
+        ports.map(begin).collect()
+    })
+}
+
+#[test]
+fn many_backends_that_vanish_at_once_are_all_noticed_within_seconds() {
+    const PORTS: std::ops::Range<u16> = 8000..8030;
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let servers: Vec<_> = PORTS.map(|port| serve_http(&lab.backend, (BACKEND_V4, port).into(), "here")).collect();
+    let targets: Vec<_> =
+        PORTS.map(|port| external(&format!("b{port}"), &[&format!("t=tcp/203.0.113.2:{port}")])).collect();
+    let frontends: Vec<_> = PORTS.map(|port| hold(port, &format!("b{port}:t"))).collect();
+    let daemon = Daemon::start(&lab, &config(&targets, &frontends));
+    PORTS.for_each(|port| warm(&daemon, &format!("b{port}")));
+    nft(&lab.backend, "table ip off {\nchain c {\ntype filter hook input priority 0; policy drop;\n}\n}");
+    let began = std::time::Instant::now();
+    let clients = begin_connects(lab.client(), PORTS);
+    let lost = || daemon.log().matches("nor does the gateway itself: connection timed out").count();
+    // A SYN may stay unanswered for 3 s, and an endpoint has 1 s to answer the gateway; one after another they had 30.
+    eventually("all are noticed", 3 * SOON, || lost() >= PORTS.len());
+    let took = began.elapsed();
+    assert!(took < SOON, "{took:?}\n{}", daemon.log());
+    let drained = || daemon.log().matches("draining since nobody gets an answer").count();
+    eventually("all drain", SOON, || drained() >= PORTS.len());
+    drop((clients, servers));
+}
+
 #[test]
 fn a_target_is_not_given_up_for_one_of_its_endpoints_nor_for_who_is_refused() {
     if !require_namespaces() {

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::kernel::Kernel;
 use super::seen::Seen;
 use super::thread::{FEW, Flows};
 use super::usage::Known;
 use crate::engine::Message;
 use crate::engine::core::{Event, FrontendId, TargetId};
-use crate::netlink::conntrack::{self, Entry, Subscription};
-use crate::netlink::route;
+use crate::netlink::conntrack::{self, Entry};
 
 /// How long events are left to gather after some have been read: a busy gateway wakes us fifty times a second at the most.
 const GATHER: Duration = Duration::from_millis(20);
@@ -21,15 +21,15 @@ const BATCH: usize = 32768;
 /// Why there are no events.
 pub(super) const SILENT: &str = "net.netfilter.nf_conntrack_events is 0, or not there";
 
-/// Says whether the kernel tells of changes (0: never, 1: always, 2: if somebody listens).
-const EVENTS: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
-
-impl Flows {
+impl<K: Kernel> Flows<K> {
     pub(super) fn subscribe(&mut self) {
-        let cannot = match Subscription::open() {
-            Ok(_) if !kernel_tells() => SILENT.to_owned(),
-            Ok(subscription) => {
-                self.subscription = Some(subscription);
+        let cannot = match self.kernel.subscribe(true) {
+            Ok(()) if !self.kernel.reports_changes() => {
+                self.unsubscribe();
+                SILENT.to_owned()
+            }
+            Ok(()) => {
+                self.subscribed = true;
                 self.stale = Some(Known::Nothing);
                 return;
             }
@@ -38,12 +38,19 @@ impl Flows {
         log::warn!("conntrack's events are not to be had ({cannot}), so the flows are polled");
     }
 
-    /// The kernel does not tell any more: it is polled from now on.
+    fn unsubscribe(&mut self) {
+        // To close a socket cannot fail.
+        let _ = self.kernel.subscribe(false);
+        self.subscribed = false;
+    }
+
+    /// Polls the kernel from now on, because it reports no events any more.
     pub(super) fn give_up_events(&mut self, why: &str) {
-        self.subscription = None;
+        self.unsubscribe();
+        self.gathering = None;
         self.stale = None;
         log::warn!("conntrack's events have ended ({why}), so the flows are polled");
-        let now = Instant::now();
+        let now = self.kernel.now();
         for target in self.usage.watched() {
             self.poll_from_now(target, now);
         }
@@ -58,7 +65,7 @@ impl Flows {
             return;
         }
         for ((target, _), (frontend, entry)) in stateless {
-            let now = Instant::now();
+            let now = self.kernel.now();
             match self.look_up(frontend, &entry.key(), entry.id) {
                 Ok(Some(entry)) => self.usage.told(now, target, frontend, &entry),
                 Ok(None) => {}
@@ -70,12 +77,14 @@ impl Flows {
     /// `stateless` are those that were answered and not known before, and of which nothing more was told: a connection that
     /// conntrack has picked up in its middle has no other event.
     fn take_events(&mut self, stateless: &mut BTreeMap<(TargetId, u32), (FrontendId, Entry)>) {
-        let Some(subscription) = &mut self.subscription else { return };
+        if !self.subscribed {
+            return;
+        }
         self.gathering = None;
         let mut left = BATCH;
         while left > 0 {
             left -= 1;
-            let event = match subscription.recv() {
+            let event = match self.kernel.receive() {
                 Ok(Some(event)) => event,
                 Ok(None) => return,
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -84,7 +93,7 @@ impl Flows {
                 }
                 Err(error) => return self.give_up_events(&error.to_string()),
             };
-            let now = Instant::now();
+            let now = self.kernel.now();
             self.gathering = Some(now + GATHER);
             match event {
                 conntrack::Event::New(mut entry) | conntrack::Event::Update(mut entry) => {
@@ -93,8 +102,8 @@ impl Flows {
                         entry.timeout = entry.timeout.min(Some(self.index.rules(frontend).timeouts.silent));
                         let target = self.target_of[frontend];
                         self.usage.told(now, target, frontend, &entry);
-                        let is_local = |ip| route::is_local(ip).unwrap_or(false);
-                        if self.reach.told(now, frontend, &entry, is_local) {
+                        let kernel = &mut self.kernel;
+                        if self.reach.told(now, frontend, &entry, |ip| kernel.is_local(ip)) {
                             self.inbox.send(Message::Event(Event::ClientsAnswered(frontend)));
                         }
                         let known = || self.usage.flows(target).contains_key(&entry.key());
@@ -120,13 +129,5 @@ impl Flows {
             }
         }
         self.gathering = None;
-    }
-}
-
-/// Whether the kernel tells of changes: not if it is set to be silent, nor if it was built so and has no such setting.
-pub(super) fn kernel_tells() -> bool {
-    match std::fs::read_to_string(EVENTS) {
-        Ok(value) => value.trim() != "0",
-        Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }

@@ -1,5 +1,7 @@
 //! Finds the frontend that a conntrack entry belongs to.
 
+use std::net::SocketAddr;
+
 use crate::dataplane::listens::Listens;
 use crate::dataplane::plan::{Plan, Rules};
 use crate::engine::core::FrontendId;
@@ -19,9 +21,14 @@ impl Index {
 
     /// The frontend whose rules have translated this flow, if any.
     pub(super) fn frontend(&self, entry: &Entry) -> Option<FrontendId> {
+        self.translation(entry).filter(|(_, to)| *to == entry.reply.source).map(|(id, _)| id)
+    }
+
+    /// The frontend that the flow came to, and where its rules send such a flow, whether they have translated this one or not.
+    pub(super) fn translation(&self, entry: &Entry) -> Option<(FrontendId, SocketAddr)> {
         let came_to = entry.original.destination;
         let id = self.listens.find(entry.protocol, came_to)?;
-        (self.rules[id].translate(entry.protocol, came_to) == Some(entry.reply.source)).then_some(id)
+        Some((id, self.rules[id].translate(entry.protocol, came_to)?))
     }
 
     /// The rules of a frontend.

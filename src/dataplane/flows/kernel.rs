@@ -1,130 +1,145 @@
-//! What the `conntrack` thread asks of the kernel, and orders.
+//! What the `conntrack` thread needs from outside: the kernel's conntrack table and its events, whether an address is this
+//! host's own, and the time. A trait, so that the thread's decisions are tested with failures that a kernel does not make on
+//! demand ([`tests`](super::tests)).
 
-use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
-use super::index::Index;
-use super::polled::Count;
-use super::seen::Seen;
-use super::thread::Flows;
 use crate::config::Protocol;
-use crate::engine::core::{FrontendId, TargetId};
-use crate::netlink::conntrack::{Conntrack, Entry, Key};
+use crate::netlink::conntrack::{Conntrack, Entry, Event, Key, Subscription};
+use crate::netlink::route::Routes;
 
-/// What a dump has shown.
-pub(super) struct Dump {
-    /// The kernel has answered between the two.
-    pub asked: (Instant, Instant),
-    pub entries: Vec<(FrontendId, Entry)>,
+/// Tells whether the kernel reports changes (0: never, 1: always, 2: while a program listens).
+const EVENTS: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
+
+/// The kernel, as far as the thread queries it. Errors are those of [`Conntrack`] and [`Subscription`].
+pub(super) trait Kernel {
+    /// The monotonic time.
+    fn now(&self) -> Instant;
+
+    /// [`Conntrack::dump_dnat`].
+    fn dump_dnat(&mut self, each: &mut dyn FnMut(&Entry)) -> io::Result<()>;
+
+    /// [`Conntrack::dump_to`].
+    fn dump_to(&mut self, protocol: Protocol, port: Option<u16>, each: &mut dyn FnMut(&Entry)) -> io::Result<()>;
+
+    /// [`Conntrack::look_up`].
+    fn look_up(&mut self, key: &Key, id: u32) -> io::Result<Option<Entry>>;
+
+    /// [`Conntrack::set_timeout`].
+    fn set_timeout(&mut self, entry: &Entry, seconds: u32) -> io::Result<bool>;
+
+    /// [`Conntrack::delete`].
+    fn delete(&mut self, entry: &Entry) -> io::Result<bool>;
+
+    /// Subscribes to events, or ends the subscription.
+    fn subscribe(&mut self, on: bool) -> io::Result<()>;
+
+    /// The next event; `None` if there is none now, or no subscription.
+    fn receive(&mut self) -> io::Result<Option<Event>>;
+
+    /// Whether the kernel reports changes: not if it is set not to, nor if it was built so and has no such setting.
+    fn reports_changes(&self) -> bool;
+
+    /// Whether an address is this host's own; `false` if that cannot be found out.
+    fn is_local(&mut self, ip: IpAddr) -> bool;
 }
 
-impl Flows {
-    /// The socket, opened when it is first needed. After a failure a new one is opened.
-    pub(super) fn with_conntrack<R>(
-        &mut self,
-        ask: impl FnOnce(&mut Conntrack, &Index) -> io::Result<R>,
-    ) -> io::Result<R> {
+/// The kernel itself, through sockets that stay open. After an error the next query has a new one.
+#[derive(Debug, Default)]
+pub(super) struct Netlink {
+    conntrack: Option<Conntrack>,
+    subscription: Option<Subscription>,
+    routes: Option<Routes>,
+}
+
+impl Netlink {
+    fn query<R>(&mut self, query: impl FnOnce(&mut Conntrack) -> io::Result<R>) -> io::Result<R> {
         let mut conntrack = match self.conntrack.take() {
             Some(conntrack) => conntrack,
             None => Conntrack::open()?,
         };
-        let answer = ask(&mut conntrack, &self.index)?;
-        self.conntrack = Some(conntrack);
-        Ok(answer)
-    }
-
-    pub(super) fn dump(&mut self) -> io::Result<Dump> {
-        let at = Instant::now();
-        let mut entries = Vec::new();
-        self.with_conntrack(|conntrack, index| {
-            conntrack.dump_dnat(&mut |entry| {
-                if let Some(frontend) = index.frontend(entry) {
-                    entries.push((frontend, *entry));
-                }
-            })
-        })?;
-        for (frontend, entry) in &mut entries {
-            self.restrain(*frontend, entry)?;
+        let result = query(&mut conntrack);
+        if result.as_ref().err().is_none_or(is_an_answer) {
+            self.conntrack = Some(conntrack);
         }
-        let answered = Instant::now();
-        self.dumped = Some(answered);
-        log::debug!("dumped {} flows in {:.1?}", entries.len(), answered - at);
-        Ok(Dump { asked: (at, answered), entries })
+        result
     }
 
-    pub(super) fn look_up(&mut self, frontend: FrontendId, key: &Key, id: u32) -> io::Result<Option<Entry>> {
-        let mut entry = self.with_conntrack(|conntrack, _| conntrack.look_up(key, id))?;
-        if let Some(entry) = &mut entry {
-            self.restrain(frontend, entry)?;
-        }
-        Ok(entry)
+    /// Readable when there is an event.
+    pub(super) fn events(&self) -> Option<BorrowedFd<'_>> {
+        self.subscription.as_ref().map(AsFd::as_fd)
+    }
+}
+
+/// Whether an error is the kernel's answer to a query, after which the socket is as good as before.
+fn is_an_answer(error: &io::Error) -> bool {
+    is_busy(error)
+}
+
+/// Whether the kernel refuses to delete an entry: before Linux 6.4 it does while the flow passes a flowtable.
+pub(super) fn is_busy(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error())
+}
+
+impl Kernel for Netlink {
+    fn now(&self) -> Instant {
+        Instant::now()
     }
 
-    /// Timeout policies go with their table, and the kernel gives the flows that they were for its own five days with their
-    /// next packet. Such a flow is held to what it was promised, from now on: nobody knows when that packet was. One that passes
-    /// a flowtable is not seen by conntrack, and lives until it is out of there.
-    fn restrain(&mut self, frontend: FrontendId, entry: &mut Entry) -> io::Result<()> {
-        let silent = self.index.rules(frontend).timeouts.silent;
-        if Seen::new(entry) == Some(Seen::Open) && entry.timeout > Some(silent) {
-            if !entry.status.held() {
-                self.with_conntrack(|conntrack, _| conntrack.set_timeout(entry, silent))?;
-            }
-            entry.timeout = Some(silent);
+    fn dump_dnat(&mut self, each: &mut dyn FnMut(&Entry)) -> io::Result<()> {
+        self.query(|conntrack| conntrack.dump_dnat(each))
+    }
+
+    fn dump_to(&mut self, protocol: Protocol, port: Option<u16>, each: &mut dyn FnMut(&Entry)) -> io::Result<()> {
+        self.query(|conntrack| conntrack.dump_to(protocol, port, each))
+    }
+
+    fn look_up(&mut self, key: &Key, id: u32) -> io::Result<Option<Entry>> {
+        self.query(|conntrack| conntrack.look_up(key, id))
+    }
+
+    fn set_timeout(&mut self, entry: &Entry, seconds: u32) -> io::Result<bool> {
+        self.query(|conntrack| conntrack.set_timeout(entry, seconds))
+    }
+
+    fn delete(&mut self, entry: &Entry) -> io::Result<bool> {
+        self.query(|conntrack| conntrack.delete(entry))
+    }
+
+    fn subscribe(&mut self, on: bool) -> io::Result<()> {
+        self.subscription = None;
+        if on {
+            self.subscription = Some(Subscription::open()?);
         }
         Ok(())
     }
 
-    pub(super) fn count(&self, dump: &Dump) -> BTreeMap<TargetId, Count> {
-        let mut counts: BTreeMap<TargetId, Count> = BTreeMap::new();
-        for (frontend, entry) in &dump.entries {
-            let timeouts = self.index.rules(*frontend).timeouts;
-            counts.entry(self.target_of[*frontend]).or_default().add(entry, timeouts, dump.asked);
+    fn receive(&mut self) -> io::Result<Option<Event>> {
+        self.subscription.as_mut().map_or(Ok(None), Subscription::recv)
+    }
+
+    fn reports_changes(&self) -> bool {
+        match std::fs::read_to_string(EVENTS) {
+            Ok(value) => value.trim() != "0",
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
         }
-        counts
     }
 
-    /// Deletes the entries of some targets; of each those of flows that were answered only if it says so.
-    pub(super) fn forget(&mut self, targets: &BTreeMap<TargetId, bool>) -> io::Result<()> {
-        let dump = self.dump()?;
-        let target_of = &self.target_of;
-        let goes = |frontend: FrontendId, entry: &Entry| {
-            targets.get(&target_of[frontend]).is_some_and(|answered| *answered || !entry.status.answered())
+    fn is_local(&mut self, ip: IpAddr) -> bool {
+        let mut routes = match self.routes.take() {
+            Some(routes) => routes,
+            None => match Routes::open() {
+                Ok(routes) => routes,
+                Err(_) => return false,
+            },
         };
-        let entries = dump.entries.iter().filter(|(frontend, entry)| goes(*frontend, entry));
-        let entries: Vec<_> = entries.map(|(_, entry)| *entry).collect();
-        self.with_conntrack(|conntrack, _| delete(conntrack, &entries))
+        let result = routes.is_local(ip);
+        if result.is_ok() {
+            self.routes = Some(routes);
+        }
+        result.unwrap_or(false)
     }
-
-    pub(super) fn forget_stale(&mut self, frontends: &[FrontendId]) -> io::Result<()> {
-        self.with_conntrack(|conntrack, index| {
-            let mut entries = Vec::new();
-            let mut keep = |entry: &Entry| {
-                let came_to = entry.original.destination;
-                let stale = |id: &FrontendId| {
-                    let sent_to = index.rules(*id).translate(entry.protocol, came_to);
-                    sent_to.is_some_and(|to| to != entry.reply.source)
-                };
-                if frontends.iter().any(stale) {
-                    entries.push(*entry);
-                }
-            };
-            let port = match frontends {
-                [one] => index.rules(*one).only_port(),
-                _ => None,
-            };
-            conntrack.dump_to(Protocol::Udp, port, &mut keep)?;
-            delete(conntrack, &entries)
-        })
-    }
-}
-
-fn delete(conntrack: &mut Conntrack, entries: &[Entry]) -> io::Result<()> {
-    for entry in entries {
-        conntrack.delete(entry)?;
-    }
-    if !entries.is_empty() {
-        log::debug!("deleted {} conntrack entries", entries.len());
-    }
-    Ok(())
 }

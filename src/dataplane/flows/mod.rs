@@ -1,15 +1,18 @@
 //! The flows that our rules have translated, as conntrack sees them: which targets are in use, and since when they are not.
 //!
-//! Runs on the `conntrack` thread ([`thread`]), which owns the netlink sockets. Where the kernel tells of flows ([`events`]),
-//! [`usage`] keeps account of them; where it does not, [`polled`] knows when to ask. What counts as use says [`seen`]. In
-//! both cases the kernel filters ([`kernel`]), so that a busy table of other people's flows costs little. [`survey`] counts
-//! and lists flows for people; [`reach`] notices clients that get no answer.
+//! Runs on the `conntrack` thread ([`thread`]), which owns the netlink sockets ([`kernel`]). Where the kernel reports changes
+//! ([`events`]), [`usage`] keeps account of the flows; where it does not, [`polled`] computes when to query it. [`seen`] defines
+//! what counts as use. [`queries`] has the queries, which the kernel filters, so that a busy table of unrelated flows costs
+//! little. [`survey`] counts and lists flows for operators; [`reach`] notices clients that get no answer, and [`endpoints`]
+//! probes their endpoints.
 
+mod due;
 mod endpoints;
 mod events;
 mod index;
 mod kernel;
 mod polled;
+mod queries;
 mod reach;
 mod seen;
 mod survey;
@@ -60,21 +63,8 @@ pub enum FlowOrder {
     ForgetStale(Vec<FrontendId>),
     /// Count the flows of all targets, and list those of one; answered with `Surveyed`.
     Survey(Option<TargetId>),
-    /// Endpoints whose clients were not answered have been asked. From a thread of its own.
-    Asked(Vec<Answer>),
     /// Everything has ended.
     End,
-}
-
-/// Whether an endpoint answers the gateway itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// Whose clients were not answered.
-    frontend: FrontendId,
-    /// What the endpoint has answered the gateway.
-    endpoint: Result<(), String>,
-    /// Whether the target's other endpoints do not answer either.
-    none: bool,
 }
 
 /// The engine's way to the flows' thread.
@@ -101,7 +91,11 @@ pub fn spawn(config: &Config, plan: &Plan, inbox: Inbox) -> io::Result<(FlowOrde
     // Per target a few orders follow each other before it waits for an answer.
     let (sender, receiver) = crossbeam_channel::bounded(8 * config.targets.len() + 64);
     let orders = FlowOrders { orders: sender, waker: Waker::new()? };
-    let flows = thread::Flows::new(config, plan, inbox, receiver, orders.clone());
+    let (targets, frontends, waker) = (&config.targets, &config.frontends, orders.waker.clone());
+    let flows = thread::Flows::new(targets, frontends, plan, inbox, receiver, waker, kernel::Netlink::default());
     let thread = vital::spawn("conntrack", move || flows.run())?;
     Ok((orders, thread))
 }
+
+#[cfg(test)]
+mod tests;

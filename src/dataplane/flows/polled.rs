@@ -209,6 +209,24 @@ mod tests {
     }
 
     #[test]
+    fn a_tcp_flow_that_vanishes_without_a_trace_counts_until_it_is_missed() {
+        // Deleted by an operator, or expired: nothing says when.
+        let ready = Instant::now();
+        let gone = ready + 7 * SECOND;
+        let mut idle = Polled::new(ready, 5 * SECOND, 60 * SECOND);
+        let flows = |at| Count { tcp: u32::from(at < gone), ..Count::default() };
+        let (drained, _) = follow(&mut idle, flows);
+        assert!(drained >= gone + 5 * SECOND, "{:?} after its end", drained - gone);
+        assert!(drained <= gone + 10 * SECOND, "{:?} after its end", drained - gone);
+        // The trace of an older one is none of it.
+        let old = ready + SECOND;
+        let mut idle = Polled::new(ready, 5 * SECOND, 60 * SECOND);
+        let flows = |at| Count { tcp: u32::from(at < gone), ..closed_at(old, at) };
+        let (drained, _) = follow(&mut idle, flows);
+        assert!(drained >= gone + 5 * SECOND && drained <= gone + 10 * SECOND);
+    }
+
+    #[test]
     fn a_udp_flow_counts_until_its_entry_is_gone_even_beside_older_traces() {
         let ready = Instant::now();
         let (old, end) = (ready + SECOND, ready + 9 * SECOND + Duration::from_millis(400));

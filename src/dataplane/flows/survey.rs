@@ -3,7 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::kernel::Dump;
+use super::kernel::Kernel;
+use super::queries::Dump;
 use super::seen::{Seen, left};
 use super::thread::Flows;
 use crate::engine::core::{FrontendId, TargetId};
@@ -50,12 +51,12 @@ pub struct FlowDetail {
     pub age: Option<Duration>,
 }
 
-impl Flows {
+impl<K: Kernel> Flows<K> {
     /// Counts the flows of all targets, and lists those of one.
     pub(super) fn survey(&mut self, details: Option<TargetId>) -> io::Result<Survey> {
-        let now = Instant::now();
+        let now = self.kernel.now();
         let fresh = self.dumped.is_some_and(|at| now.saturating_duration_since(at) < FRESH);
-        let accounted = self.subscription.is_some() && self.stale.is_none();
+        let accounted = self.subscribed && self.stale.is_none();
         let dump = match (details, accounted) {
             (None, true) if fresh || !self.usage.any_doubt(now) => None,
             _ => Some(self.look()?),
@@ -83,7 +84,7 @@ impl Flows {
         }
         for (target, survey_use) in survey.targets.iter_mut().enumerate() {
             let polled = self.polled.get(&target).map(|(_, polled)| polled.since());
-            survey_use.ended = if self.subscription.is_some() { self.usage.ended(target) } else { polled };
+            survey_use.ended = if self.subscribed { self.usage.ended(target) } else { polled };
         }
         if let (Some(target), Some(dump)) = (details, dump) {
             survey.details = self.details(target, &dump);

@@ -191,9 +191,12 @@ impl Usage {
 
     /// The watched targets of which every flow could have ended without a word by now.
     pub(super) fn doubtful(&mut self, now: Instant) -> Vec<TargetId> {
-        let targets = &mut self.targets;
-        let doubtful = |id: &TargetId| targets[*id].certain_until(now).is_some_and(|until| until <= now);
-        self.watched.iter().copied().filter(doubtful).collect()
+        self.watched().into_iter().filter(|target| self.is_doubtful(*target, now)).collect()
+    }
+
+    /// Whether every flow of the target could have ended without an event by now.
+    pub(super) fn is_doubtful(&mut self, target: TargetId, now: Instant) -> bool {
+        self.targets[target].certain_until(now).is_some_and(|until| until <= now)
     }
 
     /// When there will be the next doubt about a watched target.
