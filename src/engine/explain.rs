@@ -48,6 +48,12 @@ pub struct Explanation {
     /// In how many seconds it may be started again, rounded up; while it backs off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_in: Option<u64>,
+    /// Result of the last probe, while it warms and is not ready: the endpoint, and what it lacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
+    /// Since when each probe has had this result, by the wall clock (RFC 3339).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_since: Option<String>,
     /// All of this in words.
     pub sentences: Vec<String>,
 }
@@ -86,10 +92,13 @@ pub struct FlowStatus {
     pub tcp_state: Option<&'static str>,
     /// Whether it counts as use: a flow that was not answered does not.
     pub counts: bool,
+    /// Whether its packets pass a flowtable, so that conntrack knows neither its state nor its age; left out if not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub offloaded: bool,
     /// Since how many seconds it has been known to be in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub age_seconds: Option<u64>,
-    /// In how many seconds it ends if it stays silent, rounded down.
+    /// In how many seconds it ends if it stays silent, rounded down; 0 while it is offloaded, when that is not known.
     pub left_seconds: u64,
     /// What the client has sent, where accounting is on.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -156,9 +165,11 @@ impl View<'_> {
             drains_in: self.drains_in_silence(id, &life).or_else(|| self.drains_in(id)),
             last_error: life.last_error.map(str::to_owned),
             retry_in: self.retry_in(id),
+            waiting_for: self.missing(id).map(|missing| missing.what.clone()),
+            waiting_since: self.missing(id).map(|missing| self.wall.text(missing.since)),
             sentences: Vec::new(),
         };
-        explanation.sentences = sentences(&explanation, spec, &life, self);
+        explanation.sentences = sentences(&explanation, id, spec, &life, self);
         explanation
     }
 
@@ -183,8 +194,9 @@ impl View<'_> {
             endpoint: entry.reply.source,
             tcp_state: entry.tcp_state.map(|state| state.name()),
             counts: detail.counts,
+            offloaded: entry.status.offloaded(),
             age_seconds: detail.age.map(|age| age.as_secs()),
-            left_seconds: entry.timeout.unwrap_or(0).into(),
+            left_seconds: entry.timeout.filter(|_| !entry.status.offloaded()).unwrap_or(0).into(),
             sent: entry.sent.map(traffic),
             received: entry.received.map(traffic),
         }
@@ -192,7 +204,7 @@ impl View<'_> {
 }
 
 /// The explanation in words: each sentence stands for itself.
-fn sentences(of: &Explanation, spec: &TargetSpec, life: &Life<'_>, view: &View<'_>) -> Vec<String> {
+fn sentences(of: &Explanation, id: TargetId, spec: &TargetSpec, life: &Life<'_>, view: &View<'_>) -> Vec<String> {
     let mut sentences = Vec::new();
     let lasts = span(view.now.saturating_duration_since(life.since).as_secs());
     let state = match life.state {
@@ -209,6 +221,10 @@ fn sentences(of: &Explanation, spec: &TargetSpec, life: &Life<'_>, view: &View<'
     sentences.extend(woken_sentence(of, life));
     if matches!(life.state, TargetState::Draining | TargetState::Inactive) {
         sentences.extend(life.drained.map(|cause| drained_sentence(cause, life.state, spec)));
+    }
+    if let (Some(missing), Some(since)) = (view.missing(id), &of.waiting_since) {
+        let lasts = span(view.now.saturating_duration_since(missing.since).as_secs());
+        sentences.push(format!("It waits for {}. This has been so for {lasts}, since {since}.", missing.what));
     }
     if let Some(pid) = of.pid {
         sentences.push(format!("Its process is {pid}."));
@@ -301,7 +317,10 @@ fn flow_sentence(flow: &FlowStatus) -> String {
     if let Some(age) = flow.age_seconds {
         text += &format!(", open for {}", span(age));
     }
-    text += &format!(", ends in {} if it stays silent", span(flow.left_seconds));
+    text += &match flow.offloaded {
+        true => ", passes a flowtable".to_owned(),
+        false => format!(", ends in {} if it stays silent", span(flow.left_seconds)),
+    };
     if let (Some(sent), Some(received)) = (flow.sent, flow.received) {
         let packets = if sent.packets == 1 { "packet" } else { "packets" };
         text += &format!(

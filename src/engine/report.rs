@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use super::core::{Core, TargetId};
-use super::status::{EndpointStatus, FrontendStatus, Status, TargetStatus};
+use super::status::{EndpointStatus, FrontendStatus, Status, TargetState, TargetStatus};
 use super::wall::Wall;
 use crate::config::{Address, Config};
 use crate::dataplane::flows::{Survey, TargetUse};
 use crate::dataplane::hold::AllCounters;
+use crate::readiness::Missing;
 
 /// All that can be told at one moment.
 pub(super) struct View<'a> {
@@ -18,6 +19,8 @@ pub(super) struct View<'a> {
     pub holds: &'a AllCounters,
     /// The processes of the targets.
     pub pids: Vec<Option<u32>>,
+    /// What each target waits for, while it warms.
+    pub missing: Vec<Option<Missing>>,
     /// The flows, or why nobody can tell.
     pub survey: Result<&'a Survey, &'a String>,
 }
@@ -43,6 +46,7 @@ impl View<'_> {
                 pid: self.pids[id],
                 retry_in: self.retry_in(id),
                 last_error: life.last_error.map(str::to_owned),
+                waiting_for: self.missing(id).map(|missing| missing.what.clone()),
                 endpoints: endpoints.collect(),
             }
         });
@@ -71,6 +75,12 @@ impl View<'_> {
         status.targets.sort_by(|a, b| a.name.cmp(&b.name));
         status.frontends.sort_by(|a, b| a.name.cmp(&b.name));
         status
+    }
+
+    /// What a target waits for, while it warms.
+    pub(super) fn missing(&self, id: TargetId) -> Option<&Missing> {
+        let warms = self.core.life(id).state == TargetState::Warming;
+        self.missing[id].as_ref().filter(|_| warms)
     }
 
     /// The use of a target, if it is known.

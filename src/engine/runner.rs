@@ -10,7 +10,7 @@ use super::core::{Event, TargetId};
 use super::inbox::{Inbox, Message};
 use crate::config::TargetSpec;
 use crate::plugin::{Error, Target, TargetContext};
-use crate::readiness::{Prober, wildcards};
+use crate::readiness::{Missing, Notice, Prober, Waiting, wildcards};
 use crate::system::StopSignal;
 
 /// What a target's thread needs of stack. Its frames are small; plugins that need more can start threads of their own.
@@ -23,6 +23,8 @@ pub(super) struct Runner {
     inbox: Inbox,
     /// The backend's process, if it is one; else 0.
     pid: Arc<AtomicU32>,
+    /// What it waits for while it warms.
+    waiting: Waiting,
     /// Here while no thread has it.
     handler: Option<Box<dyn Target>>,
     run: Option<Run>,
@@ -35,7 +37,8 @@ struct Run {
 
 impl Runner {
     pub(super) fn new(id: TargetId, spec: TargetSpec, handler: Box<dyn Target>, inbox: Inbox) -> Runner {
-        Runner { id, spec: Arc::new(spec), inbox, pid: Arc::default(), handler: Some(handler), run: None }
+        let (spec, waiting) = (Arc::new(spec), Waiting::default());
+        Runner { id, spec, inbox, pid: Arc::default(), waiting, handler: Some(handler), run: None }
     }
 
     /// Begins a run. It says `TargetReady` at most once, and `TargetEnded` at its end.
@@ -48,7 +51,7 @@ impl Runner {
     fn try_start(&mut self) -> Result<(), Error> {
         self.ended();
         let handler = self.handler.take().ok_or("its last run has not ended")?;
-        let (id, spec, inbox) = (self.id, self.spec.clone(), self.inbox.clone());
+        let (id, spec, inbox, waiting) = (self.id, self.spec.clone(), self.inbox.clone(), self.waiting.clone());
         let stop = match StopSignal::new() {
             Ok(stop) => stop,
             Err(error) => {
@@ -62,7 +65,7 @@ impl Runner {
         let body = move || {
             // The sender sends right after the spawn, or the whole process is ending.
             let mut handler = take.recv().expect("the handler is sent");
-            let words = catch_unwind(AssertUnwindSafe(|| run(&mut *handler, &context, &spec, id, &inbox)))
+            let words = catch_unwind(AssertUnwindSafe(|| run(&mut *handler, &context, &spec, id, &inbox, &waiting)))
                 .unwrap_or_else(|_| Some("its handler has panicked".to_owned()));
             inbox.send(Message::Event(Event::TargetEnded(id, words)));
             handler
@@ -85,6 +88,11 @@ impl Runner {
                 Err(error.into())
             }
         }
+    }
+
+    /// What the target waits for while it warms.
+    pub(super) fn missing(&self) -> Option<Missing> {
+        self.waiting.get()
     }
 
     /// The process that the backend is, if it is one and runs.
@@ -120,12 +128,13 @@ fn run(
     spec: &TargetSpec,
     id: TargetId,
     inbox: &Inbox,
+    waiting: &Waiting,
 ) -> Option<String> {
     let tell = |event| inbox.send(Message::Event(event));
     let mut missing = None;
     let live = || -> Result<(), Error> {
         handler.start(context)?;
-        missing = make_ready(handler, context, spec)?;
+        missing = make_ready(handler, context, spec, waiting)?;
         if missing.is_none() {
             inbox.send(Message::Wildcards(id, wildcards(&spec.endpoints)));
             tell(Event::TargetReady(id));
@@ -136,29 +145,41 @@ fn run(
         Ok(())
     };
     let lived = catch_unwind(AssertUnwindSafe(live)).unwrap_or_else(|_| Err("its handler has panicked".into()));
+    waiting.set(Instant::now(), None);
     if let Err(error) = lived {
         tell(Event::TargetDied(id, error.to_string()));
     }
-    let stopped = handler.stop(context);
-    stopped.err().or(missing).map(|error| error.to_string())
+    let stopped = handler.stop(context).err().map(|error| error.to_string());
+    let words: Vec<_> = missing.into_iter().chain(stopped).collect();
+    (!words.is_empty()).then(|| words.join("; "))
 }
 
 /// Waits until the backend is ready: `None`; or until it is to be stopped: what it still lacked.
 ///
 /// # Errors
 /// The backend has ended by itself.
-fn make_ready(handler: &mut dyn Target, context: &TargetContext, spec: &TargetSpec) -> Result<Option<Error>, Error> {
+fn make_ready(
+    handler: &mut dyn Target,
+    context: &TargetContext,
+    spec: &TargetSpec,
+    waiting: &Waiting,
+) -> Result<Option<String>, Error> {
     let mut prober = Prober::new(&spec.readiness.probe, &spec.endpoints);
     let began = Instant::now();
+    let mut notice = Notice::new(began, spec.readiness.deadline);
     loop {
         let missing = match handler.probe(context).unwrap_or_else(|| prober.probe()) {
             Ok(()) => return Ok(None),
-            Err(missing) => missing,
+            Err(missing) => missing.to_string(),
         };
+        let now = Instant::now();
+        waiting.set(now, Some(&missing));
         if context.stopping() {
             return Ok(Some(missing));
         }
-        let now = Instant::now();
+        if let Some(time) = notice.missed(now) {
+            log::info!("target {}: not ready after {time:?}: {missing}", spec.name);
+        }
         handler.wait(context, Some(now + prober.pause(now - began)))?;
     }
 }

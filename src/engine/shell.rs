@@ -357,6 +357,7 @@ impl Shell {
             core: &self.core,
             holds: &self.holds,
             pids: self.runners.iter().map(Runner::pid).collect(),
+            missing: self.runners.iter().map(Runner::missing).collect(),
             survey: survey.as_ref(),
         };
         let (answered, next) = self.questions.answer(|question| match question {

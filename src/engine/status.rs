@@ -81,6 +81,9 @@ pub struct TargetStatus {
     /// Why it last failed, until it next becomes active.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// Result of the last probe, while it warms and is not ready: the endpoint, and what it lacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
     /// Its endpoints, in file order.
     pub endpoints: Vec<EndpointStatus>,
 }

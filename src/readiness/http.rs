@@ -32,7 +32,7 @@ pub(super) fn get(address: SocketAddr, path: &str, patience: Duration) -> io::Re
         match response.code {
             Some(code) if parsed.is_complete() && code < 400 => return Ok(()),
             Some(code) if parsed.is_complete() => {
-                return Err(io::Error::other(format!("GET {path} gave status {code}")));
+                return Err(io::Error::other(format!("status {code} for GET {path}")));
             }
             _ if read == 0 || head.len() > MOST => return Err(io::Error::other("the answer is not HTTP")),
             _ => {}

@@ -4,6 +4,7 @@
 //! handler say whether it lives.
 
 mod http;
+mod waiting;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -11,9 +12,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::config::{Address, Endpoint, Probe, Protocol};
-use crate::netlink::route;
+use crate::netlink::route::Routes;
 use crate::netlink::sock_diag::{self, Bound};
 use crate::plugin::Error;
+
+pub(crate) use waiting::{Missing, Notice, Waiting};
 
 /// How long one question to a backend may take.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -40,7 +43,9 @@ impl<'a> Prober<'a> {
     pub(crate) fn new(probe: &'a Probe, endpoints: &'a [Endpoint]) -> Prober<'a> {
         let addresses =
             endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter().map(move |at| (endpoint, at.first())));
-        let questions = addresses.filter_map(|(endpoint, at)| Some((endpoint, at, question(probe, endpoint, at)?)));
+        let mut routes = None;
+        let questions =
+            addresses.filter_map(|(endpoint, at)| Some((endpoint, at, question(probe, endpoint, at, &mut routes)?)));
         Prober { endpoints: questions.collect(), diag: None }
     }
 
@@ -50,20 +55,21 @@ impl<'a> Prober<'a> {
     /// Which endpoint is not ready, and what it lacks.
     pub(crate) fn probe(&mut self) -> Result<(), Error> {
         for (endpoint, address, question) in &self.endpoints {
-            let missing = |what: &dyn std::fmt::Display| {
-                format!("endpoint {:?}: {} {address}: {what}", endpoint.name, endpoint.protocol)
-            };
-            match question {
+            let result = match question {
                 Question::Bound => match bound(&mut self.diag, endpoint.protocol, *address) {
-                    Ok(Some(_)) => {}
-                    Ok(None) => return Err(missing(&"no socket is bound to it").into()),
-                    Err(error) => return Err(missing(&format_args!("cannot ask the kernel: {error}")).into()),
+                    Ok(Some(_)) => Ok(()),
+                    Ok(None) => Err("no socket is bound to it".to_owned()),
+                    Err(error) => {
+                        self.diag = None;
+                        Err(format!("cannot query the kernel: {}", reason(&error)))
+                    }
                 },
                 Question::Connect => {
-                    TcpStream::connect_timeout(address, PATIENCE).map_err(|error| missing(&error))?;
+                    TcpStream::connect_timeout(address, PATIENCE).map(drop).map_err(|error| reason(&error))
                 }
-                Question::Http(path) => http::get(*address, path, PATIENCE).map_err(|error| missing(&error))?,
-            }
+                Question::Http(path) => http::get(*address, path, PATIENCE).map_err(|error| reason(&error)),
+            };
+            result.map_err(|what| format!("endpoint {} ({} {address}): {what}", endpoint.name, endpoint.protocol))?;
         }
         Ok(())
     }
@@ -79,14 +85,33 @@ impl<'a> Prober<'a> {
     }
 }
 
-fn question<'a>(probe: &'a Probe, endpoint: &Endpoint, address: SocketAddr) -> Option<Question<'a>> {
+/// Why a probe has failed, in the words of messages.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => format!("no answer within {PATIENCE:?}"),
+        _ => {
+            let text = error.to_string();
+            let text = text.split(" (os error").next().unwrap_or_default();
+            let mut letters = text.chars();
+            let first = letters.next().map(|letter| letter.to_lowercase().to_string()).unwrap_or_default();
+            first + letters.as_str()
+        }
+    }
+}
+
+fn question<'a>(
+    probe: &'a Probe,
+    endpoint: &Endpoint,
+    address: SocketAddr,
+    routes: &mut Option<Routes>,
+) -> Option<Question<'a>> {
     let tcp = endpoint.protocol == Protocol::Tcp;
     match probe {
         Probe::None => None,
         Probe::Bound => Some(Question::Bound),
         Probe::Connect => tcp.then_some(Question::Connect),
         Probe::Http { path } => tcp.then_some(Question::Http(path)),
-        Probe::Auto => match route::is_local(address.ip()) {
+        Probe::Auto => match is_local(routes, address) {
             Ok(true) => Some(Question::Bound),
             Ok(false) => tcp.then_some(Question::Connect),
             Err(error) => {
@@ -95,6 +120,14 @@ fn question<'a>(probe: &'a Probe, endpoint: &Endpoint, address: SocketAddr) -> O
             }
         },
     }
+}
+
+fn is_local(routes: &mut Option<Routes>, address: SocketAddr) -> io::Result<bool> {
+    let routes = match routes {
+        Some(routes) => routes,
+        None => routes.insert(Routes::open()?),
+    };
+    routes.is_local(address.ip())
 }
 
 /// The UDP endpoints on a loopback address whose sockets are bound to all addresses. What such a socket answers to clients
@@ -119,4 +152,67 @@ fn bound(diag: &mut Option<sock_diag::Diag>, protocol: Protocol, address: Socket
         None => diag.insert(sock_diag::Diag::open()?),
     };
     sock_diag::bound(diag, protocol, address)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn endpoint(address: SocketAddr) -> Endpoint {
+        let address = address.to_string().parse().expect("an address");
+        Endpoint { name: "db".to_owned(), protocol: Protocol::Tcp, addresses: vec![address] }
+    }
+
+    fn missing(probe: &Probe, address: SocketAddr) -> Option<String> {
+        let endpoints = [endpoint(address)];
+        let error = Prober::new(probe, &endpoints).probe().err()?.to_string();
+        let start = format!("endpoint db (tcp {address}): ");
+        Some(error.strip_prefix(&start).unwrap_or_else(|| panic!("{error}")).to_owned())
+    }
+
+    #[test]
+    fn a_probe_names_the_endpoint_and_what_it_lacks() {
+        // Bound and not listening: it is nobody else's, and refuses.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bound");
+        let free = socket.local_addr().expect("bound").as_socket().expect("an IP address");
+        assert_eq!(missing(&Probe::Connect, free).as_deref(), Some("connection refused"));
+        assert_eq!(missing(&Probe::Bound, free).as_deref(), Some("no socket is bound to it"));
+        assert_eq!(missing(&Probe::Auto, free).as_deref(), Some("no socket is bound to it"));
+        assert_eq!(missing(&Probe::None, free), None);
+    }
+
+    #[test]
+    fn a_probe_by_http_names_the_status_or_what_came_instead() {
+        let http = Probe::Http { path: "/health".to_owned() };
+        for (answer, expected) in [
+            ("HTTP/1.1 503 Service Unavailable\r\n\r\n", Some("status 503 for GET /health")),
+            ("HTTP/1.1 200 OK\r\n\r\n", None),
+            ("HTTP/1.1 301 Moved\r\n\r\n", None),
+            ("", Some("the answer is not HTTP")),
+            ("SSH-2.0-OpenSSH_9.2\r\n", Some("invalid HTTP version")),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+            let address = listener.local_addr().expect("bound");
+            let server = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().expect("a connection");
+                let _ = stream.read(&mut [0; 1024]);
+                stream.write_all(answer.as_bytes()).expect("sent");
+            });
+            assert_eq!(missing(&http, address).as_deref(), expected, "{answer:?}");
+            server.join().expect("no panic");
+        }
+    }
+
+    #[test]
+    fn reasons_have_no_numbers_of_the_operating_system() {
+        for errno in [rustix::io::Errno::CONNREFUSED, rustix::io::Errno::HOSTUNREACH, rustix::io::Errno::MFILE] {
+            let text = reason(&errno.into());
+            assert!(!text.contains("os error") && text.starts_with(char::is_lowercase), "{text}");
+        }
+        assert_eq!(reason(&io::ErrorKind::TimedOut.into()), "no answer within 1s");
+    }
 }

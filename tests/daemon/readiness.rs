@@ -86,8 +86,13 @@ fn a_backend_bound_to_other_places_is_not_ready() {
             target["last_error"].is_string() && target["state"] == "inactive"
         });
         assert!(!seen.contains(&json!("active")), "{options}: {seen:?}");
-        let error = daemon.target("b")["last_error"].to_string();
-        assert!(error.contains("127.0.0.1:8080"), "{error}");
+        let missing = "endpoint e (tcp 127.0.0.1:8080): no socket is bound to it";
+        let target = daemon.target("b");
+        assert_eq!(target["last_error"], format!("not ready within 1s: {missing}"), "{options}");
+        assert!(target.get("waiting_for").is_none(), "it does not warm any more: {target:#}");
+        let log = daemon.log();
+        assert_eq!(log.matches(&format!("target b: not ready after 500ms: {missing}")).count(), 1, "{log}");
+        assert_eq!(log.matches(&format!("target b: not ready within 1s: {missing}")).count(), 1, "{log}");
     }
 }
 
@@ -112,7 +117,10 @@ fn a_udp_backend_is_ready_when_it_is_bound_and_every_endpoint_counts() {
     drop(daemon);
     let daemon = Daemon::start(&lab, &config(&[target], &[always("f", "udp/0.0.0.0:53", "b:e")]));
     crate::support::eventually("the endpoint that is missing is named", SOON, || {
-        daemon.target("b")["last_error"].to_string().contains("tcp 127.0.0.1:8081")
+        daemon.target("b")["waiting_for"] == "endpoint t (tcp 127.0.0.1:8081): no socket is bound to it"
+    });
+    crate::support::eventually("and is so after the deadline", SOON, || {
+        daemon.target("b")["last_error"].to_string().contains("endpoint t (tcp 127.0.0.1:8081)")
     });
 }
 
@@ -131,6 +139,7 @@ fn the_probes_none_connect_and_http_ask_what_they_say() {
     // Nobody answers, and then somebody does.
     let daemon = woken(&lab, target(json!({"probe": "connect"})));
     holds("it is warming", SECOND, || daemon.target("b")["state"] == "warming" && active(&lab.gateway).is_empty());
+    assert_eq!(daemon.target("b")["waiting_for"], "endpoint e (tcp 203.0.113.2:8080): connection refused");
     let server = serve_http(&lab.backend, (BACKEND_V4, 8080).into(), "hello");
     daemon.await_target("b", "active", SOON);
     drop((daemon, server));
@@ -150,7 +159,10 @@ http.server.ThreadingHTTPServer(('127.0.0.1', 8080), Handler).serve_forever()
     let probe = json!({"readiness": {"probe": "http", "path": "/health"}});
     let began = Instant::now();
     let daemon = woken(&lab, with(target.clone(), probe));
+    let unwell = "endpoint e (tcp 127.0.0.1:8080): status 503 for GET /health";
+    crate::support::eventually("it is unwell", SOON, || daemon.target("b")["waiting_for"] == unwell);
     daemon.await_target("b", "active", SOON);
+    assert!(daemon.target("b").get("waiting_for").is_none());
     assert!(began.elapsed() > SECOND, "{:?}", began.elapsed());
     drop(daemon);
     let probe = json!({"readiness": {"probe": "http", "path": "/missing", "deadline": "10s"}});
@@ -192,19 +204,21 @@ fn no_client_of_a_page_is_refused_from_cold_to_warm_and_back() {
     let target = with(command("b", &["e=tcp/127.0.0.1:8080"], &backend), json!({"idle_timeout": "5m"}));
     let daemon = Daemon::start(&lab, &config(&[target], &[page("f", "0.0.0.0:80", "b:e")]));
     let get = || lab.client().run(|| http_get((GATEWAY_V4, 80).into(), "/"));
-    let (mut pages, mut answers) = (0, 0);
     for round in 0..5 {
-        loop {
+        let (mut pages, until) = (0, Instant::now() + SOON);
+        let last = loop {
             let (_, body) = get().unwrap_or_else(|error| panic!("round {round}: {error}\n{}", daemon.log()));
             if body != PAGE {
-                break;
+                break body;
             }
             pages += 1;
-        }
-        answers += 1;
+            assert!(Instant::now() < until, "round {round}: it stays at the page\n{}", daemon.log());
+        };
+        // The backend takes 0.3 s to start, so the first client of each round has come to a cold frontend.
+        assert!(pages >= 1, "round {round}: the frontend was not cold\n{}", daemon.log());
+        assert!(last.contains("198.51.100.2"), "round {round}: {last:?} is not the backend's");
         daemon.request(10, json!({"name": "b"}));
         // A request that has reached the backend may be cut off by the drain; one that comes after it may not.
         daemon.await_target("b", "inactive", SOON);
     }
-    assert!(pages >= 5 && answers == 5, "{pages} {answers}");
 }

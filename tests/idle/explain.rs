@@ -114,6 +114,14 @@ fn a_target_on_its_way_up_or_down_or_failing_is_explained() {
     assert_says(&text, &["warming is warming", "woken by an operator", "Its process is "]);
     assert!(data["pid"].is_u64() && data["pid"] == daemon.target("warming")["pid"], "{data:#}");
     assert!(data["woken_by"].get("frontend").is_none() && data["woken_by"]["at"].is_string(), "{data:#}");
+    // It is probed at once, but its thread may not have come to that.
+    let missing = "endpoint t (tcp 127.0.0.1:8081): no socket is bound to it";
+    eventually("what is missing is named", SOON, || daemon.target("warming")["waiting_for"] == missing);
+    let (text, data) = explain(&daemon, "warming");
+    assert_says(&text, &[&format!("It waits for {missing}. This has been so for ")]);
+    assert_eq!(data["waiting_for"], missing, "{data:#}");
+    let since = data["waiting_since"].as_str().map(humantime::parse_rfc3339).expect("a text").expect("a time");
+    assert!(since.elapsed().is_ok_and(|time| time < 2 * SOON), "{data:#}");
 
     // It fails again and again, each time backing off for longer.
     eventually("it backs off", SOON, || {

@@ -480,7 +480,10 @@ impl Target {
         };
         match (teardown.cause, &mut self.last_error, error) {
             // The handler knows what was missing.
-            (Cause::NotReady, Some(last), Some(error)) => *last = format!("{last}: {error}"),
+            (Cause::NotReady, Some(last), Some(error)) => {
+                *last = format!("{last}: {error}");
+                log::warn!("target {}: {last}", self.plan.name);
+            }
             (Cause::Idle | Cause::Asked | Cause::TooOld, last, Some(error)) => *last = Some(error),
             _ => {}
         }

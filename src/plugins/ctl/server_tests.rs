@@ -143,6 +143,7 @@ fn large_status(targets: usize) -> Reply {
         pid: Some(4711),
         retry_in: None,
         last_error: Some("x".repeat(200)),
+        waiting_for: None,
         endpoints: Vec::new(),
     };
     let targets = (0..targets).map(target).collect();

@@ -51,6 +51,7 @@ fn status() -> Status {
             pid: None,
             retry_in: None,
             last_error: None,
+            waiting_for: None,
             endpoints: vec![EndpointStatus {
                 name: "http".into(),
                 protocol: Protocol::Tcp,
