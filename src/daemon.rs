@@ -222,7 +222,11 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
         scope.spawn(|| sweep(&mark));
         table.load()
     })
-    .map_err(|error| Failure::System(format!("cannot load the table inet {TABLE}: {error}")))?;
+    .map_err(|error| {
+        Failure::System(format!(
+            "cannot load the table inet {TABLE}: {error} (`proxygw doctor` names what the kernel lacks)"
+        ))
+    })?;
 
     let config = Arc::new(config);
     let no_thread = Failure::system("cannot start a thread");

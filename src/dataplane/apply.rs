@@ -73,7 +73,7 @@ impl Nft {
     /// Nothing of the transaction is in the kernel, and why; except that after a timeout it may be.
     pub fn apply(&self, language: Language, transaction: &str, started: &mut dyn FnMut(u32)) -> Result<(), NftError> {
         let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        self.run(language, transaction, started)
+        self.run(language, &[], transaction, started)
     }
 
     /// Loads the last transaction of this process: whoever calls [`Nft::apply`] afterwards waits for its end.
@@ -82,7 +82,15 @@ impl Nft {
     /// As for [`Nft::apply`].
     pub fn apply_last(&self, language: Language, transaction: &str) -> Result<(), NftError> {
         std::mem::forget(RUNNING.lock().unwrap_or_else(PoisonError::into_inner));
-        self.run(language, transaction, &mut |_| {})
+        self.run(language, &[], transaction, &mut |_| {})
+    }
+
+    /// Lets nft and the kernel check a transaction, and changes nothing (`nft --check`).
+    ///
+    /// # Errors
+    /// As for [`Nft::apply`]: the transaction would not be loaded, and why.
+    pub fn check(&self, language: Language, transaction: &str) -> Result<(), NftError> {
+        self.run(language, &["--check"], transaction, &mut |_| {})
     }
 
     /// Whether there is such a program.
@@ -109,9 +117,16 @@ impl Nft {
         version_in(&self.ask(&["--version"]).ok()?)
     }
 
-    fn run(&self, language: Language, transaction: &str, started: &mut dyn FnMut(u32)) -> Result<(), NftError> {
+    fn run(
+        &self,
+        language: Language,
+        options: &[&str],
+        transaction: &str,
+        started: &mut dyn FnMut(u32),
+    ) -> Result<(), NftError> {
         log::trace!("nft: {transaction}");
         let mut command = Command::new(&self.program);
+        command.args(options);
         if language == Language::Json {
             command.arg("-j");
         }

@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `rights` | capabilities |
 //! | `nft` | the program |
+//! | `features` | what the kernel lacks |
+//! | `flowtable` | flowtables, which flows pass unseen |
 //! | `sysctls` | forwarding, `route_localnet` |
 //! | `reverse_path` | strict `rp_filter` |
 //! | `routes` | the ways to the endpoints |
@@ -20,7 +22,9 @@
 
 mod answers;
 mod conntrack;
+mod features;
 mod firewall;
+mod flowtable;
 mod nft;
 mod ports;
 mod reverse_path;
@@ -155,13 +159,16 @@ pub fn examine(mut subject: Subject, asker: Asker) -> Vec<Finding> {
     // Without the right to ask, these would each fail for the same reason.
     if host.may_ask {
         if nft::examine(&host, &mut findings) {
+            features::examine(subject, &host, &mut findings);
             firewall::examine(subject, &host, &mut findings);
+            flowtable::examine(subject, &host, &mut findings);
         }
         table::examine(subject, &host, &mut findings);
         conntrack::examine_netlink(&mut findings);
         answers::examine(subject, &host, &mut findings);
         ports::examine_group(subject, &host, &mut findings);
     }
+    features::examine_version(&host, &mut findings);
     ports::examine(subject, &host, &mut findings);
     sysctls::examine(subject, &host, &mut findings);
     reverse_path::examine(subject, &host, &mut findings);

@@ -263,6 +263,35 @@ fn an_nft_that_is_missing_or_too_old_is_found() {
     assert_eq!((codes(&found), status), (vec!["not-looked-at"], 0), "{found:#?}");
 }
 
+#[test]
+fn a_feature_that_the_kernel_lacks_is_named() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let file = File::new(&config(&[held("0.0.0.0:80", REMOTE4)]));
+    assert_eq!(findings(&lab.gateway, &file.path()), [Value::Null; 0], "this one has all");
+    // An nft in front of a kernel like OpenWrt's for small flash, which has no timeout policies.
+    let folder = Temporary::new();
+    let script = format!(
+        "#!/bin/sh\ntest \"$1\" = --check || exec {nft} \"$@\"\nrules=$(cat)\ncase $rules in *'ct timeout'*)\n\
+         echo '/dev/stdin:2:1-10: Error: Could not process rule: Operation not supported' >&2; exit 1;; esac\n\
+         echo \"$rules\" | exec {nft} \"$@\"\n",
+        nft = program("nft")
+    );
+    let path = folder.write("nft", &script);
+    std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("ours");
+    let (found, status) =
+        findings_after(&lab.gateway, &format!("PATH={}:$PATH", folder.path().display()), &file.path());
+    let finding = only(found, "kernel-feature-missing");
+    assert_eq!(status, 1);
+    let problem = word(&finding, "problem");
+    assert!(problem.starts_with("this kernel has no conntrack timeout policies: "), "{problem}");
+    assert!(problem.ends_with("Could not process rule: Operation not supported"), "{problem}");
+    assert!(word(&finding, "remedy").contains("CONFIG_NF_CONNTRACK_TIMEOUT"), "{finding}");
+    assert_eq!(crate::support::nft_ruleset(&lab.gateway), None, "nothing is changed");
+}
+
 /// The full path of a program.
 fn program(name: &str) -> String {
     let path = std::env::var_os("PATH").unwrap_or_default();
