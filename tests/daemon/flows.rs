@@ -117,7 +117,8 @@ fn a_target_drains_idle_timeout_after_its_last_flow() {
     let ended = Instant::now();
     drop(second);
     let took = drains_after(&daemon, ended);
-    assert!((5 * SECOND..Duration::from_millis(6250)).contains(&took), "{took:?}\n{}", daemon.log());
+    // How exact it is, tests/idle tries; this machine may be busy.
+    assert!((5 * SECOND..8 * SECOND).contains(&took), "{took:?}\n{}", daemon.log());
     daemon.await_target("b", "inactive", SOON);
     assert_eq!(active(&lab.gateway), "");
     assert_eq!(lab.client().run(|| http_get((GATEWAY_V4, 80).into(), "/")).expect("an answer").1, PAGE);
@@ -130,12 +131,18 @@ fn a_silent_connection_keeps_its_target_until_flow_timeout() {
         return;
     }
     let lab = Lab::new();
-    let daemon = warm_backend(&lab, "1s", "60s");
+    let daemon = warm_backend(&lab, "1s", "6s");
     let mut client = Client::connect(lab.client(), at("198.51.100.1:80"));
-    holds("it is active", 4 * SECOND, || daemon.target("b")["state"] == "active");
     client.ask();
+    let silent = Instant::now();
+    // Five times its idle time, and each packet counts anew.
+    holds("it is active", 5 * SECOND, || daemon.target("b")["state"] == "active");
+    client.ask();
+    let asked = Instant::now();
+    let took = drains_after(&daemon, asked);
+    assert!(asked - silent >= 5 * SECOND);
+    assert!((7 * SECOND..10 * SECOND).contains(&took), "flow_timeout and idle_timeout: {took:?}\n{}", daemon.log());
     drop(client);
-    daemon.await_target("b", "inactive", SOON);
 }
 
 #[test]
@@ -148,7 +155,7 @@ fn a_connection_silent_for_longer_than_flow_timeout_keeps_nothing_and_is_told_so
     let mut client = Client::connect(lab.client(), at("198.51.100.1:80"));
     let silent = Instant::now();
     let took = drains_after(&daemon, silent);
-    assert!((3 * SECOND..5 * SECOND).contains(&took), "{took:?}\n{}", daemon.log());
+    assert!((3 * SECOND..6 * SECOND).contains(&took), "{took:?}\n{}", daemon.log());
     daemon.await_target("b", "inactive", SOON);
     // Its connection is known to nobody: refused at once, rather than left hanging.
     let asked = client.stream().write_all(b"GET / HTTP/1.1\r\n\r\n").and_then(|()| client.stream().read(&mut [0]));

@@ -100,7 +100,7 @@ fn a_target_drains_idle_timeout_after_its_last_udp_flow_has_timed_out() {
     });
     eventually("it drains", 20 * SECOND, || daemon.target("b")["state"] != "active");
     let took = last.elapsed();
-    assert!((7 * SECOND..Duration::from_millis(8500)).contains(&took), "{took:?}\n{}", daemon.log());
+    assert!((7 * SECOND..10 * SECOND).contains(&took), "{took:?}\n{}", daemon.log());
     daemon.await_target("b", "inactive", SOON);
 }
 

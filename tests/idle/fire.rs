@@ -25,7 +25,7 @@ fn a_busy_target_and_one_with_a_silent_connection_never_drain() {
     }
     let lab = Lab::with_clients(3);
     let _backend = serve(&lab, &[81, 82]);
-    let targets = [served("busy", 81, "200ms"), served("silent", 82, "200ms")];
+    let targets = [served("busy", 81, "500ms"), served("silent", 82, "200ms")];
     let frontends = [page("busy", "198.51.100.1:81", "busy:t"), held(82, "silent:t", "60s")];
     let mut daemon = Daemon::start(&lab, &config(&targets, &frontends));
     let silent = Client::connect(lab.client(), at("198.51.100.1:82"));
@@ -53,10 +53,12 @@ fn a_busy_target_and_one_with_a_silent_connection_never_drain() {
         }
     });
     let last = SystemTime::now();
-    assert!(served.into_inner() > 150);
+    // At least one in each idle time, on average several.
+    let served = served.into_inner();
+    assert!(served > 50, "{served}: too few to keep it in use");
     let at = drained(&mut daemon, 0, "busy", SOON);
     // The last connection of all has ended less than two rounds ago.
-    assert_on_time("busy", at, (last + SECOND / 10, last + SECOND / 5), LATE, &daemon.log());
+    assert_on_time("busy", at, (last + 4 * SECOND / 10, last + SECOND / 2), LATE, &daemon.log());
     let closed = SystemTime::now();
     assert!(!daemon.log().contains(&draining("silent")), "{}", daemon.log());
     drop(silent);
@@ -157,7 +159,7 @@ fn a_connection_whose_entry_was_lost_counts_again_with_its_next_packets() {
     let mut client = Client::connect(lab.client(), at("198.51.100.1:81"));
     lab.gateway.sh("conntrack -F 2>&1");
     client.ask();
-    eventually("it counts", SECOND / 4, || daemon.target("b")["flows"] == json!(1));
+    eventually("it counts", SOON, || daemon.target("b")["flows"] == json!(1));
     holds("it is in use", SECOND, || !daemon.log().contains(&draining("b")));
     let before = SystemTime::now();
     drop(client);

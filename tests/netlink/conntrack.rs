@@ -171,7 +171,7 @@ fn counters_start_and_zone_are_read_where_they_are_kept() {
 }
 
 #[test]
-fn foreign_flows_cost_little() {
+fn foreign_flows_cost_a_filtered_dump_less_than_half_of_a_whole_one() {
     let Some(world) = World::new() else { return };
     let servers = world.serve();
     let mut conntrack = world.gateway.run(|| Conntrack::open().expect("a socket"));
@@ -180,17 +180,21 @@ fn foreign_flows_cost_little() {
         // Below the range that is translated.
         world.flood(10_000..RANGE.start);
     }
-    let started = Instant::now();
-    assert_eq!(dnat(&mut conntrack).len(), 1);
-    let filtered = started.elapsed();
-    let started = Instant::now();
-    let all = to_port(&mut conntrack, Protocol::Udp, None).len();
-    let unfiltered = started.elapsed();
-    assert!(all >= 19_000, "{all}");
-    let started = Instant::now();
-    assert_eq!(to_port(&mut conntrack, Protocol::Udp, Some(12_345)).len(), 2);
-    let one = started.elapsed();
-    println!("{all} foreign flows: dnat {filtered:?}, one port {one:?}, all {unfiltered:?}");
+    // The quickest of a few: the machine may be busy with other tests.
+    let quickest = |dump: &mut dyn FnMut()| {
+        let time = |_| {
+            let started = Instant::now();
+            dump();
+            started.elapsed()
+        };
+        (0..5).map(time).min().expect("five")
+    };
+    let filtered = quickest(&mut || assert_eq!(dnat(&mut conntrack).len(), 1));
+    let one = quickest(&mut || assert_eq!(to_port(&mut conntrack, Protocol::Udp, Some(12_345)).len(), 2));
+    let mut count = 0;
+    let all = quickest(&mut || count = to_port(&mut conntrack, Protocol::Udp, None).len());
+    assert!(count >= 19_000, "{count}");
+    assert!(2 * filtered < all && 2 * one < all, "{count} flows: {all:?}, dnat {filtered:?}, one port {one:?}");
 }
 
 #[test]
