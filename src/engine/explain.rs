@@ -369,3 +369,34 @@ fn exact(duration: Duration) -> String {
 fn span(seconds: u64) -> String {
     humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_in_a_flowtable_has_no_end_that_is_known() {
+        let flow = FlowStatus {
+            frontend: "f".to_owned(),
+            protocol: Protocol::Tcp,
+            source: "198.51.100.2:41234".parse().expect("an address"),
+            destination: "198.51.100.1:80".parse().expect("an address"),
+            endpoint: "203.0.113.2:8080".parse().expect("an address"),
+            tcp_state: None,
+            counts: true,
+            offloaded: true,
+            age_seconds: None,
+            left_seconds: 0,
+            sent: None,
+            received: None,
+        };
+        let text =
+            "  tcp 198.51.100.2:41234 to 198.51.100.1:80 (frontend f, endpoint 203.0.113.2:8080), passes a flowtable.";
+        assert_eq!(flow_sentence(&flow), text);
+        let json = |flow: &FlowStatus| serde_json::to_value(flow).expect("JSON");
+        assert_eq!(json(&flow)["offloaded"], true);
+        let flow = FlowStatus { offloaded: false, left_seconds: 48, ..flow };
+        assert!(flow_sentence(&flow).ends_with(", ends in 48s if it stays silent."));
+        assert!(json(&flow).get("offloaded").is_none());
+    }
+}

@@ -381,6 +381,33 @@ mod tests {
         assert_eq!((entry.sent, entry.received, entry.start), (None, None, None));
     }
 
+    /// [`TCP`] as kernels dump it while it passes a flowtable: with the bit, and without CTA_TIMEOUT and CTA_PROTOINFO
+    /// (`ctnetlink_dump_extinfo` and `ctnetlink_fill_info` leave them out).
+    #[test]
+    fn an_entry_in_a_flowtable_has_neither_timeout_nor_state() {
+        let whole = bytes(TCP);
+        for bits in [Status::OFFLOAD, Status::OFFLOAD | Status::HW_OFFLOAD] {
+            let mut shown = whole[..GENERIC_HEADER].to_vec();
+            for (kind, value) in Attributes::after(&whole, GENERIC_HEADER) {
+                let nested = matches!(kind, cta::TUPLE_ORIG | cta::TUPLE_REPLY);
+                let value = match kind {
+                    cta::TIMEOUT | cta::PROTOINFO => continue,
+                    cta::STATUS => (be32(value).expect("a number") | bits).to_be_bytes().to_vec(),
+                    _ => value.to_vec(),
+                };
+                assert_eq!(value.len() % 4, 0, "no padding is needed");
+                shown.extend((value.len() as u16 + 4).to_ne_bytes());
+                shown.extend((kind | if nested { 0x8000 } else { 0 }).to_ne_bytes());
+                shown.extend(value);
+            }
+            let entry = Entry::parse(&shown).expect("whole");
+            assert!(entry.status.offloaded() && entry.status.held() && entry.status.answered() && entry.status.dnat());
+            assert_eq!((entry.timeout, entry.tcp_state), (None, None));
+            assert_eq!(entry.key(), Entry::parse(&whole).expect("whole").key());
+        }
+        assert!(!Entry::parse(&whole).expect("whole").status.offloaded());
+    }
+
     #[test]
     fn a_udp_entry() {
         let entry = Entry::parse(&bytes(UDP)).expect("whole");
