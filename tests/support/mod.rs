@@ -21,6 +21,7 @@ mod daemon;
 mod kernel;
 mod lab;
 mod namespace;
+pub mod packets;
 mod process;
 mod rights;
 mod servers;

@@ -8,7 +8,7 @@
 //! has said that it is, and then sent on at once.
 
 mod counters;
-mod packet;
+pub mod packet;
 mod sender;
 mod store;
 
