@@ -43,8 +43,12 @@ pub struct HoldStatus {
 /// Counts of all frontends together.
 #[derive(Debug, Default)]
 pub struct Totals {
-    /// First packets that could not be held: fragments, malformed ones, what is neither TCP nor UDP.
+    /// First packets that could not be held: fragments, malformed ones, neither TCP nor UDP, or with headers too long to
+    /// be sent again.
     pub unfit: AtomicU64,
+    /// First packets from outside whose source no other host can have. The rules drop them before; these have come another
+    /// way.
+    pub forged: AtomicU64,
     /// How often packets came faster than they could be read, and some were lost.
     pub overruns: AtomicU64,
 }
@@ -54,13 +58,15 @@ pub struct Totals {
 #[allow(missing_docs, reason = "the fields are those of Totals")]
 pub struct TotalsStatus {
     pub unfit: u64,
+    pub forged: u64,
     pub overruns: u64,
 }
 
 impl Totals {
     /// The counts now.
     pub fn read(&self) -> TotalsStatus {
-        TotalsStatus { unfit: self.unfit.load(Ordering::Relaxed), overruns: self.overruns.load(Ordering::Relaxed) }
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        TotalsStatus { unfit: read(&self.unfit), forged: read(&self.forged), overruns: read(&self.overruns) }
     }
 }
 

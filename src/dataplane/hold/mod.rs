@@ -122,6 +122,10 @@ impl Holder {
     }
 
     fn hold(&mut self, io: &mut Io<'_>, packet: Packet, from_here: bool) {
+        if !from_here && packet.flow.has_forged_source() {
+            // The chain `forged` drops these; another program's rule can log to our group too.
+            return Counters::count(&self.totals.forged);
+        }
         let Some(id) = self.front_of(&packet) else { return };
         let (Some(front), Some(open)) = (self.fronts.get_mut(&id), &mut self.open) else { return };
         Counters::count(&front.counters.captured);

@@ -5,6 +5,10 @@
 //! | `cold-drop` | drops a first packet; its client tries again |
 //! | `cold-hold` | hands a first packet to the holder by NFLOG, and drops it |
 //! | `cold-refuse` | tells the client that nobody is there |
+//! | `forged` | drops packets from outside whose source no other host can have; the others jump to it first |
+//!
+//! A packet in `prerouting` has not met the kernel's checks of source addresses: they follow with its route. One that is
+//! held and sent again from here never meets them, and an answer to a forged one would be a packet of this host to itself.
 //!
 //! A drop in the output hook is an error for a local sender of UDP (`EPERM`). So the UDP of clients on this host is let out
 //! of the cold chains, and dropped further on, after the loopback interface, by `cold-guard`.
@@ -12,21 +16,25 @@
 //! `cold-…-any` is the same for a wildcard listen, `cold-…-N` for a frontend with rules of its own.
 
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use nftables::expr::{Expression, MetaKey};
+use nftables::expr::{Expression, FibFlag, MetaKey};
 use nftables::types::{NfChainType, NfHook};
 use serde_json::Value;
 
 use super::maps::{Map, key_of};
 use super::transaction::Transaction;
 use super::words::{
-    accept, and, ct, drop, field, goto, ip_of, is, is_family, is_member, is_not, log_to_group, meta, refuse, reset,
-    text,
+    accept, address_type, and, ct, drop, field, go_back, goto, ip_of, is, is_family, is_member, is_not, is_one_of,
+    jump, log_to_group, meta, prefix, refuse, reset, text,
 };
-use super::{PRIORITY, only_this_host, only_what_is_meant};
+use super::{PRIORITY, only_this_host, only_what_is_meant, only_who_may_come_in};
 use crate::config::{Protocol, Route};
 use crate::dataplane::plan::{Plan, Rules};
 use crate::plugin::{ColdPath, OnFailure};
+
+/// The chain that drops packets with forged sources.
+const FORGED: &str = "forged";
 
 /// What the names of the sets of guarded UDP listens begin with.
 const GUARDED: &str = "guarded";
@@ -69,8 +77,11 @@ fn own_name(id: usize, rules: &Rules, refusing: bool) -> String {
 
 /// The chains that are shared, and the guard.
 pub(super) fn shared_chains(transaction: &mut Transaction, plan: &Plan) {
+    forged(transaction);
     let chain = |transaction: &mut Transaction, name: &str| {
         transaction.add_chain(name);
+        // jump forged
+        transaction.add_rule(name, vec![jump(FORGED)], None);
         // tcp flags & (fin | syn | rst | ack) != syn reject with tcp reset
         // The middle of a connection whose entry is gone: its client should know at once.
         let flags = and(field("tcp", "flags"), Expression::List(["fin", "syn", "rst", "ack"].map(text).to_vec()));
@@ -109,12 +120,46 @@ pub(super) fn own_chains(transaction: &mut Transaction, id: usize, rules: &Rules
     for refusing in [false, true].into_iter().take(1 + usize::from(refuses)) {
         let name = own_name(id, rules, refusing);
         transaction.add_chain(&name);
-        only_what_is_meant(transaction, &name, id, rules);
+        only_what_is_meant(transaction, &name, rules);
+        if !rules.access.is_open() {
+            // The gate may answer, so it does not see them.
+            // jump forged
+            transaction.add_rule(&name, vec![jump(FORGED)], None);
+        }
+        only_who_may_come_in(transaction, &name, id, rules);
         if let Some(shared) = shared_name(rules, refusing) {
             // goto cold-hold
             transaction.add_rule(&name, vec![goto(shared)], None);
         }
     }
+}
+
+/// Drops packets from outside whose source is this host's own, or no host's (RFC 1122, section 3.2.1.3; RFC 4291).
+///
+/// `fib` knows the host's own addresses, the broadcast addresses of its subnets and its IPv6 anycast addresses. Of two
+/// others it says `unicast` or `unspec`, depending on the routes: IPv4's network 0, and what IPv6 has outside of unicast.
+fn forged(transaction: &mut Transaction) {
+    transaction.add_chain(FORGED);
+    // oif != 0 return
+    // Clients on this host, and held packets that are sent again: these have passed here before.
+    transaction.add_rule(FORGED, vec![is_not(meta(MetaKey::Oif), Expression::Number(0)), go_back()], None);
+    // iifname "lo" return
+    transaction.add_rule(FORGED, vec![is(meta(MetaKey::Iifname), text("lo")), go_back()], None);
+    // fib saddr type { local, broadcast, anycast, multicast } drop
+    let types = ["local", "broadcast", "anycast", "multicast"].map(text);
+    transaction.add_rule(FORGED, vec![is_one_of(address_type(FibFlag::Saddr), types), drop()], None);
+    // ip saddr { 0.0.0.0/8, 127.0.0.0/8 } drop
+    let zero = prefix(Ipv4Addr::UNSPECIFIED.into(), 8);
+    let loopback = prefix(Ipv4Addr::new(127, 0, 0, 0).into(), 8);
+    transaction.add_rule(FORGED, vec![is_one_of(field("ip", "saddr"), [zero, loopback]), drop()], None);
+    // ip6 saddr { ::/127, ::ffff:0:0/96, ff00::/8 } drop
+    // The unspecified address and ::1; IPv4 addresses (RFC 4942, section 2.2); multicast.
+    let addresses = [
+        prefix(Ipv6Addr::UNSPECIFIED.into(), 127),
+        prefix(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped().into(), 96),
+        prefix(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
+    ];
+    transaction.add_rule(FORGED, vec![is_one_of(field("ip6", "saddr"), addresses), drop()], None);
 }
 
 /// Drops what comes from elsewhere at once, and the UDP of this host later.

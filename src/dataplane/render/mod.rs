@@ -15,7 +15,8 @@
 //!     chain prerouting { type nat hook prerouting priority -101; … vmap @active_ip4 … vmap @cold_ip4 … }
 //!     chain output { …the same, for clients on this host }
 //!     chain frontend-0 { jump timeout-60s; meta l4proto tcp dnat ip to 127.0.0.1:8080 comment "public-http" }
-//!     chain cold-drop { … drop }
+//!     chain forged { … fib saddr type { local, … } drop … }
+//!     chain cold-drop { jump forged … drop }
 //!     chain cold-hold { … log group 28775 … drop }
 //!     chain timeout-60s { meta l4proto tcp ct timeout set "tcp4-60s" … }
 //! }
@@ -197,7 +198,8 @@ fn entrance(transaction: &mut Transaction, plan: &Plan, chain: &str, hook: NfHoo
 fn active_chain(transaction: &mut Transaction, id: usize, rules: &Rules) {
     let name = active_name(id);
     transaction.add_chain(&name);
-    only_what_is_meant(transaction, &name, id, rules);
+    only_what_is_meant(transaction, &name, rules);
+    only_who_may_come_in(transaction, &name, id, rules);
     // jump timeout-60s
     transaction.add_rule(&name, vec![jump(&timeout_chain(rules.timeouts))], None);
     for v4 in [true, false] {
@@ -249,8 +251,8 @@ fn is_port(rules: &Rules, ports: Ports) -> Statement<'static> {
     is(field(rules.protocol.name(), "dport"), port_or_range(ports))
 }
 
-/// Sends back from a frontend's chain what its map's key alone cannot tell from its flows, and those who may not come in.
-fn only_what_is_meant(transaction: &mut Transaction, chain: &str, id: usize, rules: &Rules) {
+/// Sends back from a frontend's chain what its map's key alone cannot tell from its flows.
+fn only_what_is_meant(transaction: &mut Transaction, chain: &str, rules: &Rules) {
     if rules.routes.iter().all(|route| route.is_wildcard()) {
         only_this_host(transaction, chain, Vec::new());
     } else {
@@ -269,6 +271,10 @@ fn only_what_is_meant(transaction: &mut Transaction, chain: &str, id: usize, rul
         expr.push(go_back());
         transaction.add_rule(chain, expr, None);
     }
+}
+
+/// Sends clients away that the frontend's access rules do not admit.
+fn only_who_may_come_in(transaction: &mut Transaction, chain: &str, id: usize, rules: &Rules) {
     if !rules.access.is_open() {
         // jump gate-0
         transaction.add_rule(chain, vec![jump(&access::gate_name(id))], None);

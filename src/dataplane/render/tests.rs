@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::*;
 use crate::config::{Access, Masquerade, Prefix, Protocol};
 use crate::dataplane::plan::{OnLink, Timeouts};
-use crate::plugin::ColdPath;
+use crate::plugin::{ColdPath, HoldOptions, OnFailure};
 
 /// A frontend with these routes, `LISTEN>ENDPOINT`.
 fn rules(protocol: Protocol, routes: &[&str]) -> Rules {
@@ -213,4 +213,100 @@ fn restoring_a_chain_and_a_map_touches_nothing_else() {
     let whole = whole["nftables"].as_array().expect("a list").clone();
     assert_eq!(chain(&commands, "prerouting"), chain(&whole, "prerouting"));
     assert_eq!(commands.len(), 2 + 1 + chain(&whole, "prerouting").len(), "{commands:?}");
+}
+
+/// A frontend that holds packets.
+fn holding(on_failure: OnFailure, access: Access, route: &str) -> Rules {
+    let cold = ColdPath::Hold(HoldOptions {
+        group: 28775,
+        packets: 1,
+        per_source: 1,
+        bytes: 1,
+        timeout: Duration::from_secs(1),
+        on_failure,
+        replay: true,
+    });
+    Rules { cold, access, ..rules(Protocol::Udp, &[route]) }
+}
+
+fn allowed(reject: bool) -> Access {
+    let prefix = Prefix::around("192.0.2.0".parse().expect("an address"), 24);
+    Access { allow: vec![prefix], reject, ..Access::default() }
+}
+
+const JUMP_FORGED: &str = r#"[{"jump":{"target":"forged"}}]"#;
+const ONLY_FIRST: &str = concat!(
+    r#"[{"match":{"left":{"&":[{"payload":{"field":"flags","protocol":"tcp"}},["fin","syn","rst","ack"]]},"#,
+    r#""op":"!=","right":"syn"}},{"reject":{"type":"tcp reset"}}]"#
+);
+const LOCAL_UDP: &str = concat!(
+    r#"[{"match":{"left":{"meta":{"key":"oif"}},"op":"!=","right":0}},"#,
+    r#"{"match":{"left":{"meta":{"key":"l4proto"}},"op":"==","right":"udp"}},{"accept":{}}]"#
+);
+const DROP: &str = r#"[{"drop":{}}]"#;
+
+#[test]
+fn shared_cold_chains_drop_forged_sources_before_anything_else() {
+    let commands = commands_of(
+        vec![holding(OnFailure::Reject, Access::default(), "0.0.0.0:80>10.0.0.1:81")],
+        State { cold: [0].into(), ..State::default() },
+    );
+    let log = r#"[{"log":{"group":28775,"snaplen":65535}}]"#;
+    assert_eq!(chain(&commands, "cold-hold"), [JUMP_FORGED, ONLY_FIRST, log, LOCAL_UDP, DROP]);
+    assert_eq!(chain(&commands, "cold-drop"), [JUMP_FORGED, ONLY_FIRST, LOCAL_UDP, DROP]);
+    let refuse = chain(&commands, "cold-refuse");
+    assert_eq!(refuse[..2], [JUMP_FORGED, ONLY_FIRST]);
+    assert_eq!(refuse.len(), 4, "{refuse:?}");
+    for name in ["cold-drop", "cold-hold", "cold-refuse"] {
+        let any = chain(&commands, &format!("{name}-any"));
+        assert_eq!(any.len(), 2, "{any:?}");
+        assert!(any[0].contains(r#""right":"local""#) && any[0].ends_with(r#"{"return":{}}]"#), "{any:?}");
+        assert_eq!(any[1], format!(r#"[{{"goto":{{"target":"{name}"}}}}]"#));
+    }
+    let forged = [
+        r#"[{"match":{"left":{"meta":{"key":"oif"}},"op":"!=","right":0}},{"return":{}}]"#,
+        r#"[{"match":{"left":{"meta":{"key":"iifname"}},"op":"==","right":"lo"}},{"return":{}}]"#,
+        r#"[{"match":{"left":{"fib":{"flags":["saddr"],"result":"type"}},"op":"==","right":{"set":["local","broadcast","anycast","multicast"]}}},{"drop":{}}]"#,
+        r#"[{"match":{"left":{"payload":{"field":"saddr","protocol":"ip"}},"op":"==","right":{"set":[{"prefix":{"addr":"0.0.0.0","len":8}},{"prefix":{"addr":"127.0.0.0","len":8}}]}}},{"drop":{}}]"#,
+        r#"[{"match":{"left":{"payload":{"field":"saddr","protocol":"ip6"}},"op":"==","right":{"set":[{"prefix":{"addr":"::","len":127}},{"prefix":{"addr":"::ffff:0.0.0.0","len":96}},{"prefix":{"addr":"ff00::","len":8}}]}}},{"drop":{}}]"#,
+    ];
+    assert_eq!(chain(&commands, "forged"), forged);
+    assert_eq!(elements(&commands, "cold_any4"), [r#"[{"concat":["udp",80]},{"goto":{"target":"cold-hold-any"}}]"#]);
+    assert_eq!(elements(&commands, "guarded_any4"), ["80"]);
+}
+
+#[test]
+fn a_gate_that_may_answer_comes_after_the_forged_sources() {
+    for reject in [false, true] {
+        let frontend = holding(OnFailure::Reject, allowed(reject), "0.0.0.0:80>10.0.0.1:81");
+        let commands = commands_of(vec![frontend], State { cold: [0].into(), ..State::default() });
+        for shared in ["cold-hold", "cold-refuse"] {
+            let own = chain(&commands, &format!("{shared}-0"));
+            assert_eq!(own.len(), 4, "{own:?}");
+            assert!(own[0].contains(r#""right":"local""#), "{own:?}");
+            assert_eq!(own[1], JUMP_FORGED);
+            assert_eq!(own[2], r#"[{"jump":{"target":"gate-0"}}]"#);
+            assert_eq!(own[3], format!(r#"[{{"goto":{{"target":"{shared}"}}}}]"#));
+        }
+        let away = chain(&commands, "away-0");
+        assert_eq!(away == [DROP], !reject, "{away:?}");
+    }
+    // Without an answer to give, there is no chain for it.
+    let commands = commands(holding(OnFailure::Drop, allowed(true), "192.0.2.1:80>10.0.0.1:81"));
+    assert!(!names(&commands, "chain").contains(&"cold-refuse-0"));
+}
+
+#[test]
+fn a_refusing_frontend_changes_one_element() {
+    let plan = Plan { frontends: vec![holding(OnFailure::Reject, Access::default(), "192.0.2.1:80>10.0.0.1:81")] };
+    let cold = State { cold: [0].into(), ..State::default() };
+    let refusing = State { refusing: [0].into(), ..cold.clone() };
+    let text = changes(&plan, &cold, &refusing).expect("a change");
+    let document: Value = serde_json::from_str(&text).expect("JSON");
+    let commands = document["nftables"].as_array().expect("a list");
+    assert_eq!(commands.len(), 2, "{text}");
+    assert_eq!(commands[0]["delete"]["element"]["elem"].to_string(), r#"[{"concat":["udp","192.0.2.1",80]}]"#);
+    let added = r#"[{"concat":["udp","192.0.2.1",80]},{"goto":{"target":"cold-refuse"}}]"#;
+    assert_eq!(elements(commands, "cold_ip4"), [added]);
+    assert_eq!(changes(&plan, &cold, &cold), None);
 }

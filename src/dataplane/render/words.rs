@@ -85,6 +85,10 @@ fn one_or_concat(mut key: Vec<E>) -> E {
     }
 }
 
+pub(super) fn is_one_of(left: E, values: impl IntoIterator<Item = E>) -> S {
+    is(left, Expression::Named(NamedExpression::Set(values.into_iter().map(SetItem::Element).collect())))
+}
+
 pub(super) fn is_not_one_of(left: E, values: &[String]) -> S {
     let values = values.iter().map(|value| SetItem::Element(text(value.clone()))).collect();
     is_not(left, Expression::Named(NamedExpression::Set(values)))
