@@ -99,13 +99,15 @@ pub fn main_with(arguments: impl Iterator<Item = OsString>, register: fn(&mut Re
         Command::Doctor { config, json } => examine(&config, json, register),
         Command::Run(path) => run(&path, register, began).map(|()| ExitCode::SUCCESS),
     });
-    match result {
+    let status = match result {
         Ok(status) => status,
         Err(failure) => {
-            eprintln!("proxygw: {failure}");
+            logging::report_failure(&failure);
             ExitCode::from(if matches!(failure, Failure::Usage(_)) { 2 } else { 1 })
         }
-    }
+    };
+    logging::flush();
+    status
 }
 
 fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, Failure> {
@@ -294,7 +296,7 @@ fn exit_at_once(mark: &Mark, localnet: &Localnet, signal: crate::reactor::Signal
     if let Err(error) = loopback::remove_all() {
         log::error!("cannot remove the routes of ::1: {error}");
     }
-    std::process::exit(1)
+    logging::exit(1)
 }
 
 #[cfg(test)]

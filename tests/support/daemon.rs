@@ -22,6 +22,8 @@ const EXIT: Duration = Duration::from_secs(20);
 pub struct DaemonOptions {
     /// `log.level`.
     pub level: &'static str,
+    /// `log.output`. With another than `stderr`, [`Daemon::log`] is empty.
+    pub output: String,
     /// `plugins.ctl.codec`. With `cbor`, [`Daemon::status`] and all that builds on it cannot be used.
     pub codec: &'static str,
     /// The daemon's program, if it is another than the workspace's own.
@@ -38,6 +40,7 @@ impl Default for DaemonOptions {
     fn default() -> Self {
         DaemonOptions {
             level: "DEBUG",
+            output: "stderr".to_owned(),
             codec: "json",
             program: None,
             plugins: json!({}),
@@ -83,7 +86,7 @@ impl Daemon {
         let socket = folder.path().join("proxygw.sock");
         let mut head = json!({
             "version": "v1",
-            "log": {"output": "stderr", "level": options.level},
+            "log": {"output": options.output, "level": options.level},
             "plugins": {"ctl": {"socket": socket, "codec": options.codec}},
         });
         if let (Some(all), Some(more)) = (head["plugins"].as_object_mut(), options.plugins.as_object()) {

@@ -1,0 +1,146 @@
+//! The log: one line per event, with the time in UTC and the level.
+//!
+//! A thread that logs never waits for the output. It appends the line to a bounded queue ([`queue`]); the thread `log` writes
+//! ([`writer`]). Where the output takes no more, lines are dropped, counted, and reported when it works again. What the log
+//! cannot do before the process ends within [`FLUSH`], it does not do.
+
+mod line;
+mod output;
+mod queue;
+mod writer;
+
+use std::fmt;
+use std::io::{self, Write as _};
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+use log::{Metadata, Record};
+
+use crate::config::{Log, LogOutput};
+use line::Line;
+use output::Output;
+use queue::Queue;
+use writer::Writer;
+
+/// Time that the end of the process waits for the output.
+const FLUSH: Duration = Duration::from_millis(500);
+
+/// The log of this process.
+static LOGGER: OnceLock<Logger> = OnceLock::new();
+
+struct Logger {
+    queue: Queue,
+    /// Lines go to standard error.
+    to_stderr: bool,
+}
+
+/// Opens the output and starts the thread that writes. From now on a panic is logged, and nothing is printed.
+///
+/// A FIFO without a reader is no error: lines wait in the queue until there is one.
+///
+/// # Errors
+/// The log file could not be opened, or the operating system has no thread or file descriptor left.
+pub fn start(log: &Log) -> io::Result<()> {
+    if LOGGER.get().is_some() {
+        // Only a second daemon in one process, as tests start it, finds a logger there.
+        return Ok(());
+    }
+    let output = match &log.output {
+        LogOutput::Stdout => Output::stdout()?,
+        LogOutput::Stderr => Output::stderr()?,
+        LogOutput::File(path) => Output::file(path)?,
+    };
+    if !output.is_open() {
+        complain_now(format_args!("the log output has no reader yet; lines wait for one"));
+    }
+    let queue = Queue::new()?;
+    let logger = LOGGER.get_or_init(|| Logger { queue, to_stderr: log.output == LogOutput::Stderr });
+    std::thread::Builder::new().name("log".to_owned()).spawn(|| Writer::new(&logger.queue, output).run())?;
+    if log::set_logger(logger).is_ok() {
+        log::set_max_level(log.level);
+        std::panic::set_hook(Box::new(log_panic));
+    }
+    Ok(())
+}
+
+/// Opens the log file again, after it has been moved away. The thread that writes does it.
+pub fn reopen() {
+    if let Some(logger) = LOGGER.get() {
+        logger.queue.request_reopen();
+    }
+}
+
+/// Waits until everything is written, for half a second at most. For the end of the process.
+pub fn flush() {
+    if let Some(logger) = LOGGER.get() {
+        logger.queue.flush(FLUSH);
+    }
+}
+
+/// Ends the process with a status, at once, after [`flush`].
+pub fn exit(status: i32) -> ! {
+    flush();
+    std::process::exit(status)
+}
+
+/// Reports why the process ends: in the log, once there is one, and on standard error. Never waits for either.
+pub fn report_failure(failure: &dyn fmt::Display) {
+    match LOGGER.get() {
+        None => eprintln!("proxygw: {failure}"),
+        Some(logger) => {
+            log::error!("{failure}");
+            if !logger.to_stderr {
+                complain_now(format_args!("{failure}"));
+            }
+        }
+    }
+}
+
+/// Prints a line to standard error, if that takes it at once.
+fn complain_now(text: fmt::Arguments<'_>) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    const PIPE_BUF: usize = 4096;
+    let stderr = io::stderr();
+    let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
+    if poll(&mut fds, Some(&Timespec::default())) == Ok(1) {
+        let line = Line::new(format_args!("proxygw: {text}"));
+        let line = line.as_bytes();
+        let _ = stderr.lock().write_all(&line[..line.len().min(PIPE_BUF)]);
+    }
+}
+
+impl log::Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.queue.push(format(format_args!("{:<5} {}", record.level(), record.args())).as_bytes());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// A line with the time.
+fn format(text: fmt::Arguments<'_>) -> Line {
+    Line::new(format_args!("{} {text}", humantime::format_rfc3339_millis(SystemTime::now())))
+}
+
+/// Logs a panic where std's own hook would print it, and wait for standard error.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    use std::backtrace::{Backtrace, BacktraceStatus};
+    let thread = std::thread::current();
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+    let text = text.unwrap_or("no message");
+    log::error!("thread {:?} panicked at {place}: {text}", thread.name().unwrap_or("unnamed"));
+    // Only if RUST_BACKTRACE asks for it.
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        backtrace.to_string().lines().for_each(|line| log::error!("{line}"));
+    }
+}
