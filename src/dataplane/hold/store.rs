@@ -1,19 +1,20 @@
 //! The packets that wait for one frontend's target. Pure: no clock, no socket.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::packet::{Flow, Packet};
 use crate::plugin::HoldOptions;
 
-/// The waiting packets, one per flow, in order of arrival. Invariants: `by_flow` and `by_source` count exactly what `queue`
-/// has, and neither of the limits is passed.
+/// The waiting packets, one per flow, in order of arrival. Invariants: `by_flow`, `by_source` and `bytes` are exactly those
+/// of what `queue` has, and no limit is exceeded. No operation takes time in proportion to the number of packets.
 #[derive(Debug, Default)]
 pub struct Store {
     queue: BTreeMap<u64, Waiting>,
     by_flow: HashMap<Flow, u64>,
-    by_source: HashMap<IpAddr, u32>,
+    /// Positions in the queue, oldest first. Only a source's oldest packet is ever removed.
+    by_source: HashMap<IpAddr, VecDeque<u64>>,
     bytes: usize,
     next: u64,
 }
@@ -46,18 +47,18 @@ impl Store {
         }
         let mut made_room = 0;
         let source = source_of(&packet.flow);
-        if self.by_source.get(&source).is_some_and(|count| *count >= limits.per_source) {
-            let oldest = self.queue.iter().find(|(_, waiting)| source_of(&waiting.packet.flow) == source);
-            if let Some(position) = oldest.map(|(position, _)| *position) {
-                self.take(position);
-                made_room += 1;
-            }
+        if let Some(own) = self.by_source.get(&source)
+            && own.len() >= limits.per_source as usize
+            && let Some(oldest) = own.front().copied()
+        {
+            self.take(oldest);
+            made_room += 1;
         }
         let position = self.next;
         self.next += 1;
         self.bytes += packet.len();
         self.by_flow.insert(packet.flow, position);
-        *self.by_source.entry(source).or_default() += 1;
+        self.by_source.entry(source).or_default().push_back(position);
         self.queue.insert(position, Waiting { packet, since: now });
         made_room += self.make_room(limits);
         (Kept::New, made_room)
@@ -97,14 +98,16 @@ impl Store {
         self.queue.len()
     }
 
+    /// Takes a packet out that is the oldest of its source.
     fn take(&mut self, position: u64) -> Option<Packet> {
         let packet = self.queue.remove(&position)?.packet;
         self.bytes -= packet.len();
         self.by_flow.remove(&packet.flow);
         let source = source_of(&packet.flow);
-        if let Some(count) = self.by_source.get_mut(&source) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(own) = self.by_source.get_mut(&source) {
+            // The oldest of all is its source's oldest too.
+            own.pop_front();
+            if own.is_empty() {
                 self.by_source.remove(&source);
             }
         }
@@ -119,3 +122,6 @@ fn source_of(flow: &Flow) -> IpAddr {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
     }
 }
+
+#[cfg(test)]
+mod tests;
