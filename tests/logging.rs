@@ -33,13 +33,14 @@ fn hold_open(path: &Path) -> File {
 
 /// Fills a FIFO until it takes not a byte more.
 fn fill(mut fifo: &File) {
+    // `write_all` ends with what fits; a single byte tells that none fits any more.
     for part in [&[b'\n'; 4096][..], b"\n"] {
-        loop {
-            match fifo.write(part) {
-                Ok(_) => {}
-                Err(error) => break assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        let error = loop {
+            if let Err(error) = fifo.write_all(part) {
+                break error;
             }
-        }
+        };
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
     }
 }
 

@@ -110,7 +110,11 @@ impl Nflog {
                 let message = message?;
                 if message.kind == ERROR {
                     let number = message.payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                    return if number == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-number)) };
+                    return if number == 0 {
+                        Ok(())
+                    } else {
+                        Err(io::Error::from_raw_os_error(number.saturating_neg()))
+                    };
                 }
             }
         }
@@ -128,17 +132,22 @@ impl Nflog {
             Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => return Ok(Received::Overrun),
             Err(error) => return Err(error),
         };
-        for message in Messages::new(&self.buffer[..length]) {
-            let Ok(message) = message else { break };
-            let attributes = || Attributes::after(message.payload, GENERIC_HEADER);
-            if message.kind == PACKET
-                && let Some(payload) = attributes().find(PAYLOAD)
-            {
-                let from_here = attributes().find(HEADER).and_then(|header| header.get(2)) == Some(&LOCAL_OUT);
-                each(Logged { payload, from_here });
-            }
-        }
+        for_each_packet(&self.buffer[..length], each);
         Ok(Received::Some)
+    }
+}
+
+/// Gives `each` the packets of one datagram of the kernel. Pure: what is not whole ends it, what is not a packet is skipped.
+pub fn for_each_packet(datagram: &[u8], each: &mut dyn FnMut(Logged<'_>)) {
+    for message in Messages::new(datagram) {
+        let Ok(message) = message else { break };
+        let attributes = || Attributes::after(message.payload, GENERIC_HEADER);
+        if message.kind == PACKET
+            && let Some(payload) = attributes().find(PAYLOAD)
+        {
+            let from_here = attributes().find(HEADER).and_then(|header| header.get(2)) == Some(&LOCAL_OUT);
+            each(Logged { payload, from_here });
+        }
     }
 }
 
@@ -151,5 +160,50 @@ impl AsFd for Nflog {
 impl fmt::Debug for Nflog {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Nflog").field("fd", &self.fd).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A packet as the kernel logs it.
+    fn message(hook: u8, payload: &[u8]) -> Vec<u8> {
+        let header = [0x08, 0x00, hook, 0];
+        Request::new(PACKET, &[2, 0, 0, 1])
+            .attribute(HEADER, &header)
+            .attribute(PAYLOAD, payload)
+            .finish(NlmF::empty(), 0)
+            .to_vec()
+    }
+
+    fn packets(datagram: &[u8]) -> Vec<(Vec<u8>, bool)> {
+        let mut all = Vec::new();
+        for_each_packet(datagram, &mut |logged| all.push((logged.payload.to_vec(), logged.from_here)));
+        all
+    }
+
+    #[test]
+    fn the_hook_says_whether_a_packet_is_of_this_host() {
+        const PREROUTING: u8 = 0;
+        let both = [message(PREROUTING, b"outside"), message(LOCAL_OUT, b"inside")].concat();
+        assert_eq!(packets(&both), [(b"outside".to_vec(), false), (b"inside".to_vec(), true)]);
+        // Without a header it counts as from outside, which is the stricter.
+        let bare = Request::new(PACKET, &[2, 0, 0, 1]).attribute(PAYLOAD, b"x").finish(NlmF::empty(), 0).to_vec();
+        assert_eq!(packets(&bare), [(b"x".to_vec(), false)]);
+    }
+
+    #[test]
+    fn no_cut_and_no_flipped_bit_panics_or_reads_beyond_the_datagram() {
+        let whole = [message(LOCAL_OUT, b"first packet"), message(0, b"second")].concat();
+        for end in 0..whole.len() {
+            assert!(packets(&whole[..end]).len() < 2, "{end}");
+        }
+        for bit in 0..whole.len() * 8 {
+            let mut bad = whole.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let bytes: usize = packets(&bad).iter().map(|(payload, _)| payload.len()).sum();
+            assert!(bytes <= whole.len(), "{bit}");
+        }
     }
 }

@@ -68,7 +68,7 @@ const DESTINATION_OPTIONS: u8 = 60;
 /// A header of destination options full of padding, `length` bytes long in all.
 fn destination_options(next: u8, length: usize) -> Vec<u8> {
     const PAD_N: u8 = 1;
-    assert!(length % 8 == 0 && (8..=2048).contains(&length));
+    assert!(length.is_multiple_of(8) && (8..=2048).contains(&length));
     let mut header = vec![next, (length / 8 - 1) as u8];
     while header.len() < length {
         let padding = (length - header.len() - 2).min(255);
