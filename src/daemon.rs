@@ -185,7 +185,6 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     let subject = Subject::new(&setup);
     let Setup { config, targets, frontends, warnings, services } = setup;
     logging::start(&config.log).map_err(Failure::system("cannot open the log file"))?;
-    vital::log_panics();
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let _lock = InstanceLock::claim().map_err(|error| Failure::System(error.to_string()))?;
     raise_limit(config.targets.len(), config.frontends.len());

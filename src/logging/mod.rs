@@ -15,7 +15,7 @@ use std::panic::PanicHookInfo;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use log::{Metadata, Record};
+use env_logger::{Builder, Target};
 
 use crate::config::{Log, LogOutput};
 use line::Line;
@@ -57,8 +57,12 @@ pub fn start(log: &Log) -> io::Result<()> {
     let queue = Queue::new()?;
     let logger = LOGGER.get_or_init(|| Logger { queue, to_stderr: log.output == LogOutput::Stderr });
     std::thread::Builder::new().name("log".to_owned()).spawn(|| Writer::new(&logger.queue, output).run())?;
-    if log::set_logger(logger).is_ok() {
-        log::set_max_level(log.level);
+    let started = Builder::new()
+        .filter_level(log.level)
+        .target(Target::Pipe(Box::new(Lines(&logger.queue))))
+        .format(|out, record| out.write_all(line(format_args!("{:<5} {}", record.level(), record.args())).as_bytes()))
+        .try_init();
+    if started.is_ok() {
         std::panic::set_hook(Box::new(log_panic));
     }
     Ok(())
@@ -110,26 +114,26 @@ fn complain_now(text: fmt::Arguments<'_>) {
     }
 }
 
-impl log::Log for Logger {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= log::max_level()
+/// Takes whole lines, which is what env_logger writes.
+struct Lines(&'static Queue);
+
+impl io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
     }
 
-    fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
-            self.queue.push(format(format_args!("{:<5} {}", record.level(), record.args())).as_bytes());
-        }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
-
-    fn flush(&self) {}
 }
 
 /// A line with the time.
-fn format(text: fmt::Arguments<'_>) -> Line {
+fn line(text: fmt::Arguments<'_>) -> Line {
     Line::new(format_args!("{} {text}", humantime::format_rfc3339_millis(SystemTime::now())))
 }
 
-/// Logs a panic where std's own hook would print it, and wait for standard error.
+/// Logs a panic with its thread and place. The standard library's own hook would print it, and wait for standard error.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     use std::backtrace::{Backtrace, BacktraceStatus};
     let thread = std::thread::current();

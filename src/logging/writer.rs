@@ -59,7 +59,7 @@ impl Writer<'_> {
         }
         self.lost += batch.dropped;
         if self.lost > 0 && rest.is_empty() {
-            let note = super::format(format_args!("WARN  {} log lines dropped: the output took no more", self.lost));
+            let note = super::line(format_args!("WARN  {} log lines dropped: the output took no more", self.lost));
             if self.write_chunk(note.as_bytes()).is_ok() {
                 self.lost = 0;
             }

@@ -5,7 +5,6 @@
 //! on other hosts, until the service manager starts the daemon again.
 
 use std::io;
-use std::panic::PanicHookInfo;
 use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -61,7 +60,7 @@ pub fn end(reason: String) -> ! {
             Ok(count) => log::error!("killed {count} processes of commands"),
             Err(error) => log::error!("cannot kill the processes of commands: {error}"),
         }
-        log::logger().flush();
+        crate::logging::flush();
         // The receiver waits no longer if this comes too late.
         let _ = done.send(());
     };
@@ -70,19 +69,4 @@ pub fn end(reason: String) -> ! {
         let _ = wait.recv_timeout(END);
     }
     std::process::exit(1)
-}
-
-/// Reports panics of all threads in the log, with thread, place and message.
-pub fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| log::error!("{}", describe(panic))));
-}
-
-fn describe(panic: &PanicHookInfo<'_>) -> String {
-    let payload = panic.payload();
-    let message = payload.downcast_ref::<&str>().copied();
-    let message = message.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
-    let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
-    let thread = std::thread::current();
-    // The message may quote data from outside.
-    format!("thread {} panicked at {place}: {}", thread.name().unwrap_or("without a name"), message.escape_debug())
 }

@@ -1,8 +1,7 @@
 //! Threads that the daemon cannot live without: one that dies ends the daemon in order.
 //!
-//! The daemon has no way to kill a thread of its own, so the tests run this program again, as a child in the gateway's
-//! namespace: once with the guard of such threads alone, once as a whole daemon with a plugin that panics on the engine's
-//! thread.
+//! The daemon has no way to kill a thread of its own, so each test runs itself again, as a child in the gateway's namespace:
+//! with the guard of such threads alone, or as a whole daemon with a plugin that panics on the engine's thread.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -18,13 +17,13 @@ use serde_json::json;
 use crate::setup::{SECOND, SOON, always, config, external, with};
 use crate::support::{Lab, Process, Temporary, eventually, nft_ruleset, require_namespaces};
 
-/// Says to a child which part it plays.
-const PART: &str = "PROXYGW_TEST_PART";
+/// Set in a child, to what it works with.
+const CHILD: &str = "PROXYGW_TEST_CHILD";
 
 /// Starts this program again in the gateway, with one test only.
-fn child(lab: &Lab, test: &str, part: &str) -> Process {
+fn child(lab: &Lab, test: &str, input: &str) -> Process {
     let mut command = lab.gateway.command(std::env::current_exe().expect("a test program"));
-    command.args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"]).env(PART, part);
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CHILD, input);
     command.env("PATH", lab.gateway.path_of_programs());
     Process::start(command)
 }
@@ -48,12 +47,13 @@ fn start_command(mark: &Mark) -> Child {
         .expect("a command")
 }
 
-/// Plays the daemon whose engine thread dies while its main thread waits for something else for good.
-#[test]
-#[ignore = "a part of another test"]
-fn dying_thread() {
-    let Ok(part) = std::env::var(PART) else { return };
-    vital::log_panics();
+/// Whether this process is a child, and what it works with.
+fn input() -> Option<String> {
+    std::env::var(CHILD).ok()
+}
+
+/// A daemon whose engine thread ends while its main thread waits for something else for good.
+fn run_thread(thread: fn()) {
     let mark = Mark::of_namespace().expect("a namespace");
     let mut command = start_command(&mark);
     eventually("the commands run", SOON, || {
@@ -62,7 +62,7 @@ fn dying_thread() {
     vital::spawn("engine", move || {
         println!("about to die");
         std::io::stdout().flush().expect("printed");
-        assert!(part != "panic", "a thread dies");
+        thread();
     })
     .expect("a thread")
     .join()
@@ -73,11 +73,14 @@ fn dying_thread() {
 
 #[test]
 fn a_vital_thread_that_panics_ends_the_process_and_its_commands() {
+    if input().is_some() {
+        return run_thread(|| panic!("a thread dies"));
+    }
     if !require_namespaces() {
         return;
     }
     let lab = Lab::new();
-    let mut process = child(&lab, "threads::dying_thread", "panic");
+    let mut process = child(&lab, "threads::a_vital_thread_that_panics_ends_the_process_and_its_commands", "");
     let (status, took) = await_end(&mut process);
     assert_eq!(status.code(), Some(1), "{}", process.log());
     assert!(took < SECOND, "{took:?}");
@@ -88,11 +91,14 @@ fn a_vital_thread_that_panics_ends_the_process_and_its_commands() {
 
 #[test]
 fn a_vital_thread_that_returns_ends_nothing() {
+    if input().is_some() {
+        return run_thread(|| ());
+    }
     if !require_namespaces() {
         return;
     }
     let lab = Lab::new();
-    let mut process = child(&lab, "threads::dying_thread", "return");
+    let mut process = child(&lab, "threads::a_vital_thread_that_returns_ends_nothing", "");
     let (status, _) = await_end(&mut process);
     assert_eq!(status.code(), Some(0), "{}", process.log());
     assert!(process.log().contains("still alive"));
@@ -128,18 +134,13 @@ fn register(registry: &mut Registry) {
     registry.add("deadly", Box::new(Deadly));
 }
 
-/// Plays a daemon with the plugin.
-#[test]
-#[ignore = "a part of another test"]
-fn dying_daemon() {
-    let Ok(config) = std::env::var(PART) else { return };
-    let arguments = ["--config", &config].map(Into::into);
-    let status = proxygw::daemon::main_with(arguments.into_iter(), register);
-    panic!("it has returned {status:?}");
-}
-
 #[test]
 fn a_daemon_whose_engine_dies_exits_and_leaves_its_rules() {
+    if let Some(config) = input() {
+        let arguments = ["--config", &config].map(Into::into);
+        let status = proxygw::daemon::main_with(arguments.into_iter(), register);
+        panic!("it has returned {status:?}");
+    }
     if !require_namespaces() {
         return;
     }
@@ -151,12 +152,13 @@ fn a_daemon_whose_engine_dies_exits_and_leaves_its_rules() {
     let ctl = json!({"ctl": {"socket": folder.path().join("socket")}});
     let text = config(&[target], &[always("f", "tcp/0.0.0.0:80", "b:e")]);
     let config = folder.write("proxygw.yaml", &format!("version: v1\nlog: {head}\nplugins: {ctl}\n{text}"));
-    let mut process = child(&lab, "threads::dying_daemon", config.to_str().expect("a path"));
+    let mut process =
+        child(&lab, "threads::a_daemon_whose_engine_dies_exits_and_leaves_its_rules", config.to_str().expect("a path"));
     let (status, took) = await_end(&mut process);
     let log = read(&log);
     assert_eq!(status.code(), Some(1), "{log}\n{}", process.log());
     assert!(took < SECOND, "{took:?}\n{log}");
-    assert!(log.contains("thread engine panicked at tests/daemon/threads.rs:"), "{log}");
+    assert!(log.contains("thread \"engine\" panicked at tests/daemon/threads.rs:"), "{log}");
     assert!(log.contains(": no grace\\nat all"), "{log}");
     assert!(log.contains("thread engine has died"), "{log}");
     assert!(nft_ruleset(&lab.gateway).is_some_and(|rules| rules.contains("table inet proxygw")), "{log}");
