@@ -2,29 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
 use crate::engine::core::FrontendId;
+use crate::system::Count;
 
 /// Counts of one frontend. The reactor writes, the engine reads.
 #[derive(Debug, Default)]
 pub struct Counters {
     /// Packets that wait now.
-    pub waiting: AtomicU64,
+    pub waiting: Count,
     /// First packets that came, of which:
-    pub captured: AtomicU64,
+    pub captured: Count,
     /// were a flow's again;
-    pub repeated: AtomicU64,
+    pub repeated: Count,
     /// have been sent on;
-    pub sent: AtomicU64,
+    pub sent: Count,
     /// have made room for newer ones;
-    pub made_room: AtomicU64,
+    pub made_room: Count,
     /// have waited for too long, or until the target failed;
-    pub given_up: AtomicU64,
+    pub given_up: Count,
     /// could not be sent on.
-    pub unsent: AtomicU64,
+    pub unsent: Count,
 }
 
 /// [`Counters`] at one moment.
@@ -45,12 +45,12 @@ pub struct HoldStatus {
 pub struct Totals {
     /// First packets that could not be held: fragments, malformed ones, neither TCP nor UDP, or with headers too long to
     /// be sent again.
-    pub unfit: AtomicU64,
+    pub unfit: Count,
     /// First packets from outside whose source no other host can have. The rules drop them before; these have come another
     /// way.
-    pub forged: AtomicU64,
+    pub forged: Count,
     /// How often packets came faster than they could be read, and some were lost.
-    pub overruns: AtomicU64,
+    pub overruns: Count,
 }
 
 /// [`Totals`] at one moment.
@@ -65,8 +65,7 @@ pub struct TotalsStatus {
 impl Totals {
     /// The counts now.
     pub fn read(&self) -> TotalsStatus {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        TotalsStatus { unfit: read(&self.unfit), forged: read(&self.forged), overruns: read(&self.overruns) }
+        TotalsStatus { unfit: self.unfit.get(), forged: self.forged.get(), overruns: self.overruns.get() }
     }
 }
 
@@ -81,21 +80,20 @@ pub struct AllCounters {
 
 impl Counters {
     /// One more.
-    pub(super) fn count(counter: &AtomicU64) {
-        counter.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count(counter: &Count) {
+        counter.add(1);
     }
 
     /// The counts now.
     pub fn read(&self) -> HoldStatus {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         HoldStatus {
-            waiting: read(&self.waiting),
-            captured: read(&self.captured),
-            repeated: read(&self.repeated),
-            sent: read(&self.sent),
-            made_room: read(&self.made_room),
-            given_up: read(&self.given_up),
-            unsent: read(&self.unsent),
+            waiting: self.waiting.get(),
+            captured: self.captured.get(),
+            repeated: self.repeated.get(),
+            sent: self.sent.get(),
+            made_room: self.made_room.get(),
+            given_up: self.given_up.get(),
+            unsent: self.unsent.get(),
         }
     }
 }

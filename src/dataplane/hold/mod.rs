@@ -16,7 +16,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use mio::Interest;
@@ -141,7 +140,7 @@ impl Holder {
         if kept == Kept::Again {
             Counters::count(&front.counters.repeated);
         }
-        front.counters.made_room.fetch_add(made_room, Ordering::Relaxed);
+        front.counters.made_room.add(made_room);
         front.count_waiting();
         io.core.wake(id, Some(source));
     }
@@ -174,7 +173,7 @@ impl Front {
     }
 
     fn count_waiting(&self) {
-        self.counters.waiting.store(self.store.len() as u64, Ordering::Relaxed);
+        self.counters.waiting.set(self.store.len() as u64);
     }
 }
 

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{
@@ -33,8 +33,9 @@ const GRACE_OF_REST: Duration = Duration::from_millis(500);
 /// How much longer than its grace time a stop may take: for SIGKILL to work.
 const KILLED: Duration = Duration::from_secs(5);
 
-/// Numbers the runs of this daemon.
-static RUN: AtomicU64 = AtomicU64::new(1);
+/// Number of the next run of this daemon. On 32 bits it wraps after 2³² runs, and a number is used again when no process
+/// of its first use is left.
+static RUN: AtomicUsize = AtomicUsize::new(1);
 
 /// Reads the options `command` and `stop_grace`.
 pub(super) fn target(_spec: &TargetSpec, options: &mut Section<'_>) -> Option<Box<dyn Target>> {
@@ -71,7 +72,7 @@ struct Run {
 
 impl Target for Cmd {
     fn start(&mut self, context: &TargetContext) -> Result<(), Error> {
-        let mark = Mark::of_namespace()?.of_run(RUN.fetch_add(1, Ordering::Relaxed));
+        let mark = Mark::of_namespace()?.of_run(RUN.fetch_add(1, Ordering::Relaxed) as u64);
         let (read, write) = io::pipe()?;
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(&self.command).env(processes::VARIABLE, mark.text()).process_group(0);

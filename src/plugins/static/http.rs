@@ -4,7 +4,6 @@
 //! Everything is bounded: the size of a request's head, the time that a connection may take, and how many there are; a
 //! connection too many costs the one that will be missed least its place.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,6 +12,7 @@ use std::time::{Duration, Instant};
 use mio::Interest;
 use mio::net::{TcpListener, TcpStream};
 
+use super::aged::Aged;
 use crate::config::{FrontendSpec, Protocol, Section};
 use crate::plugin::{Acceptance, Accepted, ColdPath, Error, Frontend, Handler, Io, Readiness, Share, listen};
 
@@ -37,8 +37,8 @@ const SHORTAGE: Duration = Duration::from_millis(100);
 /// Number of frontends of this kind that run. They share the descriptors for clients.
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
-/// The most sockets that a frontend listens on: one for each address and port. Their keys are 0 and up, and connections
-/// count up from here.
+/// The most sockets that a frontend listens on: one for each address and port. Their keys are below this number, those of
+/// connections begin with it.
 const MOST_LISTENERS: usize = 64;
 
 /// Reads the options `content` and `endpoint`.
@@ -71,8 +71,7 @@ pub(super) fn frontend(spec: &FrontendSpec, options: &mut Section<'_>) -> Option
             .collect(),
         page,
         listeners: Vec::new(),
-        connections: BTreeMap::new(),
-        next: MOST_LISTENERS,
+        connections: Aged::new(),
         acceptance: Acceptance::new(Share::Clients, SHORTAGE),
     };
     (!options.failed()).then(|| Frontend { cold: ColdPath::Local, keeps_warm: false, handler: Some(Box::new(handler)) })
@@ -89,9 +88,8 @@ struct Http {
     page: Page,
     /// By key: as many as `listen` while the frontend runs, none otherwise.
     listeners: Vec<TcpListener>,
-    /// By key, and so by age.
-    connections: BTreeMap<usize, Connection>,
-    next: usize,
+    /// The reactor's key of a connection is [`MOST_LISTENERS`] more than its key here.
+    connections: Aged<Connection>,
     acceptance: Acceptance,
 }
 
@@ -139,8 +137,8 @@ impl Handler for Http {
     }
 
     fn stop(&mut self, io: &mut Io<'_>) {
-        while let Some(key) = self.connections.keys().next().copied() {
-            self.close(io, key);
+        while let Some((number, _)) = self.connections.oldest() {
+            self.close(io, number);
         }
         self.close_listeners(io);
         self.acceptance.retry(None);
@@ -148,27 +146,22 @@ impl Handler for Http {
     }
 
     fn ready(&mut self, io: &mut Io<'_>, key: usize, _readiness: Readiness) {
-        if key < MOST_LISTENERS {
-            return self.accept(io, key);
-        }
-        let Some(connection) = self.connections.get_mut(&key) else { return };
+        let Some(number) = key.checked_sub(MOST_LISTENERS) else { return self.accept(io, key) };
+        let Some(connection) = self.connections.get_mut(number) else { return };
         if connection.go_on(&self.page, io) == Next::Close {
-            self.close(io, key);
+            self.close(io, number);
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let oldest = self.connections.values().next().map(|connection| connection.expires);
+        let oldest = self.connections.oldest().map(|(_, connection)| connection.expires);
         oldest.into_iter().chain(self.acceptance.retry_at()).min()
     }
 
     fn timeout(&mut self, io: &mut Io<'_>) {
         let now = io.now();
-        while let Some((key, connection)) = self.connections.first_key_value()
-            && connection.expires <= now
-        {
-            let key = *key;
-            self.close(io, key);
+        while let Some((number, _)) = self.connections.oldest().filter(|(_, oldest)| oldest.expires <= now) {
+            self.close(io, number);
         }
         if self.acceptance.retry_at().is_some_and(|at| at <= now) {
             self.acceptance.retry(None);
@@ -210,8 +203,7 @@ impl Http {
         if self.connections.len() >= share.clamp(1, MOST_CONNECTIONS) {
             self.make_room(io);
         }
-        let key = self.next;
-        self.next += 1;
+        let key = MOST_LISTENERS + self.connections.next_key();
         if let Err(error) = io.register(&mut stream, key, Interest::READABLE | Interest::WRITABLE) {
             return log::warn!("cannot watch a connection of {peer}: {error}");
         }
@@ -219,9 +211,9 @@ impl Http {
         let mut connection = Connection { stream, peer, expires, state: State::Reading(Vec::new()) };
         // Its request is often there already.
         let next = connection.go_on(&self.page, io);
-        self.connections.insert(key, connection);
+        let number = self.connections.insert(connection);
         if next == Next::Close {
-            self.close(io, key);
+            self.close(io, number);
         }
     }
 
@@ -235,16 +227,16 @@ impl Http {
     /// Returns false if there is none.
     fn make_room(&mut self, io: &mut Io<'_>) -> bool {
         let answered = self.connections.iter().find(|(_, connection)| matches!(connection.state, State::Lingering));
-        let least = answered.or_else(|| self.connections.first_key_value()).map(|(key, _)| *key);
+        let least = answered.or_else(|| self.connections.oldest()).map(|(number, _)| number);
         least.is_some_and(|key| {
             self.close(io, key);
             true
         })
     }
 
-    fn close(&mut self, io: &mut Io<'_>, key: usize) {
-        if let Some(mut connection) = self.connections.remove(&key) {
-            io.deregister(&mut connection.stream, key);
+    fn close(&mut self, io: &mut Io<'_>, number: usize) {
+        if let Some(mut connection) = self.connections.remove(number) {
+            io.deregister(&mut connection.stream, MOST_LISTENERS + number);
         }
     }
 }

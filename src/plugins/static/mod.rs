@@ -5,6 +5,7 @@
 //! - `static:cmd`: a target that is a command.
 //! - `static:none`: a target that somebody else runs.
 
+mod aged;
 mod cmd;
 mod http;
 mod output;
