@@ -24,18 +24,24 @@ pub(crate) struct Place {
     pub(crate) key: bool,
 }
 
-/// The positions of some places, in their order. `None` for what the text does not have, such as merged entries.
+/// The positions of some places, in their order. `None` for what the text does not have, such as merged entries, and for
+/// what is behind an error of syntax.
 pub(crate) fn locate(text: &str, places: &[Place]) -> Vec<Option<Position>> {
     let mut order: Vec<usize> = (0..places.len()).collect();
     order.sort_by_key(|index| &places[*index]);
-    let state = State { places, found: RefCell::new(vec![None; places.len()]), ended: Cell::new(false) };
+    let found = RefCell::new(vec![None; places.len()]);
+    let state = State { places, found, raised: Cell::new(false), ended: Cell::new(false) };
     for _ in 0..MAX_WALKS {
         state.ended.set(false);
         let start = order.iter().any(|index| places[*index].path.is_empty());
         let walk = Walk { state: &state, wanted: &order, depth: 0, start };
         let at = match walk.deserialize(serde_yaml::Deserializer::from_str(without_mark(text))) {
             Ok(at) => at,
-            Err(error) => Some(position(&error)),
+            Err(error) => match state.caught(error) {
+                Ok(at) => at,
+                // There may be more of a file than what was read of it: the rest need not be YAML.
+                Err(_) => break,
+            },
         };
         state.fill(walk.ending(0), at);
         if !state.ended.get() {
@@ -46,7 +52,7 @@ pub(crate) fn locate(text: &str, places: &[Place]) -> Vec<Option<Position>> {
     state.found.into_inner()
 }
 
-/// Where an error of [`raise`] was raised. A visitor's error type is not known to be `serde_yaml`'s, so it can only be shown,
+/// Where an error of [`State::raise`] was raised. A visitor's error type is not known to be `serde_yaml`'s, so it can only be shown,
 /// which leaves the first column of the first line out.
 fn position(error: &impl fmt::Display) -> Position {
     let shown = error.to_string();
@@ -57,19 +63,27 @@ fn position(error: &impl fmt::Display) -> Position {
     parse().unwrap_or(Position { line: 1, column: 1 })
 }
 
-/// Raises the error that tells the position of what is being visited.
-fn raise<T, E: Error>() -> Result<T, E> {
-    Err(E::custom("here"))
-}
-
 struct State<'p> {
     places: &'p [Place],
     found: RefCell<Vec<Option<Position>>>,
+    /// The error on its way up was raised here, and is not one of syntax.
+    raised: Cell<bool>,
     /// The walk is ending with the position of an empty value.
     ended: Cell<bool>,
 }
 
 impl State<'_> {
+    /// Raises the error that tells the position of what is being visited.
+    fn raise<T, E: Error>(&self) -> Result<T, E> {
+        self.raised.set(true);
+        Err(E::custom("here"))
+    }
+
+    /// The position that an error of [`State::raise`] tells. Any other comes again and again, so it must end the walk.
+    fn caught<E: fmt::Display>(&self, error: E) -> Result<Option<Position>, E> {
+        if self.raised.take() { Ok(Some(position(&error))) } else { Err(error) }
+    }
+
     /// Notes a position for those places that have none yet.
     fn fill<'i>(&self, places: impl Iterator<Item = &'i usize>, at: Option<Position>) {
         let mut found = self.found.borrow_mut();
@@ -115,6 +129,18 @@ impl<'w> Walk<'w> {
     }
 }
 
+/// Raises the position of every sort of scalar but nothing at all.
+macro_rules! visit_scalars {
+    () => {
+        visit_scalars!(visit_bool: bool, visit_i64: i64, visit_i128: i128, visit_u64: u64, visit_u128: u128, visit_f64: f64, visit_str: &str);
+    };
+    ($($visit:ident: $scalar:ty),*) => {
+        $(fn $visit<E: Error>(self, _: $scalar) -> Result<Self::Value, E> {
+            self.state.raise()
+        })*
+    };
+}
+
 impl<'de> DeserializeSeed<'de> for Walk<'_> {
     type Value = Option<Position>;
 
@@ -133,16 +159,14 @@ impl<'de> Visitor<'de> for Walk<'_> {
         f.write_str("a value")
     }
 
+    visit_scalars!();
+
     fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
-        raise()
+        self.state.raise()
     }
 
     fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
-        raise()
-    }
-
-    fn visit_str<E: Error>(self, _text: &str) -> Result<Self::Value, E> {
-        raise()
+        self.state.raise()
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
@@ -152,15 +176,15 @@ impl<'de> Visitor<'de> for Walk<'_> {
             let at = match access.next_element_seed(element) {
                 Ok(None) if self.start && index == 0 => {
                     self.state.ended.set(true);
-                    return raise();
+                    return self.state.raise();
                 }
                 Ok(None) => break,
                 Ok(Some(at)) => at,
-                Err(error) => Some(position(&error)),
+                Err(error) => self.state.caught(error)?,
             };
             self.state.fill(element.ending(element.depth), at);
             if self.state.ended.get() {
-                return raise();
+                return self.state.raise();
             }
             if index == 0 {
                 start = at;
@@ -174,24 +198,25 @@ impl<'de> Visitor<'de> for Walk<'_> {
         for index in 0.. {
             let value = self.child(self.within(index), false);
             let first = index == 0;
-            let key_at = match access.next_key_seed(Key { locate: first || !value.wanted.is_empty() }) {
-                Ok(None) if first && self.start => {
-                    self.state.ended.set(true);
-                    return raise();
-                }
-                Ok(None) => break,
-                Ok(Some(())) => None,
-                Err(error) => Some(position(&error)),
-            };
+            let key_at =
+                match access.next_key_seed(Key { state: self.state, locate: first || !value.wanted.is_empty() }) {
+                    Ok(None) if first && self.start => {
+                        self.state.ended.set(true);
+                        return self.state.raise();
+                    }
+                    Ok(None) => break,
+                    Ok(Some(())) => None,
+                    Err(error) => self.state.caught(error)?,
+                };
             let keys = value.ending(value.depth).filter(|index| self.state.places[**index].key);
             self.state.fill(keys, key_at);
             let at = match access.next_value_seed(value) {
                 Ok(at) => at,
-                Err(error) => Some(position(&error)),
+                Err(error) => self.state.caught(error)?,
             };
             self.state.fill(value.ending(value.depth), at);
             if self.state.ended.get() {
-                return raise();
+                return self.state.raise();
             }
             if first {
                 start = key_at;
@@ -203,16 +228,17 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, _access: A) -> Result<Self::Value, A::Error> {
-        raise()
+        self.state.raise()
     }
 }
 
 /// Reads a key, or raises its position.
-struct Key {
+struct Key<'w> {
+    state: &'w State<'w>,
     locate: bool,
 }
 
-impl<'de> DeserializeSeed<'de> for Key {
+impl<'de> DeserializeSeed<'de> for Key<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -220,18 +246,16 @@ impl<'de> DeserializeSeed<'de> for Key {
     }
 }
 
-impl<'de> Visitor<'de> for Key {
+impl<'de> Visitor<'de> for Key<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a key")
     }
 
-    fn visit_unit<E: Error>(self) -> Result<(), E> {
-        if self.locate { raise() } else { Ok(()) }
-    }
+    visit_scalars!();
 
-    fn visit_str<E: Error>(self, _key: &str) -> Result<(), E> {
-        raise()
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        if self.locate { self.state.raise() } else { Ok(()) }
     }
 }

@@ -54,6 +54,18 @@ fn positions_of_values() {
     }
 }
 
+/// proxygwctl reads a part of the file only, and reports problems with their places in all of it.
+#[test]
+fn a_walk_ends_at_an_error_of_syntax() {
+    let first = Some(Position { line: 1, column: 4 });
+    for text in
+        ["a: 1\nb:\n  - c: x\n     y\n    z: [\n", "a: 1\nb: [1, {c: 2]]\n", "a: 1\nb:\n- c\n d: e\n", "a: 1\nb: *x\n"]
+    {
+        let places = [vec![0], vec![1, 0], vec![1, 0, 0], vec![1, 7]].map(|path| Place { path, key: false });
+        assert_eq!(locate(text, &places)[0], first, "{text:?}");
+    }
+}
+
 #[test]
 fn positions_of_keys() {
     for (text, path, expected) in [
