@@ -17,6 +17,8 @@ pub mod daemon;
 pub mod dataplane;
 pub mod doctor;
 pub mod engine;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod logging;
 pub mod netlink;
 pub mod plugin;

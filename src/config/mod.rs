@@ -11,6 +11,8 @@ mod duration;
 mod file;
 mod from_node;
 mod frontend;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod load;
 mod model;
 mod node;
@@ -104,12 +106,20 @@ pub fn with_plugin_section<R>(
 ) -> Result<R, LoadError> {
     let name = path.display().to_string();
     let bytes = file::read(path).map_err(|wrong| LoadError::file(&name, &wrong))?;
-    let invalid = |invalid| LoadError::invalid(&name, &invalid);
-    let text = yaml::decode(&bytes).map_err(invalid)?;
-    let node = yaml::parse_only(text, &["version", "plugins"]).map_err(invalid)?;
+    let text = yaml::decode(&bytes).map_err(|invalid| LoadError::invalid(&name, &invalid))?;
+    with_text_section(&name, text, plugin, read)
+}
+
+fn with_text_section<R>(
+    name: &str,
+    text: &str,
+    plugin: &str,
+    read: impl FnOnce(&mut Section<'_>) -> R,
+) -> Result<R, LoadError> {
+    let node = yaml::parse_only(text, &["version", "plugins"]).map_err(|invalid| LoadError::invalid(name, &invalid))?;
     let problems = Problems::default();
     let mut top = Section::new(&node, Vec::new(), String::new(), &problems);
     load::version(&mut top);
     let result = read(&mut top.child("plugins").named_child(plugin));
-    if problems.is_empty() { Ok(result) } else { Err(problems.into_error(&name, text)) }
+    if problems.is_empty() { Ok(result) } else { Err(problems.into_error(name, text)) }
 }

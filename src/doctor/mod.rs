@@ -23,7 +23,7 @@
 mod answers;
 mod conntrack;
 mod features;
-mod firewall;
+pub(crate) mod firewall;
 mod flowtable;
 mod nft;
 mod ports;

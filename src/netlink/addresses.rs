@@ -47,7 +47,7 @@ pub fn dump() -> io::Result<Vec<InterfaceAddress>> {
     Ok(addresses)
 }
 
-fn parse(payload: &[u8]) -> Option<InterfaceAddress> {
+pub(super) fn parse(payload: &[u8]) -> Option<InterfaceAddress> {
     let length = *payload.get(1)?;
     let interface = u32::from_ne_bytes(payload.get(4..HEADER)?.try_into().ok()?);
     let find = |kind: Ifa| Attributes::after(payload, HEADER).find(kind.into()).and_then(address_of);

@@ -68,7 +68,7 @@ fn request(kind: u16, interface: u32) -> Request {
 }
 
 /// The interface of a route, if it is one of ours.
-fn ours(message: &Message<'_>) -> Option<u32> {
+pub(super) fn ours(message: &Message<'_>) -> Option<u32> {
     let find = |kind: Rta| Attributes::after(message.payload, HEADER).find(kind.into());
     let number = |kind: Rta| Some(u32::from_ne_bytes(find(kind)?.try_into().ok()?));
     let is_ours = message.kind == u16::from(Rtm::Newroute)

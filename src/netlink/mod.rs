@@ -24,6 +24,8 @@
 
 pub mod addresses;
 pub mod conntrack;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod guard_table;
 pub mod instance_lock;
 pub mod link;

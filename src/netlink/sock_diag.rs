@@ -180,6 +180,15 @@ fn own_inodes() -> io::Result<Vec<u32>> {
     Ok(inodes)
 }
 
+/// Reads a message as a socket, for [`crate::fuzzing`].
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(message: &Message<'_>) {
+    if let Some(found) = Found::parse(message) {
+        let how = found.how();
+        assert!(found.receives(found.ip.to_canonical(), 0) || how == Bound::Wildcard, "{found:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use neli::consts::nl::NlmF;

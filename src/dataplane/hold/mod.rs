@@ -8,6 +8,8 @@
 //! has said that it is, and then sent on at once.
 
 mod counters;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod packet;
 mod sender;
 mod store;

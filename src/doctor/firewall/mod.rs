@@ -5,6 +5,8 @@
 //! (`packet`). Only what is surely dropped is found: a rule that depends on something unknown, such as the client's
 //! address, may let it pass. The tables of the families netdev, bridge and arp are not asked: they do not know of DNAT.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod links;
 mod packet;
 mod ruleset;

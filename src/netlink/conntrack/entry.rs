@@ -256,7 +256,7 @@ impl Entry {
 }
 
 impl Tuple {
-    fn parse(value: &[u8]) -> Option<(Protocol, Tuple)> {
+    pub(in crate::netlink) fn parse(value: &[u8]) -> Option<(Protocol, Tuple)> {
         let (mut source, mut destination) = (None, None);
         let (mut protocol, mut source_port, mut destination_port) = (None, None, None);
         for (kind, value) in Attributes::nested(value) {
@@ -289,7 +289,7 @@ impl Tuple {
     }
 
     /// Appends the tuple as an attribute of this type.
-    pub(super) fn put(&self, request: Request, kind: u16, protocol: Protocol) -> Request {
+    pub(in crate::netlink) fn put(&self, request: Request, kind: u16, protocol: Protocol) -> Request {
         request.nested(kind, |tuple| {
             let put_ip = |nest: Request, ip: IpAddr, v4: u16, v6: u16| match ip {
                 IpAddr::V4(ip) => nest.attribute(v4, &ip.octets()),

@@ -20,6 +20,8 @@ use super::socket::Socket;
 use crate::config::Protocol;
 
 pub use entry::{Counters, Entry, Key, Status, TcpState, Tuple};
+#[cfg(any(test, fuzzing))]
+pub(super) use subscription::parse as fuzz_event;
 pub use subscription::{Event, Subscription};
 
 /// Bytes in `struct nfgenmsg`: family u8, version u8, resource u16.

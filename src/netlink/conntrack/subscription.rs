@@ -92,7 +92,7 @@ impl Subscription {
 }
 
 /// The event in a message; `None` if it is none of ours.
-fn parse(message: &Message<'_>) -> Option<Event> {
+pub(in crate::netlink) fn parse(message: &Message<'_>) -> Option<Event> {
     let entry = Entry::parse(message.payload).filter(|entry| entry.status.dnat())?;
     match message.kind {
         NEW if message.flags.contains(NlmF::CREATE) => Some(Event::New(entry)),

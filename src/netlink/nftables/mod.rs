@@ -11,6 +11,8 @@ mod listing;
 mod watch;
 
 pub use listing::{Base, Chain, Listing, SetKind, Tables};
+#[cfg(any(test, fuzzing))]
+pub(crate) use watch::fuzz;
 pub use watch::{Action, Changes, Object, Process, TableWatch, Transaction, Watched};
 
 /// `NFNL_SUBSYS_NFTABLES`.

@@ -275,6 +275,15 @@ impl fmt::Debug for TableWatch {
     }
 }
 
+/// Reads a datagram of notifications, and prints what it reports. For the fuzz target.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(datagram: &[u8]) {
+    let mut reader = Reader { table: b"proxygw\0".to_vec(), ..Reader::default() };
+    let mut transactions = Vec::new();
+    reader.datagram(datagram, &mut transactions);
+    transactions.iter().for_each(|transaction| _ = transaction.changes.to_string());
+}
+
 /// Puts transactions together from their messages.
 #[derive(Debug, Default)]
 struct Reader {

@@ -370,6 +370,37 @@ fn response(status: &str, more: &str, content: &str, body: bool) -> Vec<u8> {
     .into_bytes()
 }
 
+/// The fuzz target of requests. See [`crate::fuzzing`].
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing {
+    use super::{Page, answer};
+
+    /// Answers the head of a request.
+    ///
+    /// # Panics
+    /// The answer is not a whole HTTP response, or wakes without being one to a request for the page.
+    pub fn http(head: &[u8]) {
+        let page = Page { content: "<p>wait".to_owned(), path: "/wake".to_owned() };
+        let (answer, wakes) = answer(&page, head);
+        let mut headers = [httparse::EMPTY_HEADER; 8];
+        let mut response = httparse::Response::new(&mut headers);
+        let parsed = response.parse(&answer).expect("a response");
+        let length = answer.len() - parsed.unwrap();
+        let code = response.code.expect("a status");
+        let header = |name: &str| {
+            let mut found = response.headers.iter().filter(|header| header.name.eq_ignore_ascii_case(name));
+            let value = found.next().and_then(|header| std::str::from_utf8(header.value).ok());
+            assert!(found.next().is_none(), "{name} twice");
+            value
+        };
+        assert_eq!(header("connection"), Some("close"));
+        let said = header("content-length").and_then(|length| length.parse().ok());
+        let is_head = head.starts_with(b"HEAD ") || head.starts_with(b"\r\nHEAD ") || head.starts_with(b"\nHEAD ");
+        assert!(said == Some(length) || (is_head && length == 0), "{said:?} and {length} bytes");
+        assert_eq!(wakes, matches!(code, 200 | 405));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

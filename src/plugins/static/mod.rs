@@ -7,7 +7,7 @@
 
 mod aged;
 mod cmd;
-mod http;
+pub(crate) mod http;
 mod output;
 
 use crate::config::{FrontendSpec, Section};

@@ -6,6 +6,8 @@
 //! have come.
 
 mod cbor;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod json;
 mod reader;
 #[cfg(test)]

@@ -1,0 +1,41 @@
+//! The fuzz target of the configuration. See [`crate::fuzzing`].
+
+use super::{parse, with_text_section, yaml};
+use crate::plugin::Registry;
+use crate::plugins::{ctl, packet, r#static};
+
+/// Reads a configuration with the built-in plugins, as the daemon does, and its plugin section, as proxygwctl does.
+///
+/// # Panics
+/// A message has no place in the text, has control characters, or there are more of them than promised.
+pub fn config(bytes: &[u8]) {
+    let Ok(text) = yaml::decode(bytes) else { return };
+    let mut registry = Registry::default();
+    registry.add("ctl", ctl::plugin());
+    registry.add("static", r#static::plugin());
+    registry.add("packet", packet::plugin());
+    // YAML has more line ends than one, and a position can be behind the last of them.
+    let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count() + 1;
+    let check = |shown: &[String]| {
+        assert!(shown.len() <= 101, "{} messages", shown.len());
+        for message in shown {
+            assert!(!message.contains(char::is_control), "{message:?}");
+            let rest = message.strip_prefix("f:").expect("the name of the file");
+            let number = rest.split(':').next().and_then(|digits| digits.parse::<usize>().ok());
+            assert!(number.is_none_or(|line| (1..=lines).contains(&line)), "{message:?} of {lines} lines");
+        }
+    };
+    match parse("f", text, &mut registry) {
+        Ok(setup) => {
+            check(&setup.warnings);
+            assert_eq!(setup.config.targets.len(), setup.targets.len());
+            assert_eq!(setup.config.frontends.len(), setup.frontends.len());
+            assert!(setup.config.frontends.iter().all(|frontend| frontend.target < setup.targets.len()));
+        }
+        Err(error) => check(error.lines()),
+    }
+    let read = with_text_section("f", text, "ctl", ctl::settings::Settings::read);
+    if let Err(error) = read {
+        check(error.lines());
+    }
+}
