@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proxygw::config::{self, Setup};
 use proxygw::engine::core::Event;
@@ -51,9 +51,13 @@ fn the_greeter_boots_greets_and_stops() {
     let stop = StopSignal::new().expect("a signal");
     let context = TargetContext::new("host", stop.clone());
 
+    let began = Instant::now();
     target.start(&context).expect("the port is free");
-    assert!(matches!(target.probe(&context), Some(Err(_))), "it boots");
-    thread::sleep(Duration::from_millis(60));
+    while let Some(Err(_)) = target.probe(&context) {
+        assert!(began.elapsed() < Duration::from_secs(10), "it does not boot");
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(began.elapsed() >= Duration::from_millis(50), "it is ready after {:?}", began.elapsed());
     assert!(matches!(target.probe(&context), Some(Ok(()))), "it has booted");
 
     let guest = thread::spawn(move || {
