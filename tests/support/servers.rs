@@ -1,12 +1,12 @@
 //! Servers that are threads of the test itself, inside a namespace.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::Shutdown;
 
@@ -63,8 +63,7 @@ impl Drop for Server {
 /// If the address cannot be bound.
 #[track_caller]
 pub fn serve_http(namespace: &Namespace, address: SocketAddr, body: &str) -> Server {
-    let bound = namespace.run(|| TcpListener::bind(address));
-    let listener = bound.unwrap_or_else(|error| panic!("bind {address}: {error}"));
+    let listener = bind(namespace, address, || TcpListener::bind(address));
     let address = listener.local_addr().expect("bound");
     let socket = listener.try_clone().expect("a file descriptor").into();
     let body: Arc<str> = body.into();
@@ -90,14 +89,29 @@ fn answer(mut stream: TcpStream, peer: SocketAddr, body: &str) -> std::io::Resul
     write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len())
 }
 
+/// Binds a socket. A child that another test forks holds the sockets of this process until its exec, also those that are
+/// closed here already.
+#[track_caller]
+fn bind<S: Send>(namespace: &Namespace, address: SocketAddr, bind: impl Fn() -> io::Result<S> + Sync) -> S {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match namespace.run(&bind) {
+            Ok(socket) => return socket,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                std::thread::yield_now()
+            }
+            Err(error) => panic!("bind {address}: {error}"),
+        }
+    }
+}
+
 /// Answers every UDP datagram in the namespace with `BODY from PEER: DATAGRAM`.
 ///
 /// # Panics
 /// If the address cannot be bound.
 #[track_caller]
 pub fn serve_udp_echo(namespace: &Namespace, address: SocketAddr, body: &str) -> Server {
-    let bound = namespace.run(|| UdpSocket::bind(address));
-    let listener = bound.unwrap_or_else(|error| panic!("bind {address}: {error}"));
+    let listener = bind(namespace, address, || UdpSocket::bind(address));
     let address = listener.local_addr().expect("bound");
     let socket = listener.try_clone().expect("a file descriptor").into();
     let body = body.to_owned();
