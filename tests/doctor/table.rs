@@ -19,7 +19,7 @@ fn a_table_that_differs_is_found_until_the_daemon_restores_it() {
     };
     assert_eq!(about_the_table(&daemon), None, "{}", daemon.log());
     for (script, expected) in [
-        ("flush chain inet proxygw prerouting", "chain prerouting has 0 rules instead of 8"),
+        ("flush chain inet proxygw prerouting", "chain prerouting has 0 rules instead of 9"),
         ("flush chain inet proxygw output\ndelete chain inet proxygw output", "chain output is missing"),
         ("add table inet proxygw { flags dormant; }", "it is switched off"),
         ("delete table inet proxygw", "there is no such table"),
