@@ -79,3 +79,24 @@ install_rust_parts() {
     command -v cargo >/dev/null || die "there is no cargo: install a Rust toolchain first (see rust-version in Cargo.toml)"
     install_missing cc gcc /usr/include/stdlib.h libc6-dev
 }
+
+# debian_sources RELEASE...: lines of a sources.list for the main part of these releases of Debian, from where the
+# machine's own packages come from. The machine's own release is RELEASE too.
+debian_sources() {
+    local own keyring=/usr/share/keyrings/debian-archive-keyring.gpg trust="" release sources
+    # shellcheck source=/dev/null
+    own=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    [ -n "$own" ] || die "/etc/os-release names no release of Debian"
+    [ ! -e "$keyring" ] || trust="[signed-by=$keyring] "
+    for release in "$@"; do
+        # The configured sources, also if no list of packages has been fetched yet. The shell must leave apt's own
+        # variables alone.
+        # shellcheck disable=SC2016
+        sources=$(apt-get indextargets --no-release-info --format '$(CREATED_BY) $(RELEASE) $(COMPONENT) $(REPO_URI)' |
+            awk -v own="$own" -v release="$release" -v trust="$trust" \
+                '$1 == "Packages" && ($2 == own || $2 ~ /^(old)?stable$/) && $3 == "main" { print "deb " trust $4, release, $3 }' |
+            sort -u)
+        [ -n "$sources" ] || die "apt knows no source of packages of $own, so none of $release can be derived"
+        printf '%s\n' "$sources"
+    done
+}
