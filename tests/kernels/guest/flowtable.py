@@ -32,7 +32,10 @@ def busy_flow(kind, protocol):
     await_state("remote", "inactive")
     with kind(4, 81) as flow:
         flow.request()
-        wait_until("the flow is counted", lambda: lab.target("remote").get("flows", 0) >= 1)
+        try:
+            wait_until("the flow is counted", lambda: lab.target("remote").get("flows", 0) >= 1)
+        except AssertionError as error:
+            raise AssertionError(lab.run("conntrack", "-L", "-p", protocol)) from error
         until = time.monotonic() + BUSY
         seen = False
         while time.monotonic() < until:
