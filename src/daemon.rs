@@ -35,21 +35,21 @@ use crate::system::processes::{self, Mark};
 use crate::system::vital::{self, Vital};
 use crate::system::{notify, raise_limit, take_passed};
 
-/// Where the configuration is, if nothing else is said.
+/// Default path of the configuration.
 pub const DEFAULT_CONFIG: &str = "/etc/proxygw.yaml";
 
 /// The flags, each with its argument and what it does. Help and the manual page say the same.
 pub const FLAGS: [(&str, &str); 5] = [
     ("-c, --config FILE", "read the configuration from FILE instead of /etc/proxygw.yaml"),
     ("    --check", "check the configuration without touching the system, and exit with 0 or 2"),
-    ("    --json", "with doctor: say what is found as JSON"),
-    ("-h, --help", "say this"),
-    ("-V, --version", "say which version this is"),
+    ("    --json", "with doctor: print the findings as JSON"),
+    ("-h, --help", "print this help"),
+    ("-V, --version", "print the version"),
 ];
 
-/// What looks at the host instead of running, and what help says of it.
+/// The command that checks the host, and its line in the help.
 pub const DOCTOR: (&str, &str) =
-    ("doctor", "look for what would keep the configuration from working here, and exit with 0, 1 or 2");
+    ("doctor", "check this host for what keeps the configuration from working, and exit with 0, 1 or 2");
 
 /// Why the daemon does not run.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What the command line asks for.
+/// Command of the command line.
 enum Command {
     Run(PathBuf),
     Check(PathBuf),
@@ -175,7 +175,7 @@ fn examine(path: &std::path::Path, json: bool, register: fn(&mut Registry)) -> R
     let (setup, _) = load(path, register)?;
     let findings = doctor::examine(Subject::new(&setup), Asker::Operator);
     let text = if json { doctor::json(&findings) } else { doctor::text(&findings) };
-    io::stdout().write_all(text.as_bytes()).map_err(Failure::system("cannot say what is found"))?;
+    io::stdout().write_all(text.as_bytes()).map_err(Failure::system("cannot print the findings"))?;
     Ok(ExitCode::from(u8::from(doctor::is_broken(&findings))))
 }
 
@@ -282,9 +282,9 @@ fn sweep(mark: &Mark) {
     }
 }
 
-/// A second signal: nothing is waited for, and nothing is left behind all the same.
+/// Handles a second signal: waits for nothing, and leaves nothing behind.
 fn exit_at_once(mark: &Mark, localnet: &Localnet, signal: crate::reactor::Signal) -> ! {
-    log::warn!("exiting at once, since {signal} has come again");
+    log::warn!("received {signal} again, exiting at once");
     if let Err(error) = processes::kill_all(mark, None) {
         log::error!("{error}");
     }
