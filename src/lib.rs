@@ -3,14 +3,15 @@
 //! The map, in the order in which a wake travels (`docs/architecture.md` follows one step by step):
 //!
 //! - [`config`]: from the file to typed data, or to a list of all that is wrong with it;
-//! - [`plugin`]: what a plugin offers and gets; [`plugins`] are the built-in ones;
+//! - [`plugin`]: the interface of plugins; [`plugins`] are the built-in ones;
 //! - [`reactor`]: the mio loop, which owns every socket that clients or operators connect to;
 //! - [`engine`]: every decision, in a pure [`engine::core`], on a thread of its own;
-//! - `readiness`: does the backend answer?
-//! - [`dataplane`]: rules, flows and held packets; [`netlink`] is how the kernel is asked;
-//! - [`doctor`]: what of the host would keep it from working;
+//! - `readiness`: probes of a backend;
+//! - [`dataplane`]: rules, flows and held packets; [`netlink`] has the sockets to the kernel;
+//! - [`doctor`]: checks of the host;
+//! - [`logging`]: the log, a bounded queue with a thread that writes;
 //! - [`system`]: small wrappers around the operating system;
-//! - [`daemon`]: the main function, which puts all of this together.
+//! - [`daemon`]: the main function, which starts and stops all of this.
 
 pub mod config;
 pub mod daemon;
@@ -23,6 +24,8 @@ pub mod logging;
 pub mod netlink;
 pub mod plugin;
 pub mod plugins;
+#[cfg(test)]
+mod random;
 pub mod reactor;
 mod readiness;
 pub mod system;

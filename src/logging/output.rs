@@ -68,7 +68,7 @@ fn open(path: &Path) -> io::Result<Option<File>> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     match OpenOptions::new().create(true).append(true).custom_flags(flags.bits() as i32).open(path) {
         Ok(file) => Ok(Some(file)),
-        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => Ok(None),
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NXIO) => Ok(None),
         Err(error) => Err(error),
     }
 }

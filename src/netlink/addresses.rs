@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use neli::consts::rtnl::{Ifa, Rtm};
 use rustix::io::Errno;
-use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{RecvFlags, SocketFlags};
 
 use super::message::{Attributes, Request};
@@ -76,8 +75,7 @@ impl AddressWatch {
     /// What the operating system said.
     pub fn open() -> io::Result<AddressWatch> {
         let events = socket::open(None, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
-        rustix::net::bind(&events, &SocketAddrNetlink::new(0, GROUPS))?;
-        rustix::net::connect(&events, &SocketAddrNetlink::new(0, 0))?;
+        socket::connect(&events, GROUPS)?;
         Ok(AddressWatch { events, buffer: vec![0; BUFFER] })
     }
 
@@ -92,7 +90,7 @@ impl AddressWatch {
                 Ok(_) => changed = true,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(changed),
                 // Too many events at once.
-                Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => changed = true,
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => changed = true,
                 Err(error) => return Err(error),
             }
         }

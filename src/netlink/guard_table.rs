@@ -121,8 +121,7 @@ impl GuardTable {
     /// belongs to another socket; else what the operating system reported.
     pub fn create() -> io::Result<GuardTable> {
         let fd = socket::open(Some(netlink::NETFILTER), SocketFlags::CLOEXEC)?;
-        // Binds to a port id, and refuses what other processes send.
-        rustix::net::connect(&fd, &SocketAddrNetlink::new(0, 0))?;
+        socket::connect(&fd, 0)?;
         replace(&fd)?;
         Ok(GuardTable { fd })
     }
@@ -164,7 +163,7 @@ fn find() -> io::Result<Option<Found>> {
     });
     match result {
         Ok(()) => Ok(found),
-        Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Ok(None),
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => Ok(None),
         Err(error) => Err(error),
     }
 }

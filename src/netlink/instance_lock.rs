@@ -101,13 +101,13 @@ impl InstanceLock {
         match socket.request(&mut request, &mut |_| {}) {
             Ok(()) => Ok(InstanceLock(socket)),
             // The kernel has the same error for a group of another socket and for a missing capability.
-            Err(error) if error.raw_os_error() == Some(Errno::PERM.raw_os_error()) => {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::PERM) => {
                 let query = socket.request(&mut Request::new(GET_GENERATION, &[0; 4]), &mut |_| {});
                 Err(if query.is_ok() { LockError::Held(holder()) } else { LockError::NotPermitted })
             }
-            Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => Err(LockError::Held(holder())),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) => Err(LockError::Held(holder())),
             // No such subsystem, and no module that would bring it.
-            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Err(LockError::NoNflog),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => Err(LockError::NoNflog),
             Err(error) => Err(LockError::System(error)),
         }
     }

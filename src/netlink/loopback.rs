@@ -51,7 +51,7 @@ pub fn remove_all() -> io::Result<()> {
     for interface in interfaces {
         match socket.request(&mut request(Rtm::Delroute.into(), interface), &mut |_| {}) {
             // Gone with its interface in the meantime.
-            Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {}
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => {}
             result => result?,
         }
     }

@@ -9,8 +9,6 @@ use std::time::Instant;
 
 use neli::consts::nl::NlmF;
 use rustix::io::Errno;
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, netlink};
 
 use super::message::{Attributes, Messages, Request};
@@ -78,16 +76,16 @@ impl Nflog {
     /// `PermissionDenied` without `CAP_NET_ADMIN` too; else what the operating system said.
     pub fn open(group: u16) -> io::Result<Nflog> {
         let fd = socket::open(Some(netlink::NETFILTER), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
-        if set_socket_recv_buffer_size_force(&fd, KEPT).is_err() {
-            set_socket_recv_buffer_size(&fd, KEPT)?;
-        }
-        rustix::net::connect(&fd, &SocketAddrNetlink::new(0, 0))?;
+        socket::set_receive_buffer(&fd, KEPT)?;
+        socket::connect(&fd, 0)?;
         let mut log = Nflog { fd, buffer: vec![0; BUFFER] };
         let [high, low] = group.to_be_bytes();
         let request = || Request::new(CONFIG, &[0, 0, high, low]);
-        log.configure(&mut request().attribute(COMMAND, &[BIND])).map_err(|error| match error.raw_os_error() {
-            Some(number) if number == Errno::BUSY.raw_os_error() => io::ErrorKind::AddrInUse.into(),
-            _ => error,
+        log.configure(&mut request().attribute(COMMAND, &[BIND])).map_err(|error| {
+            match Errno::from_io_error(&error) {
+                Some(Errno::BUSY) => io::ErrorKind::AddrInUse.into(),
+                _ => error,
+            }
         })?;
         // Whole packets, and each at once: the default waits for a hundred of them, or a second.
         let mode = [&0xffff_u32.to_be_bytes()[..], &[COPY_PACKET, 0]].concat();
@@ -129,7 +127,7 @@ impl Nflog {
         let length = match socket::receive(&self.fd, &mut self.buffer, RecvFlags::DONTWAIT) {
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(Received::Nothing),
-            Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => return Ok(Received::Overrun),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => return Ok(Received::Overrun),
             Err(error) => return Err(error),
         };
         for_each_packet(&self.buffer[..length], each);

@@ -1,4 +1,4 @@
-//! One netlink socket that asks the kernel and waits, for a bounded time, for its whole answer.
+//! Netlink sockets, and one for requests, which waits for the whole result for a bounded time.
 
 use std::fmt;
 use std::io;
@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use neli::consts::nl::NlmF;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::sockopt::{
+    Timeout, set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, set_socket_timeout,
+};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use super::message::{Message, Messages, Request};
@@ -50,8 +52,7 @@ impl Socket {
     /// What the operating system said: the protocol is not in the kernel, or no file descriptor is left.
     pub fn open(protocol: Option<Protocol>) -> io::Result<Socket> {
         let fd = open(protocol, SocketFlags::CLOEXEC)?;
-        // Binds, and refuses what other processes send here: a connected netlink socket hears only its peer, the kernel.
-        rustix::net::connect(&fd, &SocketAddrNetlink::new(0, 0))?;
+        connect(&fd, 0)?;
         Socket::over(fd)
     }
 
@@ -149,6 +150,24 @@ impl fmt::Debug for Socket {
 /// A netlink socket that is neither bound nor connected.
 pub(super) fn open(protocol: Option<Protocol>, flags: SocketFlags) -> io::Result<OwnedFd> {
     Ok(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?)
+}
+
+/// Binds a socket to a port id of its own and to these groups (bits of `nl_groups`), and connects it to the kernel: a
+/// connected netlink socket refuses what other processes send.
+pub(super) fn connect(fd: &OwnedFd, groups: u32) -> io::Result<()> {
+    if groups != 0 {
+        rustix::net::bind(fd, &SocketAddrNetlink::new(0, groups))?;
+    }
+    Ok(rustix::net::connect(fd, &SocketAddrNetlink::new(0, 0))?)
+}
+
+/// Sets the size of the receive buffer in bytes. The first call is not limited by net.core.rmem_max, but needs
+/// `CAP_NET_ADMIN` in the first user namespace.
+pub(super) fn set_receive_buffer(fd: &OwnedFd, bytes: usize) -> io::Result<()> {
+    if set_socket_recv_buffer_size_force(fd, bytes).is_err() {
+        set_socket_recv_buffer_size(fd, bytes)?;
+    }
+    Ok(())
 }
 
 fn send(fd: &OwnedFd, bytes: &[u8]) -> io::Result<()> {

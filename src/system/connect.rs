@@ -57,7 +57,7 @@ impl Connects {
         }
     }
 
-    /// Opens what there is room for, and returns the results that have come since the last call; each connect has one.
+    /// Opens as many as are allowed at once, and returns the results that have come since the last call; each connect has one.
     /// Does not block.
     pub fn advance(&mut self, now: Instant) -> Vec<Connected> {
         let mut results = Vec::new();
@@ -157,8 +157,8 @@ pub fn connect_all(addresses: impl Iterator<Item = SocketAddr>, timeout: Duratio
 pub fn is_own_failure(error: &io::Error) -> bool {
     use Errno as E;
     [E::MFILE, E::NFILE, E::NOBUFS, E::NOMEM, E::NOSPC, E::AGAIN, E::ADDRNOTAVAIL, E::PERM, E::ACCESS]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+        .map(Some)
+        .contains(&E::from_io_error(error))
 }
 
 #[cfg(test)]

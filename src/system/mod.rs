@@ -1,4 +1,4 @@
-//! Small safe wrappers around the operating system that more than one room needs.
+//! Small safe wrappers around the operating system that more than one module needs.
 
 mod after_fork;
 mod child;

@@ -155,9 +155,10 @@ fn has_mark(pid: Pid, mark: &Mark) -> io::Result<bool> {
 /// # Errors
 /// Nothing is known about it: there are no descriptors or no memory left.
 fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    let shortage = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(|errno| Some(errno.raw_os_error()));
     match result {
-        Err(error) if shortage.contains(&error.raw_os_error()) => Err(error),
+        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => {
+            Err(error)
+        }
         result => Ok(result.ok()),
     }
 }

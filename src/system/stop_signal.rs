@@ -1,15 +1,16 @@
 //! A flag that a thread can wait for together with file descriptors.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Instant;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::Waker;
 
 /// Set once, from any thread; waiting for it costs no wake-up until then. Clones are the same signal.
 #[derive(Debug, Clone)]
-pub struct StopSignal(Arc<OwnedFd>);
+pub struct StopSignal(Waker);
 
 impl StopSignal {
     /// A signal that is not set.
@@ -17,18 +18,17 @@ impl StopSignal {
     /// # Errors
     /// What the operating system said (no file descriptor left).
     pub fn new() -> io::Result<StopSignal> {
-        Ok(StopSignal(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+        Waker::new().map(StopSignal)
     }
 
     /// Sets the signal, for good.
     pub fn set(&self) {
-        // The counter would have to be at its maximum of 2^64 - 2 for this to fail.
-        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+        self.0.wake();
     }
 
     /// Whether the signal is set.
     pub fn is_set(&self) -> bool {
-        let mut fds = [PollFd::new(&*self.0, PollFlags::IN)];
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1))
     }
 

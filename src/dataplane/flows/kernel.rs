@@ -81,7 +81,7 @@ fn is_an_answer(error: &io::Error) -> bool {
 
 /// Whether the kernel refuses to delete an entry: before Linux 6.4 it does while the flow passes a flowtable.
 pub(super) fn is_busy(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error())
+    rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::BUSY)
 }
 
 impl Kernel for Netlink {

@@ -159,11 +159,6 @@ pub enum TcpState {
 }
 
 impl TcpState {
-    /// Whether nothing but stragglers can follow: the connection was closed on both sides, or reset.
-    pub fn is_over(self) -> bool {
-        matches!(self, TcpState::TimeWait | TcpState::Close)
-    }
-
     /// Whether the handshake is complete and the connection not over.
     pub fn is_open(self) -> bool {
         matches!(self, TcpState::Established | TcpState::FinWait | TcpState::CloseWait | TcpState::LastAck)

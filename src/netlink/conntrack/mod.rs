@@ -190,7 +190,7 @@ impl AsFd for Conntrack {
 
 /// Whether the kernel has found no such entry.
 fn is_gone(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::NOENT.raw_os_error())
+    Errno::from_io_error(error) == Some(Errno::NOENT)
 }
 
 /// A request about the one entry with this original tuple.

@@ -7,8 +7,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use neli::consts::nl::NlmF;
 use rustix::io::Errno;
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
 use rustix::net::{RecvFlags, SocketFlags, netlink};
 
 use super::{DELETE, Entry, NEW, filter};
@@ -55,12 +53,8 @@ impl Subscription {
         let fd = socket::open(Some(netlink::NETFILTER), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         // Before joining, so that nothing foreign is ever queued.
         filter::only_dnat(&fd)?;
-        // The first is not held to net.core.rmem_max, but needs CAP_NET_ADMIN in the initial user namespace.
-        if set_socket_recv_buffer_size_force(&fd, KEPT).is_err() {
-            set_socket_recv_buffer_size(&fd, KEPT)?;
-        }
-        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, GROUPS))?;
-        rustix::net::connect(&fd, &SocketAddrNetlink::new(0, 0))?;
+        socket::set_receive_buffer(&fd, KEPT)?;
+        socket::connect(&fd, GROUPS)?;
         Ok(Subscription { fd, buffer: vec![0; BUFFER], unread: 0..0 })
     }
 
@@ -82,7 +76,7 @@ impl Subscription {
             match socket::receive(&self.fd, &mut self.buffer, RecvFlags::DONTWAIT) {
                 Ok(length) => self.unread = 0..length,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(None),
-                Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => {
                     return Ok(Some(Event::Overrun));
                 }
                 Err(error) => return Err(error),

@@ -169,7 +169,7 @@ impl Tables {
         });
         match result {
             Ok(()) => Ok(Some(flags)),
-            Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Ok(None),
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => Ok(None),
             Err(error) => Err(error),
         }
     }

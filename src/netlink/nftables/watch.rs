@@ -9,7 +9,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use rustix::net::{RecvFlags, SocketFlags, netlink};
 
@@ -204,8 +203,7 @@ impl TableWatch {
         let events = socket::open(Some(netlink::NETFILTER), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         // A smaller buffer overruns sooner, which is noticed.
         let _ = set_socket_recv_buffer_size_force(&events, RECEIVE_BUFFER);
-        rustix::net::bind(&events, &SocketAddrNetlink::new(0, GROUP))?;
-        rustix::net::connect(&events, &SocketAddrNetlink::new(0, 0))?;
+        socket::connect(&events, GROUP)?;
         let mut queries = Tables::open()?;
         let reader =
             Reader { table: [name.as_bytes(), &[0]].concat(), seen: queries.generation()?, ..Reader::default() };
@@ -228,7 +226,7 @@ impl TableWatch {
                     break;
                 }
                 // Too many notifications at once. It is reported before those that did fit.
-                Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => {
                     self.lost_after.get_or_insert(self.reader.seen);
                 }
                 Err(error) => return Err(error),

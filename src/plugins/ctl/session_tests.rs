@@ -3,24 +3,7 @@
 use super::session::{MAX_REQUEST, Session, Step};
 use super::wire::{Codec, Packet, Reader, Value, encode};
 use crate::engine::{Reply, Request, Status};
-
-/// splitmix64: small, seeded, and good enough to cut streams with.
-pub(super) struct Random(pub(super) u64);
-
-impl Random {
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `bound`, or 0.
-    pub(super) fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
-    }
-}
+use crate::random::Random;
 
 fn empty_status() -> Reply {
     Reply::Status(Box::new(Status { closed: false, targets: Vec::new(), frontends: Vec::new(), hold: None }))
@@ -170,14 +153,14 @@ fn nothing_is_read_while_something_is_owed() {
 fn random_conversations_are_answered_in_order() {
     for seed in 0..300 {
         let mut random = Random(seed);
-        let codec = Codec::ALL[random.below(2)];
+        let codec = Codec::ALL[random.index(2)];
         let mut input = Vec::new();
         let mut expected = Vec::new();
-        for id in 1..=random.below(30) as u32 {
-            let name = format!("n{}", random.below(5));
+        for id in 1..=random.index(30) as u32 {
+            let name = format!("n{}", random.index(5));
             let body = Value::Map(vec![("name".into(), name.as_str().into())]);
-            let (method, answer) = [(2, 3), (8, 9), (10, 11), (16, 17), (18, 19), (4, 1), (21, 1)][random.below(7)];
-            let id = if random.below(5) == 0 { 0 } else { id };
+            let (method, answer) = [(2, 3), (8, 9), (10, 11), (16, 17), (18, 19), (4, 1), (21, 1)][random.index(7)];
+            let id = if random.index(5) == 0 { 0 } else { id };
             encode(codec, id, method, &body, &mut input).unwrap();
             if id != 0 {
                 expected.push((id, answer));
@@ -188,7 +171,7 @@ fn random_conversations_are_answered_in_order() {
         loop {
             match session.step() {
                 Step::Send => {
-                    let count = 1 + random.below(session.output().len());
+                    let count = 1 + random.index(session.output().len());
                     output.extend_from_slice(&session.output()[..count]);
                     session.sent(count);
                 }
@@ -200,7 +183,7 @@ fn random_conversations_are_answered_in_order() {
                 }
                 Step::Read if rest.is_empty() => session.ended(),
                 Step::Read => {
-                    let (now, later) = rest.split_at(1 + random.below(rest.len().min(50)));
+                    let (now, later) = rest.split_at(1 + random.index(rest.len().min(50)));
                     session.received(now);
                     rest = later;
                 }

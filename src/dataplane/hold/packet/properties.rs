@@ -5,45 +5,21 @@
 use std::net::IpAddr;
 
 use super::*;
+use crate::random::Random;
 
 /// Worlds of one run: each is one valid packet and its mutations.
 const SEEDS: u64 = 4000;
 const MUTATIONS: u64 = 12;
 
-/// SplitMix64 (Steele, Lea, Flood, 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
-        (0..length).map(|_| self.next() as u8).collect()
-    }
-
-    /// A length that is often at a limit.
-    fn length(&mut self, max: usize) -> usize {
-        let near = [0, 1, 8, 1220, 1232, 1280, 1452, 1460, 1500, 65_000, max];
-        let length = match self.below(4) {
-            0 => near[self.below(near.len())] + self.below(16),
-            1 => self.below(max + 1),
-            _ => self.below(2000),
-        };
-        length.min(max)
-    }
+/// A length that is often at a limit.
+fn length(random: &mut Random, max: usize) -> usize {
+    let near = [0, 1, 8, 1220, 1232, 1280, 1452, 1460, 1500, 65_000, max];
+    let length = match random.below(4) {
+        0 => near[random.index(near.len())] + random.index(16),
+        1 => random.index(max + 1),
+        _ => random.index(2000),
+    };
+    length.min(max)
 }
 
 /// Padding for an options header of IPv6, of `units` times eight bytes behind the first eight.
@@ -55,7 +31,7 @@ fn options_v6(random: &mut Random, next: u8, units: u8) -> Vec<u8> {
         match left.min(257) {
             1 => header.push(0),
             most => {
-                let length = 2 + random.below(most - 1);
+                let length = 2 + random.index(most - 1);
                 header.extend([1, (length - 2) as u8]);
                 header.resize(header.len() + length - 2, 0);
             }
@@ -75,7 +51,7 @@ fn valid(random: &mut Random) -> Vec<u8> {
     if v6 {
         let (hop, destination) = (random.chance(40), random.chance(60));
         let units = |random: &mut Random| {
-            if random.chance(50) { random.below(6) as u8 } else { 140 + random.below(20) as u8 }
+            if random.chance(50) { random.index(6) as u8 } else { 140 + random.index(20) as u8 }
         };
         first = if hop {
             0
@@ -96,7 +72,7 @@ fn valid(random: &mut Random) -> Vec<u8> {
         // Router alert, record route, time stamp, no operation.
         let all: [&[u8]; 4] = [&[148, 4, 0, 0], &[7, 7, 4, 0, 0, 0, 0], &[68, 12, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[1]];
         while random.chance(50) && options.len() < 24 {
-            options.extend(all[random.below(4)]);
+            options.extend(all[random.index(4)]);
         }
         options.resize(options.len().next_multiple_of(4), 0);
     }
@@ -105,12 +81,12 @@ fn valid(random: &mut Random) -> Vec<u8> {
     let mut segment = [source_port.to_be_bytes(), destination_port.to_be_bytes()].concat();
     let most = 65_535 - before;
     if udp {
-        let length = random.length(most - 8);
+        let length = length(random, most - 8);
         segment.extend(((8 + length) as u16).to_be_bytes());
         segment.extend(random.bytes(2 + length));
     } else {
-        let words = 5 + random.below(11);
-        let length = if random.chance(80) { 0 } else { random.length(most - 4 * words) };
+        let words = 5 + random.index(11);
+        let length = if random.chance(80) { 0 } else { length(random, most - 4 * words) };
         segment.extend(random.bytes(4 * words + length - 4));
         (segment[12], segment[13]) = ((words as u8) << 4, 2);
     }
@@ -127,23 +103,23 @@ fn valid(random: &mut Random) -> Vec<u8> {
         [head.concat(), random.bytes(8), options, segment].concat()
     };
     // What NFLOG may have behind the packet: padding.
-    let padding = if random.chance(10) { random.below(8) } else { 0 };
+    let padding = if random.chance(10) { random.index(8) } else { 0 };
     [packet, random.bytes(padding)].concat()
 }
 
 /// A packet in which a few fields are not what they were.
 fn mutated(random: &mut Random, mut packet: Vec<u8>) -> Vec<u8> {
     const FIELDS: [u8; 16] = [0, 1, 2, 6, 17, 43, 44, 50, 51, 58, 59, 60, 131, 137, 0x80, 0xff];
-    for _ in 0..=random.below(3) {
+    for _ in 0..=random.index(3) {
         // Mostly among the headers.
-        let at = if random.chance(80) { random.below(packet.len().min(120)) } else { random.below(packet.len()) };
-        match random.below(5) {
-            0 => packet[at] ^= 1 << random.below(8),
-            1 => packet[at] = FIELDS[random.below(16)],
+        let at = if random.chance(80) { random.index(packet.len().min(120)) } else { random.index(packet.len()) };
+        match random.index(5) {
+            0 => packet[at] ^= 1 << random.index(8),
+            1 => packet[at] = FIELDS[random.index(16)],
             2 => packet[at] = random.next() as u8,
             3 => packet.truncate(at.max(1)),
             _ => {
-                let more = random.below(64);
+                let more = random.index(64);
                 packet.splice(at..at, random.bytes(more));
             }
         }
@@ -327,7 +303,7 @@ fn whatever_parses_can_be_sent_and_refused() {
 fn noise_is_no_packet_and_no_danger() {
     let mut random = Random(7);
     for _ in 0..20_000 {
-        let length = random.below(200);
+        let length = random.index(200);
         let mut noise = random.bytes(length);
         if let Some(first) = noise.first_mut() {
             *first = if *first & 1 == 0 { 0x40 | (*first >> 4) } else { 0x60 };

@@ -5,19 +5,7 @@ use std::net::SocketAddr;
 use super::*;
 use crate::config::Protocol;
 use crate::plugin::OnFailure;
-
-/// SplitMix64 (Steele, Lea, Flood, 2014).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-}
+use crate::random::Random;
 
 /// A datagram from a source, with `length` bytes of data.
 fn datagram(source: SocketAddr, length: usize) -> Packet {

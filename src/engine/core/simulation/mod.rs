@@ -15,27 +15,6 @@ use world::World;
 /// Steps of one world before it is brought to rest.
 const STEPS_PER_WORLD: u64 = 400;
 
-/// SplitMix64 (Steele, Lea, Flood, 2014): small, seeded, and good enough to pick events.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-}
-
 impl World {
     /// One random event.
     fn step(&mut self) {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::super::rules::RETRY;
 use super::super::{Change, Core, Effect, Event, FrontendId, FrontendPlan, Revision, TargetId, TargetPlan};
-use super::Random;
 use crate::engine::status::TargetState;
+use crate::random::Random;
 
 /// The model of a target's backend, since its last start.
 #[derive(Debug, Default, Clone, Copy)]

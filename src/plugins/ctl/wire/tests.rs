@@ -301,15 +301,15 @@ fn nesting_is_bounded() {
 #[test]
 fn random_cuts_and_damage() {
     for seed in 0..300 {
-        let mut random = crate::plugins::ctl::session_tests::Random(seed);
-        let codec = Codec::ALL[random.below(2)];
+        let mut random = crate::random::Random(seed);
+        let codec = Codec::ALL[random.index(2)];
         let mut stream = Vec::new();
         let mut expected = Vec::new();
-        for _ in 0..random.below(8) {
+        for _ in 0..random.index(8) {
             let packet = Packet { id: random.next() as u32, method: random.next() as u16, body: value(&mut random, 4) };
             encode(codec, packet.id, packet.method, &packet.body, &mut stream).unwrap();
             if codec == Codec::Json {
-                match random.below(3) {
+                match random.index(3) {
                     0 => drop(stream.pop()),
                     1 => stream.extend(b" \r\n\n"),
                     _ => {}
@@ -321,7 +321,7 @@ fn random_cuts_and_damage() {
         let mut read = Vec::new();
         let mut rest = &stream[..];
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(1 + random.below(rest.len().min(40)));
+            let (now, later) = rest.split_at(1 + random.index(rest.len().min(40)));
             reader.push(now);
             rest = later;
             while let Some(packet) = reader.packet().unwrap_or_else(|error| panic!("seed {seed}: {error}")) {
@@ -333,9 +333,9 @@ fn random_cuts_and_damage() {
 
         for _ in 0..20 {
             let mut damaged = stream.clone();
-            for _ in 0..=random.below(3) {
+            for _ in 0..=random.index(3) {
                 if !damaged.is_empty() {
-                    let at = random.below(damaged.len());
+                    let at = random.index(damaged.len());
                     damaged[at] = random.next() as u8;
                 }
             }
@@ -344,18 +344,18 @@ fn random_cuts_and_damage() {
     }
 }
 
-fn value(random: &mut crate::plugins::ctl::session_tests::Random, depth: usize) -> Value {
-    let text = |random: &mut crate::plugins::ctl::session_tests::Random| {
+fn value(random: &mut crate::random::Random, depth: usize) -> Value {
+    let text = |random: &mut crate::random::Random| {
         let pieces = ["a", "\"", "\\", "}", "{", "é", "\n", "\u{0}", "😀", "[", ":"];
-        (0..random.below(6)).map(|_| pieces[random.below(pieces.len())]).collect::<String>()
+        (0..random.index(6)).map(|_| pieces[random.index(pieces.len())]).collect::<String>()
     };
-    match random.below(if depth == 0 { 5 } else { 7 }) {
+    match random.index(if depth == 0 { 5 } else { 7 }) {
         0 => Value::Null,
-        1 => Value::Bool(random.below(2) == 1),
-        2 => Value::Integer((random.next() as i64 >> random.below(64)).into()),
-        3 => Value::Float(random.below(1000) as f64 / 8.0 + 0.5),
+        1 => Value::Bool(random.index(2) == 1),
+        2 => Value::Integer((random.next() as i64 >> random.index(64)).into()),
+        3 => Value::Float(random.index(1000) as f64 / 8.0 + 0.5),
         4 => Value::Text(text(random)),
-        5 => Value::Array((0..random.below(4)).map(|_| value(random, depth - 1)).collect()),
-        _ => Value::Map((0..random.below(4)).map(|_| (Value::Text(text(random)), value(random, depth - 1))).collect()),
+        5 => Value::Array((0..random.index(4)).map(|_| value(random, depth - 1)).collect()),
+        _ => Value::Map((0..random.index(4)).map(|_| (Value::Text(text(random)), value(random, depth - 1))).collect()),
     }
 }
