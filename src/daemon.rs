@@ -273,12 +273,12 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     Ok(())
 }
 
-/// Ends the processes of a daemon of this network namespace that has crashed.
+/// Kills the processes of commands that a crashed daemon of this network namespace, or this one at its end, has left.
 fn sweep(mark: &Mark) {
     match processes::kill_all(mark, None) {
         Ok(0) => {}
-        Ok(count) => log::warn!("killed {count} processes that a daemon before this one has left behind"),
-        Err(error) => log::error!("cannot end what a daemon before this one has left behind: {error}"),
+        Ok(count) => log::warn!("killed {count} leftover processes of commands"),
+        Err(error) => log::error!("cannot kill leftover processes of commands: {error}"),
     }
 }
 

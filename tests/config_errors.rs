@@ -279,7 +279,7 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
         "1m",
         "17179870s",
         &[
-            r#"f:14:19: frontends[0] "public": flow_timeout: too long: 24 days (576h) at most, since the kernel's timers wrap beyond that"#,
+            r#"f:14:19: frontends[0] "public": flow_timeout: too long: 24 days (576h) at most, because the kernel's timers wrap beyond that"#,
         ],
     ),
     // Addresses and protocols.

@@ -166,9 +166,9 @@ fn forged_sources_are_neither_held_nor_wake_nor_are_answered() {
         assert_eq!(daemon.target(target)["state"], "inactive", "{}", daemon.log());
     }
     assert!(!daemon.log().contains("target b: warming") && !daemon.log().contains("target page: warming"));
-    // Port 82 refuses clients, but not these: it would have told this host's own socket.
+    // Port 82 refuses clients, but not these: a reset would have reached this host's own socket.
     assert_eq!(heard.recv(&mut [0; 1]).map_err(|error| error.kind()), Err(ErrorKind::WouldBlock));
-    // Real clients are served, on this host and elsewhere.
+    // Real clients are served, on this host and on others.
     assert_eq!(lab.client().run(|| http_get((GATEWAY_V4, 81).into(), "/")).expect("it is served").0, 200);
     assert_eq!(lab.client().run(|| http_get((GATEWAY_V6, 80).into(), "/")).expect("it is served").0, 200);
 }

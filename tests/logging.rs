@@ -25,7 +25,7 @@ fn fifo(folder: &Temporary, name: &str) -> PathBuf {
     path
 }
 
-/// Opens a FIFO for both, so that there is a reader, which reads only when it is told to.
+/// Opens a FIFO for both, so that there is a reader, which reads only on request.
 fn hold_open(path: &Path) -> File {
     let nonblock = OFlags::NONBLOCK.bits() as i32;
     OpenOptions::new().read(true).write(true).custom_flags(nonblock).open(path).expect("a FIFO")
@@ -33,7 +33,7 @@ fn hold_open(path: &Path) -> File {
 
 /// Fills a FIFO until it takes not a byte more.
 fn fill(mut fifo: &File) {
-    // `write_all` ends with what fits; a single byte tells that none fits any more.
+    // `write_all` ends with what fits; a single byte shows that none fits any more.
     for part in [&[b'\n'; 4096][..], b"\n"] {
         let error = loop {
             if let Err(error) = fifo.write_all(part) {

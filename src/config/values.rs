@@ -182,7 +182,7 @@ impl FromNode for KernelTimeout {
     fn from_node(node: &Node) -> Result<KernelTimeout, String> {
         let duration = positive(node)?;
         if duration > MAX_KERNEL_TIMEOUT {
-            return Err("too long: 24 days (576h) at most, since the kernel's timers wrap beyond that".to_owned());
+            return Err("too long: 24 days (576h) at most, because the kernel's timers wrap beyond that".to_owned());
         }
         let up = u64::from(duration.subsec_nanos() > 0);
         Ok(KernelTimeout(Duration::from_secs(duration.as_secs() + up)))

@@ -119,7 +119,7 @@ impl Handler for Links {
             // What is known at the start often lasts.
             Err(error) => log::warn!("cannot watch over the interfaces' addresses: {error}"),
         }
-        // After the watch has begun, so that no change is missed. At the daemon's start the engine asks for itself.
+        // After the watch has begun, so that no change is missed. At the daemon's start the engine queries them itself.
         let links = self.look(io.now());
         if let Some(links) = links.filter(|_| self.restarted) {
             io.core.tell_on_link(links);

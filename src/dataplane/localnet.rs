@@ -62,7 +62,7 @@ impl Localnet {
         let mut state = State { setting, guard: None, losses: 0, closed: false };
         state.guard = kept.filter(|_| needed).and_then(adopt);
         if state.guard.is_none() {
-            // At once: to ask nft for its version takes milliseconds.
+            // At once: running nft for its version takes milliseconds.
             state.switch_off();
             remove_descriptor(GUARD_TABLE);
         }
@@ -79,7 +79,7 @@ impl Localnet {
         Losses(self.lock().losses)
     }
 
-    /// Our table has been loaded: switches the setting on, unless the table has been lost again since `losses` was asked for.
+    /// Our table has been loaded: switches the setting on, unless the table has been lost again since `losses` was read.
     pub fn resume(&self, plan: &Plan, losses: Losses) {
         let state = self.lock();
         let Some(setting) = state.setting.as_ref().filter(|_| !state.closed && losses == Losses(state.losses)) else {
@@ -133,7 +133,7 @@ fn create(nft: &Nft) -> Option<GuardTable> {
         "so outside hosts can reach 127.0.0.0/8 for a moment when another program deletes the table inet proxygw";
     let version = nft.version();
     if version.is_none_or(|version| version < OWNERS_LISTED) {
-        log::info!("no table ip {GUARD_TABLE}, since nft before 1.1.0 can crash when it lists one as JSON, {EXPOSED}");
+        log::info!("no table ip {GUARD_TABLE} because nft before 1.1.0 can crash when it lists one as JSON, {EXPOSED}");
         return None;
     }
     match GuardTable::create() {
@@ -142,7 +142,7 @@ fn create(nft: &Nft) -> Option<GuardTable> {
             Some(guard)
         }
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            log::info!("no table ip {GUARD_TABLE}, since the kernel is older than Linux 5.12, {EXPOSED}");
+            log::info!("no table ip {GUARD_TABLE} because the kernel is older than Linux 5.12, {EXPOSED}");
             None
         }
         Err(error) => {
@@ -157,6 +157,6 @@ fn cannot_set(plan: &Plan, error: &io::Error) {
     if plan.frontends.iter().any(Rules::enters_loopback) {
         log::error!("{CANNOT}, so clients from outside do not reach endpoints on 127.0.0.0/8: {error}");
     } else if plan.needs_route_localnet() {
-        log::warn!("{CANNOT}, so clients on 127.0.0.0/8 do not reach endpoints elsewhere: {error}");
+        log::warn!("{CANNOT}, so clients on 127.0.0.0/8 do not reach endpoints on other hosts: {error}");
     }
 }

@@ -59,7 +59,7 @@ impl Default for OwnTransactions {
 }
 
 impl OwnTransactions {
-    /// Takes in that a process that was started after this generation is about to commit.
+    /// Records that a process that was started after this generation is about to commit.
     pub fn begin(&self, pid: u32, after: Option<u32>) {
         let mut runs = self.runs();
         if runs.len() == MAX_RUNS {
@@ -68,7 +68,7 @@ impl OwnTransactions {
         runs.push_back(Run { pid, after, ended: None, committed: false });
     }
 
-    /// Takes in that this process of [`OwnTransactions::begin`] has ended by this generation.
+    /// Records that this process of [`OwnTransactions::begin`] has ended by this generation.
     pub fn end(&self, pid: u32, until: Option<u32>, committed: bool) {
         if let Some(run) = self.runs().iter_mut().rfind(|run| run.pid == pid) {
             run.ended = Some(until);
@@ -80,7 +80,7 @@ impl OwnTransactions {
     pub fn includes(&self, transaction: &Transaction) -> bool {
         let is_of = |run: &Run| match &transaction.process {
             Some(process) if self.sees_kernel_ids => process.id == run.pid,
-            // Elsewhere the netlink port has the id of nft's own PID namespace, which is ours.
+            // In another PID namespace the netlink port has the id of nft's own PID namespace, which is ours.
             Some(process) => transaction.port == run.pid && process.name == "nft",
             None => transaction.port == run.pid,
         };

@@ -1,13 +1,12 @@
-//! When a repair of our table is due: at once, and less and less often while another program keeps changing it. Never given
-//! up, and never a busy loop.
+//! Times of repairs of our table: at once, then with growing delays while another program keeps changing it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Number of repairs that follow each other at once, within [`WINDOW`].
+/// Number of repairs within [`WINDOW`] that are not delayed.
 const AT_ONCE: usize = 3;
 
-/// The time that repairs are counted in; and after so long without a change, a fight is over.
+/// Time within which repairs are counted. After as long without a change, the next repair comes at once again.
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// The delay after the repairs that came at once. It doubles with each further repair.
@@ -22,12 +21,12 @@ pub struct Pace {
     due: Option<Instant>,
     /// The last repairs, at most [`AT_ONCE`].
     repairs: VecDeque<Instant>,
-    /// The delay before the next repair, while another program fights us.
+    /// The delay before the next repair, while another program keeps changing the table.
     delay: Option<Duration>,
 }
 
 impl Pace {
-    /// Takes in that the table was changed. Returns the delay of the repair if a fight begins with it.
+    /// Records that the table was changed. Returns the delay of the repair if it is the first one that is delayed.
     pub fn noticed(&mut self, now: Instant) -> Option<Duration> {
         if self.due.is_some() {
             return None;
@@ -52,7 +51,7 @@ impl Pace {
         begins.then_some(delay)
     }
 
-    /// Takes in that a repair failed: it is tried again after the shortest delay.
+    /// Records that a repair failed: it is tried again after the present delay, or the shortest.
     pub fn failed(&mut self, now: Instant) {
         self.due = Some(now + self.delay.unwrap_or(MIN_DELAY));
     }

@@ -70,7 +70,7 @@ pub fn repair(wanted: &Listing, listed: Option<&Listing>, changes: &Changes, ext
     if lacks_policy || changes.deleted_table() {
         return Repair::Whole;
     }
-    // A set that was made again can have other types. Only rules that are replaced let go of it.
+    // A set that was made again can have other types. Only replaced rules release it.
     let replaced = |name: &String| listed.sets.contains_key(name) && changes.has(&Object::Set(name.clone()));
     // A chain that was renamed is still referred to, by rules and elements that are not reported.
     let deleted =

@@ -86,12 +86,11 @@ impl Table {
         Ok(())
     }
 
-    /// Takes in that another program has changed the table: a repair is due, at once or a little later.
+    /// Records that another program has changed the table: a repair is due, at once or a little later.
     pub fn noticed(&mut self, now: Instant) {
         if let Some(delay) = self.pace.noticed(now) {
             log::error!(
-                "table inet {TABLE}: {} keeps changing it, and is fighting this daemon; repairing it more and more rarely, \
-                 next in {} s",
+                "table inet {TABLE}: {} keeps changing it; repairing it less often, next repair in {} s",
                 self.notices.process(),
                 delay.as_secs()
             );

@@ -16,7 +16,7 @@ use crate::plugin::{Error, Handler, Io, Readiness};
 /// The socket's key.
 const SOCKET: usize = 0;
 
-/// What other programs have changed since the engine last asked.
+/// Changes by other programs since the engine last took them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// All of it.
@@ -45,7 +45,7 @@ impl Report {
     }
 }
 
-/// What the reactor, which watches the table, and the engine, which changes it, share.
+/// State that the reactor, which watches the table, and the engine, which changes it, share.
 #[derive(Debug, Default)]
 pub struct Notices {
     /// The transactions of the engine's own.
@@ -54,7 +54,7 @@ pub struct Notices {
 }
 
 impl Notices {
-    /// Adds a report. Returns whether it is the first since [`Notices::take`]: then the engine must be told.
+    /// Adds a report. Returns whether it is the first since [`Notices::take`]: then the engine must be notified.
     pub fn post(&self, report: Report) -> bool {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let is_first = pending.is_none();
@@ -79,7 +79,7 @@ pub(super) fn name_of(process: Option<&Process>) -> String {
     process.map_or_else(|| "another program".to_owned(), Process::to_string)
 }
 
-/// What is done at once, on the reactor thread and before nft runs, when our table is gone or its chain `guard` may have
+/// Action that is run at once, on the reactor thread and before nft runs, when our table is gone or its chain `guard` may have
 /// changed. It must not block.
 pub type OnLoss = Box<dyn FnMut() + Send>;
 

@@ -14,7 +14,7 @@ const OLDEST: Version = (5, 10);
 /// A kernel's version, without what follows the second number.
 type Version = (u32, u32);
 
-/// What kernels have from a version on, where their check of a transaction does not tell.
+/// Features that kernels have from a version on, where a checked transaction does not show them.
 const SINCE: [(Version, &str); 3] = [
     ((5, 6), "ranges in sets of several fields"),
     ((5, 8), "filters for dumps of conntrack's table"),
@@ -167,7 +167,7 @@ fn judge(needed: &[&Feature], check: impl Fn(&[&Feature]) -> Result<(), NftError
     findings
 }
 
-/// `NFT_NAT` is `CONFIG_NFT_NAT`; other words stay.
+/// `NFT_NAT` is `CONFIG_NFT_NAT`; other tokens stay.
 fn option(word: &str) -> String {
     let is_option = word.starts_with("NF");
     if is_option || word.starts_with("NETFILTER") { format!("CONFIG_{word}") } else { word.to_owned() }

@@ -6,10 +6,10 @@ use super::{Finding, Host, Path, Subject, listed, not_looked_at, sysctls};
 use crate::config::Protocol;
 use crate::dataplane::apply::Nft;
 
-/// How long a flow stays in a flowtable after its last packet, in seconds, where the kernel does not say.
+/// Time that a flow stays in a flowtable after its last packet, in seconds, where the kernel has no setting.
 const DEFAULT_TIMEOUT: i64 = 30;
 
-/// Looks for flowtables where flows to backends on other hosts could pass them. Flows to this host pass none.
+/// Finds flowtables where flows to backends on other hosts could pass them. Flows to this host pass none.
 pub(super) fn examine(subject: &Subject, _: &Host, findings: &mut Vec<Finding>) {
     let mut labels = sysctls::distinct(subject.remote().map(Path::endpoint_label));
     labels.sort();
@@ -27,7 +27,7 @@ pub(super) fn examine(subject: &Subject, _: &Host, findings: &mut Vec<Finding>) 
     }
 }
 
-/// How long flows of a protocol that any remote path speaks stay in a flowtable after their last packet, in seconds.
+/// Longest time that flows of the protocols of remote paths stay in a flowtable after their last packet, in seconds.
 fn timeout(subject: &Subject, protocol: Protocol) -> i64 {
     if !subject.remote().any(|path| path.protocol == protocol) {
         return 0;

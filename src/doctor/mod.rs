@@ -1,4 +1,4 @@
-//! `proxygw doctor`: what of the host would keep this configuration from working, and what mends it.
+//! `proxygw doctor`: everything on the host that keeps this configuration from working, and how to fix it.
 //!
 //! Each theme has a small file that gathers its facts (from `/proc`, by netlink, from nft) and judges them; to judge is a pure
 //! function where it is not trivial. Nothing is changed. [`examine`] runs on the main thread of `proxygw doctor`, and once on a
@@ -78,7 +78,7 @@ pub struct Finding {
     pub about: Option<String>,
     /// What is wrong, in one sentence.
     pub problem: String,
-    /// The command or the setting that mends it.
+    /// The command or the setting that fixes it.
     pub remedy: String,
     /// What else is to be known of the remedy: another one, or how it is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -202,7 +202,7 @@ pub fn text(findings: &[Finding]) -> String {
         let severity = if finding.severity == Severity::Error { "error" } else { "warning" };
         let about = finding.about.as_ref().map(|about| format!(": {about}")).unwrap_or_default();
         let note = finding.note.as_ref().map(|note| format!("      {note}\n")).unwrap_or_default();
-        format!("{severity} {}{about}\n{}\nmend: {}\n{note}", finding.code, finding.problem, finding.remedy)
+        format!("{severity} {}{about}\n{}\nfix: {}\n{note}", finding.code, finding.problem, finding.remedy)
     });
     paragraphs.collect::<Vec<_>>().join("\n")
 }
@@ -227,7 +227,7 @@ pub fn log_from_a_thread(subject: Subject) {
         for finding in findings {
             let about = finding.about.map(|about| format!("{about}: ")).unwrap_or_default();
             let note = finding.note.map(|note| format!(" ({note})")).unwrap_or_default();
-            log::warn!("{about}{}; mend: {}{note} [{}]", finding.problem, finding.remedy, finding.code);
+            log::warn!("{about}{}; fix: {}{note} [{}]", finding.problem, finding.remedy, finding.code);
         }
     };
     if let Err(error) = std::thread::Builder::new().name("doctor".to_owned()).spawn(examine) {

@@ -109,7 +109,7 @@ impl Subject {
 
     /// Asks the kernel which endpoints are on this host.
     pub fn locate(&mut self) {
-        // Without a socket each stays what its address says.
+        // Without a socket each stays as its address shows.
         let Ok(mut routes) = Routes::open() else { return };
         let mut known = HashMap::new();
         for path in &mut self.paths {

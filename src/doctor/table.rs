@@ -18,7 +18,7 @@ const ENTRANCES: [&str; 2] = ["prerouting", "output"];
 /// The time that the daemon may take for a repair that is under way.
 const REPAIR: Duration = Duration::from_secs(1);
 
-/// Looks for differences.
+/// Finds differences.
 pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
     if !host.daemon_runs {
         return;
@@ -53,7 +53,7 @@ fn judge(differences: &[Difference]) -> Option<Finding> {
     }
     let texts: Vec<_> = differences.iter().map(|difference| difference.text.clone()).collect();
     let texts = listed(&texts);
-    // Names tell one configuration from another: where they are the same, so is the rest.
+    // Configurations differ in names: where they are the same, so is the rest.
     let is_changed = differences.iter().any(|difference| difference.proof == Proof::Certain)
         || differences.iter().all(|difference| difference.proof == Proof::SameNames);
     Some(if is_changed {
@@ -85,7 +85,7 @@ enum Proof {
     None,
 }
 
-/// What of the table is not as wanted. `found` is `None` if there is no table.
+/// Differences from the wanted table. `found` is `None` if there is no table.
 fn differences(wanted: &Listing, found: Option<&Listing>) -> Vec<Difference> {
     let Some(found) = found else {
         return vec![Difference { proof: Proof::Certain, text: "there is no such table".to_owned() }];

@@ -98,7 +98,7 @@ pub struct FlowStatus {
     /// Since how many seconds it has been known to be in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub age_seconds: Option<u64>,
-    /// In how many seconds it ends if it stays silent, rounded down; 0 while it is offloaded, when that is not known.
+    /// Seconds until it ends if it stays idle, rounded down; 0 while it is offloaded, when that is not known.
     pub left_seconds: u64,
     /// What the client has sent, where accounting is on.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -319,7 +319,7 @@ fn flow_sentence(flow: &FlowStatus) -> String {
     }
     text += &match flow.offloaded {
         true => ", passes a flowtable".to_owned(),
-        false => format!(", ends in {} if it stays silent", span(flow.left_seconds)),
+        false => format!(", ends in {} if it stays idle", span(flow.left_seconds)),
     };
     if let (Some(sent), Some(received)) = (flow.sent, flow.received) {
         let packets = if sent.packets == 1 { "packet" } else { "packets" };
@@ -396,7 +396,7 @@ mod tests {
         let json = |flow: &FlowStatus| serde_json::to_value(flow).expect("JSON");
         assert_eq!(json(&flow)["offloaded"], true);
         let flow = FlowStatus { offloaded: false, left_seconds: 48, ..flow };
-        assert!(flow_sentence(&flow).ends_with(", ends in 48s if it stays silent."));
+        assert!(flow_sentence(&flow).ends_with(", ends in 48s if it stays idle."));
         assert!(json(&flow).get("offloaded").is_none());
     }
 }

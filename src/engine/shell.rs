@@ -62,11 +62,11 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the engine's thread, whose panic ends the process. It ends after [`Event::Shutdown`], having taken the table out of the kernel and told the
-    /// reactor and the flows' thread to end; it says whether every target has ended.
+    /// Starts the engine's thread, whose panic ends the process. After [`Event::Shutdown`] it removes the table, stops the reactor and
+    /// the flows' thread, and ends; the result is whether every target has ended.
     ///
     /// # Errors
-    /// No thread could be had.
+    /// The operating system has no thread left.
     pub fn spawn(self) -> io::Result<JoinHandle<bool>> {
         vital::spawn("engine", move || Shell::new(self).run())
     }

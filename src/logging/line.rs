@@ -1,4 +1,4 @@
-//! One line of the log: bounded, and with nothing in it that a terminal or another reader would obey.
+//! One line of the log: bounded, and without control characters.
 
 use std::fmt::{self, Write as _};
 
@@ -15,7 +15,7 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Formats a line. Control characters are escaped as in Rust's string literals, so that a message from elsewhere (nft's,
+    /// Formats a line. Control characters are escaped as in Rust's string literals, so that a message of another program (nft's,
     /// a path, a panic's) can neither begin a line of its own nor move a terminal's cursor.
     pub(super) fn new(text: fmt::Arguments<'_>) -> Line {
         let mut line = Line { text: String::with_capacity(128), cut: false };

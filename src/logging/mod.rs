@@ -1,8 +1,8 @@
 //! The log: one line per event, with the time in UTC and the level.
 //!
 //! A thread that logs never waits for the output. It appends the line to a bounded queue ([`queue`]); the thread `log` writes
-//! ([`writer`]). Where the output takes no more, lines are dropped, counted, and reported when it works again. What the log
-//! cannot do before the process ends within [`FLUSH`], it does not do.
+//! ([`writer`]). Where the output takes no more, lines are dropped, counted, and reported when it works again. At
+//! the end of the process, lines that are not written within [`FLUSH`] are lost.
 
 mod line;
 mod output;
@@ -142,7 +142,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
     let text = text.unwrap_or("no message");
     log::error!("thread {:?} panicked at {place}: {text}", thread.name().unwrap_or("unnamed"));
-    // Only if RUST_BACKTRACE asks for it.
+    // Only with RUST_BACKTRACE=1.
     let backtrace = Backtrace::capture();
     if backtrace.status() == BacktraceStatus::Captured {
         backtrace.to_string().lines().for_each(|line| log::error!("{line}"));

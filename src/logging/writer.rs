@@ -15,7 +15,7 @@ const CHUNK: usize = 4096;
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// Pause where the output said that it takes more, and did not.
+/// Pause after the output was reported writable and was not.
 const HICCUP: Duration = Duration::from_millis(10);
 
 pub(super) struct Writer<'q> {

@@ -34,7 +34,7 @@ pub struct InterfaceAddress {
 /// All addresses, in the calling thread's network namespace.
 ///
 /// # Errors
-/// What the operating system said.
+/// The operating system's error.
 pub fn dump() -> io::Result<Vec<InterfaceAddress>> {
     let mut addresses = Vec::new();
     let mut request = Request::new(Rtm::Getaddr.into(), &[0; HEADER]);
@@ -72,7 +72,7 @@ impl AddressWatch {
     /// Watches the addresses of the calling thread's network namespace.
     ///
     /// # Errors
-    /// What the operating system said.
+    /// The operating system's error.
     pub fn open() -> io::Result<AddressWatch> {
         let events = socket::open(None, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         socket::connect(&events, GROUPS)?;
@@ -82,7 +82,7 @@ impl AddressWatch {
     /// Reads what has happened since the last call, and tells whether anything has. Does not block.
     ///
     /// # Errors
-    /// What the operating system said.
+    /// The operating system's error.
     pub fn changed(&mut self) -> io::Result<bool> {
         let mut changed = false;
         loop {

@@ -30,7 +30,7 @@ pub fn netlink(datagram: &[u8]) {
     }
 }
 
-/// What asks the kernel for an entry names the same tuple as the entry.
+/// A query for an entry has the same tuple as the entry.
 fn check_tuple(entry: &Entry) {
     const TUPLE_ORIG: u16 = 1;
     let mut request = entry.original.put(Request::new(0, &[0; 4]), TUPLE_ORIG, entry.protocol);

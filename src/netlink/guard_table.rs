@@ -13,7 +13,7 @@
 //!
 //! A table with an owner (Linux 5.12) belongs to the netlink socket that made it: other programs cannot change or delete it,
 //! their `flush ruleset` passes over it, and the kernel deletes it when the last descriptor of the socket is closed. The
-//! socket is told by its port id and not by its process, so a descriptor that was passed on keeps the table, and can change it.
+//! owner is the socket's port id, not its process, so a descriptor that was passed on keeps the table, and can change it.
 //!
 //! The table is made by netlink, since nft's JSON drops the flag. Numbers are those of linux/netfilter/nf_tables.h and
 //! linux/netfilter/nfnetlink.h; numbers inside attributes are in network byte order.
@@ -118,7 +118,7 @@ impl GuardTable {
     ///
     /// # Errors
     /// `InvalidInput` on a kernel that does not know the flag; `PermissionDenied` without `CAP_NET_ADMIN`, or if the table
-    /// belongs to another socket; else what the operating system reported.
+    /// belongs to another socket; else the operating system's error.
     pub fn create() -> io::Result<GuardTable> {
         let fd = socket::open(Some(netlink::NETFILTER), SocketFlags::CLOEXEC)?;
         socket::connect(&fd, 0)?;
@@ -151,7 +151,7 @@ impl AsFd for GuardTable {
     }
 }
 
-/// The guard in the calling thread's network namespace, whoever owns it.
+/// The guard in the calling thread's network namespace, of any owner.
 fn find() -> io::Result<Option<Found>> {
     let mut found = None;
     let mut request = Request::new(GET_TABLE, &IP).attribute(TABLE_NAME, &name(GUARD_TABLE));

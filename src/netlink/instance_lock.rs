@@ -28,7 +28,7 @@ const GET_GENERATION: u16 = 10 << 8 | 16;
 /// The bound groups of the network namespace: one a line, the group's number and the owner's port id first.
 const GROUPS: &str = "/proc/thread-self/net/netfilter/nfnetlink_log";
 
-/// The netlink sockets of the network namespace: the protocol is the second word of a line, the port id the third. Every user
+/// The netlink sockets of the network namespace: the protocol is the second column of a line, the port id the third. Every user
 /// can read it.
 const SOCKETS: &str = "/proc/thread-self/net/netlink";
 
@@ -48,7 +48,7 @@ pub enum LockError {
     NotPermitted,
     /// The kernel has no NFLOG.
     NoNflog,
-    /// What else the operating system reported.
+    /// Any other error of the operating system.
     System(io::Error),
 }
 
@@ -71,7 +71,7 @@ impl fmt::Display for LockError {
                 f,
                 "NFLOG group {LOCK_GROUP}, which must be free for the one proxygw of a network namespace, belongs to {} \
                  (pid {pid})",
-                name.escape_debug()
+                name.escape_default()
             ),
             LockError::Held(None) => write!(
                 f,

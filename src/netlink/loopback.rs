@@ -30,7 +30,7 @@ const HEADER: usize = 12;
 /// Adds the route by an interface, unless it is there.
 ///
 /// # Errors
-/// What the operating system said: `PermissionDenied` without `CAP_NET_ADMIN`, no such interface, IPv6 is off.
+/// The operating system's error: `PermissionDenied` without `CAP_NET_ADMIN`, no such interface, IPv6 is off.
 pub fn add(interface: u32) -> io::Result<()> {
     match Socket::open(None)?.create(&mut request(Rtm::Newroute.into(), interface)) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -41,7 +41,7 @@ pub fn add(interface: u32) -> io::Result<()> {
 /// Removes all routes that were added, by whichever daemon.
 ///
 /// # Errors
-/// What the operating system said.
+/// The operating system's error.
 pub fn remove_all() -> io::Result<()> {
     let mut socket = Socket::open(None)?;
     let mut header = [0; HEADER];

@@ -73,7 +73,7 @@ impl Nflog {
     ///
     /// # Errors
     /// `PermissionDenied` or `AddrInUse` if another program has the group (the kernel says the one or the other),
-    /// `PermissionDenied` without `CAP_NET_ADMIN` too; else what the operating system said.
+    /// `PermissionDenied` without `CAP_NET_ADMIN` too; else the operating system's error.
     pub fn open(group: u16) -> io::Result<Nflog> {
         let fd = socket::open(Some(netlink::NETFILTER), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         socket::set_receive_buffer(&fd, KEPT)?;
@@ -122,7 +122,7 @@ impl Nflog {
     /// Takes what the kernel hands on at once, and gives `each` packet of it; does not block.
     ///
     /// # Errors
-    /// What the operating system said.
+    /// The operating system's error.
     pub fn receive(&mut self, each: &mut dyn FnMut(Logged<'_>)) -> io::Result<Received> {
         let length = match socket::receive(&self.fd, &mut self.buffer, RecvFlags::DONTWAIT) {
             Ok(length) => length,

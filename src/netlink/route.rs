@@ -25,7 +25,7 @@ pub struct Route {
     pub interface: Option<u32>,
 }
 
-/// A socket for route lookups. Opening one costs more than a lookup, so whoever makes several keeps it.
+/// A socket for route lookups. Opening one costs more than a lookup: keep it for several.
 #[derive(Debug)]
 pub struct Routes {
     socket: Socket,

@@ -34,7 +34,7 @@ impl Diag {
     /// A socket that asks about the calling thread's network namespace.
     ///
     /// # Errors
-    /// What the operating system said: no sock_diag in the kernel, or no file descriptor left.
+    /// The operating system's error: no sock_diag in the kernel, or no file descriptor left.
     pub fn open() -> io::Result<Diag> {
         Ok(Diag { socket: Socket::open(Some(netlink::SOCK_DIAG))? })
     }

@@ -49,7 +49,7 @@ impl Socket {
     /// thread's network namespace, in which it stays.
     ///
     /// # Errors
-    /// What the operating system said: the protocol is not in the kernel, or no file descriptor is left.
+    /// The operating system's error: the protocol is not in the kernel, or no file descriptor is left.
     pub fn open(protocol: Option<Protocol>) -> io::Result<Socket> {
         let fd = open(protocol, SocketFlags::CLOEXEC)?;
         connect(&fd, 0)?;

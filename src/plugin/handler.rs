@@ -18,9 +18,9 @@ use crate::reactor::IoCore;
 /// [`io::ErrorKind::WouldBlock`]. A readiness can be spurious. A handler with work that blocks gives it to a thread of its
 /// own, which it hears from through a pipe or socket pair that it registers ([`mio::unix::pipe`]).
 ///
-/// All handlers share one thread: bound what one call does, whatever a client sends. After a panic,
+/// All handlers share one thread: bound the work of one call for any input of a client. After a panic,
 /// `stop` is called, and later `start`, and they find the handler as the panic has left it. A frontend counts as failed until
-/// then. A service is then told the state of every target by `target_changed`, since it has missed changes.
+/// then. A service then receives the state of every target by `target_changed`, since it has missed changes.
 pub trait Handler: Send {
     /// Opens and registers what the handler listens on.
     ///
@@ -70,7 +70,7 @@ impl Io<'_> {
     /// Registers a source under a key of the handler's own choice.
     ///
     /// # Errors
-    /// What the operating system said.
+    /// The operating system's error.
     pub fn register(&mut self, source: &mut impl Source, key: usize, interest: Interest) -> io::Result<()> {
         self.core.register(self.owner, source, key, interest)
     }
@@ -78,7 +78,7 @@ impl Io<'_> {
     /// Changes what a registered source is watched for.
     ///
     /// # Errors
-    /// What the operating system said, or `NotFound` if nothing is registered under the key.
+    /// The operating system's error, or `NotFound` if nothing is registered under the key.
     pub fn reregister(&mut self, source: &mut impl Source, key: usize, interest: Interest) -> io::Result<()> {
         self.core.reregister(self.owner, source, key, interest)
     }

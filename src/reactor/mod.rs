@@ -123,7 +123,7 @@ impl Reactor {
     /// A reactor for the given handlers, none of which is started.
     ///
     /// # Errors
-    /// What the operating system said.
+    /// The operating system's error.
     pub fn new(
         frontends: Vec<Option<Box<dyn Handler>>>,
         services: Vec<Service>,
@@ -199,7 +199,7 @@ impl Reactor {
                                     return Ok(());
                                 }
                                 Signal::Terminate | Signal::Interrupt => {
-                                    log::info!("ending, since {signal} has come; a second one ends at once");
+                                    log::info!("received {signal}, shutting down (send again to force)");
                                     self.core.inbox.send(Message::Event(Event::Shutdown));
                                 }
                             }

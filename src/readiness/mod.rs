@@ -1,7 +1,7 @@
-//! Does the backend answer? Asked often at first, then less and less, until it does; never again afterwards.
+//! Probes of a backend that starts: often at first, then less and less, until all endpoints are ready.
 //!
-//! Runs on the target's own thread. Nothing here is asked of a backend that is routed to: from then on the kernel and the
-//! handler say whether it lives.
+//! They run on the target's own thread. A backend that is routed to is not probed: from then on the kernel and the handler
+//! report its end.
 
 mod http;
 mod waiting;
@@ -85,7 +85,7 @@ impl<'a> Prober<'a> {
     }
 }
 
-/// Why a probe has failed, in the words of messages.
+/// Reason of a failed probe, for messages.
 fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => format!("no answer within {PATIENCE:?}"),
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_probe_names_the_endpoint_and_what_it_lacks() {
-        // Bound and not listening: it is nobody else's, and refuses.
+        // Bound and not listening: no other program has it, and it refuses.
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bound");
         let free = socket.local_addr().expect("bound").as_socket().expect("an IP address");

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a target may warm before the log says what it waits for; half of its deadline if that is shorter.
+/// Time that a target may warm before the log names what it waits for; half of its deadline if that is shorter.
 const NOTICE: Duration = Duration::from_secs(5);
 
 /// Result of the last probe of a target that is not ready.
@@ -25,7 +25,7 @@ impl Waiting {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes in the result of a probe at `now`; `None` once nothing is missing any more, or the target does not warm.
+    /// Records the result of a probe at `now`; `None` once nothing is missing any more, or the target does not warm.
     pub(crate) fn set(&self, now: Instant, what: Option<&str>) {
         let mut missing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match (what, &*missing) {
@@ -36,7 +36,7 @@ impl Waiting {
     }
 }
 
-/// Decides when the log says what a target waits for: once, after a while. Pure. (When the deadline is over, the core says it.)
+/// Decides when the log names what a target waits for: once, after a while. Pure. (The core logs it at the deadline.)
 #[derive(Debug)]
 pub(crate) struct Notice {
     began: Instant,
@@ -50,7 +50,7 @@ impl Notice {
         Notice { began, after: NOTICE.min(deadline / 2), given: false }
     }
 
-    /// A probe has failed at `now`. Returns for how long the target has not been ready, if the log is to say so.
+    /// A probe has failed at `now`. Returns for how long the target has not been ready, if the log must report it.
     pub(crate) fn missed(&mut self, now: Instant) -> Option<Duration> {
         let due = !self.given && now.saturating_duration_since(self.began) >= self.after;
         self.given |= due;

@@ -152,7 +152,7 @@ pub fn connect_all(addresses: impl Iterator<Item = SocketAddr>, timeout: Duratio
     }
 }
 
-/// Whether a connect failed for a reason of this host's own, which says nothing of the endpoint: a resource is used up, or
+/// Whether a connect failed for a reason of this host's own, which shows nothing about the endpoint: a resource is used up, or
 /// the host's rules forbid the packet.
 pub fn is_own_failure(error: &io::Error) -> bool {
     use Errno as E;
@@ -179,7 +179,7 @@ mod tests {
         (socket.into(), streams, at)
     }
 
-    /// A loopback address with a port that is bound, so that it is nobody else's, and refuses.
+    /// A loopback address with a port that is bound, so no other program has it, and it refuses.
     fn refusing() -> (socket2::Socket, SocketAddr) {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bound");

@@ -12,10 +12,10 @@ use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 /// `SD_LISTEN_FDS_START`: the first passed descriptor.
 const FIRST: RawFd = 3;
 
-/// How many are taken over at most; the unit asks for one.
+/// Maximum number that is taken over; the unit keeps one.
 const MAX: usize = 64;
 
-/// Variables that say what is passed, and to which process.
+/// Variables with the number of passed files, their names, and the process that they are for.
 pub const VARIABLES: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// Takes over the files that the service manager has passed, each with its name, and keeps them from other programs. To be
@@ -44,7 +44,7 @@ fn take(fd: RawFd) -> Option<OwnedFd> {
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     let flags = fcntl_getfd(borrowed).ok()?;
     fcntl_setfd(borrowed, flags | FdFlags::CLOEXEC).ok()?;
-    // SAFETY: it is open, and the variables say that it was passed to this very process for it to own. Nothing else in the
+    // SAFETY: it is open, and the variables name this process, so it was passed to this process to own. Nothing else in the
     // process owns it: no file is opened before, and `take_passed` gets here once.
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }

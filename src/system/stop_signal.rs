@@ -16,7 +16,7 @@ impl StopSignal {
     /// A signal that is not set.
     ///
     /// # Errors
-    /// What the operating system said (no file descriptor left).
+    /// The operating system's error (no file descriptor left).
     pub fn new() -> io::Result<StopSignal> {
         Waker::new().map(StopSignal)
     }
@@ -36,7 +36,7 @@ impl StopSignal {
     /// are. An interrupting system signal ends the wait early.
     ///
     /// # Errors
-    /// What the operating system said.
+    /// The operating system's error.
     pub fn wait(&self, fds: &[BorrowedFd<'_>], until: Option<Instant>) -> io::Result<Vec<bool>> {
         let all: Vec<BorrowedFd<'_>> = std::iter::once(self.0.as_fd()).chain(fds.iter().copied()).collect();
         let mut readable = wait_readable(&all, until)?;
@@ -49,7 +49,7 @@ impl StopSignal {
 /// signal ends the wait early.
 ///
 /// # Errors
-/// What the operating system said.
+/// The operating system's error.
 pub fn wait_readable(fds: &[BorrowedFd<'_>], until: Option<Instant>) -> io::Result<Vec<bool>> {
     let mut set: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
     let timeout = until.map(|until| {

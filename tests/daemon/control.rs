@@ -194,7 +194,7 @@ fn the_log_goes_to_a_file_and_sighup_opens_it_anew() {
     eventually("there is a new one", SOON, || log.exists());
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait(SOON).code(), Some(0));
-    assert!(read(&log).contains("ending, since SIGTERM has come"), "{}", read(&log));
+    assert!(read(&log).contains("received SIGTERM, shutting down"), "{}", read(&log));
     assert!(!read(&moved).contains("SIGTERM"));
     assert_eq!(daemon.log(), "", "nothing goes anywhere else");
 }

@@ -83,7 +83,7 @@ fn a_failing_nft_is_retried_with_a_pause_and_the_held_client_is_served_when_it_w
             || daemon.target("t")["last_error"].as_str().is_some_and(|text| text.contains("no such luck"));
         eventually("the error of nft is shown", 10 * SECOND, shows_error);
         assert_eq!(daemon.target("t")["state"], "warming");
-        // Messages do not make it run nft more often. Past the deadline of readiness it waits for nft all the same.
+        // Messages do not make it run nft more often. Past the deadline of readiness it still waits for nft.
         let began = Instant::now();
         while began.elapsed() < 4 * SECOND {
             assert_eq!(daemon.target("t")["state"], "warming", "{}", daemon.log());

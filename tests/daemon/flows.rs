@@ -135,7 +135,7 @@ fn a_silent_connection_keeps_its_target_until_flow_timeout() {
     let mut client = Client::connect(lab.client(), at("198.51.100.1:80"));
     client.ask();
     let silent = Instant::now();
-    // Five times its idle time, and each packet counts anew.
+    // Five times its idle time, and each packet starts it again.
     holds("it is active", 5 * SECOND, || daemon.target("b")["state"] == "active");
     client.ask();
     let asked = Instant::now();

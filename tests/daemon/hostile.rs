@@ -29,7 +29,7 @@ fn assert_all_is_answered(lab: &Lab, daemon: &Daemon) {
         let began = Instant::now();
         daemon.status();
         lab.client().run(|| http_get((GATEWAY_V4, 80).into(), "/nothing")).expect("an answer");
-        // The others never end asking: a request that waits for one of them is not answered at all.
+        // The others never stop sending requests: a request that waits for one of them is not answered at all.
         assert!(began.elapsed() < 5 * SECOND, "{:?}", began.elapsed());
     }
 }

@@ -68,7 +68,7 @@ fn run(
     });
 }
 
-/// Ends the reactor whatever becomes of the test.
+/// Ends the reactor when the test ends, also by a panic.
 struct End(Orders);
 
 impl Drop for End {

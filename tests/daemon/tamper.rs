@@ -267,7 +267,7 @@ fn a_program_that_fights_is_answered_more_and_more_rarely() {
     }
     let log = world.daemon.log();
     let count = |word: &str| log.lines().filter(|line| line.contains(word)).count();
-    assert_eq!(count("is fighting this daemon"), 1, "{log}");
+    assert_eq!(count("keeps changing it"), 1, "{log}");
     let repairs = count("; restoring it");
     assert!((4..=8).contains(&repairs), "{repairs} repairs after {rounds} changes\n{log}");
     // It ends, and so does its effect.

@@ -104,7 +104,7 @@ fn a_vital_thread_that_returns_ends_nothing() {
     assert!(process.log().contains("still alive"));
 }
 
-/// A plugin whose targets panic when the engine asks for their grace time.
+/// A plugin whose targets panic when the engine reads their grace time.
 struct Deadly;
 
 impl Plugin for Deadly {

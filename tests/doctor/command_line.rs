@@ -32,7 +32,7 @@ fn a_host_that_is_set_up_well_gives_nothing_to_find_with_and_without_a_daemon() 
     }
     assert_eq!(findings(&lab.gateway, daemon.config()), [json!(null); 0]);
     assert!(daemon.terminate().success());
-    assert!(!daemon.log().contains("mend:"), "{}", daemon.log());
+    assert!(!daemon.log().contains("fix:"), "{}", daemon.log());
     assert_eq!(findings(&lab.gateway, &file.path()), [json!(null); 0], "it has left something");
 }
 
@@ -50,13 +50,13 @@ fn the_daemon_logs_what_it_finds_once_it_is_ready() {
     // It says itself that this port is taken.
     let _taken = crate::support::serve_http(&lab.gateway, "0.0.0.0:81".parse().expect("an address"), "squatter");
     let mut daemon = Daemon::start(&lab, &config(&fronts));
-    let line = daemon.process().await_line("mend: ", 10 * SECOND);
+    let line = daemon.process().await_line("fix: ", 10 * SECOND);
     assert!(line.contains(" WARN ") && line.contains("endpoint b:http 203.0.113.2:8080"), "{line}");
-    assert!(line.contains("; mend: sysctl -w net.ipv4.ip_forward=1 [ip-forward-off]"), "{line}");
+    assert!(line.contains("; fix: sysctl -w net.ipv4.ip_forward=1 [ip-forward-off]"), "{line}");
     assert!(daemon.terminate().success());
     let log = daemon.log();
-    assert!(log.find("ready after") < log.find("mend:"), "{log}");
-    assert_eq!(log.matches("mend:").count(), 1, "{log}");
+    assert!(log.find("ready after") < log.find("fix:"), "{log}");
+    assert_eq!(log.matches("fix:").count(), 1, "{log}");
 }
 
 #[test]
@@ -75,10 +75,10 @@ fn findings_are_text_too_and_only_errors_are_a_bad_end() {
         text,
         "error ip-forward-off: endpoint b:http 203.0.113.2:8080\n\
          the kernel does not forward IPv4 (net.ipv4.ip_forward is 0), so no client reaches a backend elsewhere\n\
-         mend: sysctl -w net.ipv4.ip_forward=1\n\n\
+         fix: sysctl -w net.ipv4.ip_forward=1\n\n\
          warning conntrack-events-off\n\
          conntrack tells nobody of the ends of flows (net.netfilter.nf_conntrack_events is 0), so they are polled\n\
-         mend: sysctl -w net.netfilter.nf_conntrack_events=1\n"
+         fix: sysctl -w net.netfilter.nf_conntrack_events=1\n"
     );
     lab.gateway.sysctl("ipv4/ip_forward", "1");
     let (found, status) = findings_after(&lab.gateway, "", &file.path());

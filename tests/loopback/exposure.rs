@@ -72,7 +72,7 @@ fn nothing_reaches_127_0_0_0_where_another_program_has_the_setting_on() {
     assert_eq!((lab.gateway.read_sysctl(SETTING).as_str(), tables(&lab).as_str()), ("1", ""));
 }
 
-/// As [`flush`], where the setting says nothing.
+/// As [`flush`], where the setting does not show it.
 #[track_caller]
 fn flush_of_others(lab: &Lab) {
     nft(&lab.gateway, "flush ruleset");

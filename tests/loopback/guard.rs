@@ -52,7 +52,7 @@ fn a_kept_socket_of_another_namespace_is_not_taken_for_the_guards() {
     assert!(tables(&lab).contains("table ip proxygw-guard"));
     let flood = Flood::start(&lab);
     assert_eq!(flood.while_doing(|| flush(&lab)), NONE);
-    // The store has let go of the old socket, and its table went with it.
+    // The store has closed the old socket, and its table went with it.
     eventually("the old table is gone", SOON, || !tables(&other).contains("proxygw-guard"));
     assert_eq!(manager.stored().as_deref(), Some("proxygw-guard"));
 }

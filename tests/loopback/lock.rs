@@ -9,7 +9,7 @@ use std::process::Stdio;
 use crate::support::setup::{SOON, always, config, external, page};
 use crate::support::{Daemon, DaemonOptions, Lab, Process, Temporary, nft_ruleset, require_namespaces};
 
-/// Binds what it can of the daemon's lock, and says how that went.
+/// Binds what it can of the daemon's lock, and prints the result.
 const THIEF: &str = r#"
 import os, socket, struct, sys, time
 def nfnetlink(kind, family, group, body=b""):

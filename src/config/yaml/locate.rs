@@ -73,13 +73,13 @@ struct State<'p> {
 }
 
 impl State<'_> {
-    /// Raises the error that tells the position of what is being visited.
+    /// Raises the error that carries the position of the visited value.
     fn raise<T, E: Error>(&self) -> Result<T, E> {
         self.raised.set(true);
         Err(E::custom("here"))
     }
 
-    /// The position that an error of [`State::raise`] tells. Any other comes again and again, so it must end the walk.
+    /// The position that an error of [`State::raise`] carries. Any other error comes again and again, so it must end the walk.
     fn caught<E: fmt::Display>(&self, error: E) -> Result<Option<Position>, E> {
         if self.raised.take() { Ok(Some(position(&error))) } else { Err(error) }
     }

@@ -16,7 +16,7 @@ use super::usage::Known;
 use crate::engine::Message;
 use crate::engine::core::{Event, TargetId};
 
-/// How soon a flow that was not answered is looked up again while a drain waits for it.
+/// Time between two lookups of an unanswered flow while a drain waits for it.
 const CHECK: Duration = Duration::from_millis(250);
 
 impl<K: Kernel> Flows<K> {
@@ -28,7 +28,7 @@ impl<K: Kernel> Flows<K> {
                 Ok(()) => self.retry = None,
                 Err(error) => {
                     if self.retry.is_none() {
-                        log::warn!("cannot tell which flows there are, so nothing drains: {error}");
+                        log::warn!("cannot query the flows, so no target drains: {error}");
                     }
                     self.retry = Some(now + RETRY);
                     // A failure must not stop a backend that is in use.
@@ -45,7 +45,7 @@ impl<K: Kernel> Flows<K> {
         let is_unused = |(target, _): &(&TargetId, &Instant)| usage.flows(**target).is_empty();
         let unused: Vec<_> = self.awaited.iter().filter(is_unused).map(|(target, asked)| (*target, *asked)).collect();
         if !unused.is_empty() && !self.kernel.reports_changes() {
-            // There may be flows that nobody has told of, and may have been until now: the idle times begin anew.
+            // There may be flows without an event, until now: the idle times start again.
             return self.give_up_events(SILENT);
         }
         for (target, asked) in unused {
@@ -92,7 +92,7 @@ impl<K: Kernel> Flows<K> {
             match polled.observe(dump.asked.0, &count) {
                 Verdict::LookAt(at) => *next = at,
                 Verdict::Unused => {
-                    // Until it is asked for again, the last moment that still finds the traces of what ends now.
+                    // The last time at which a query still finds the closed entries of what ends now.
                     *next = polled.last_look(dump.asked.0);
                     if let Some(asked) = self.awaited.remove(target) {
                         let since = Some(polled.since());

@@ -65,7 +65,7 @@ impl Inquiries {
         self.open.retain(|inquiry| inquiry.frontend != frontend);
     }
 
-    /// Takes in the result of a probe. Returns the findings, and the addresses that are to be probed next.
+    /// Handles the result of a probe. Returns the findings, and the addresses that are to be probed next.
     fn probed(&mut self, at: SocketAddr, result: &io::Result<()>) -> (Vec<(FrontendId, Finding)>, Vec<SocketAddr>) {
         let (mut findings, mut next) = (Vec::new(), Vec::new());
         self.open.retain_mut(|inquiry| {
@@ -141,7 +141,7 @@ impl<K: Kernel> Flows<K> {
         Ok(())
     }
 
-    /// Takes in the results of the probes that have come, and reports each finding at once.
+    /// Handles the results of the probes that have ended, and reports each finding at once.
     pub(super) fn take_probes(&mut self, now: Instant) {
         let Some(mut connects) = self.connects.take() else { return };
         let mut results = connects.advance(now);
@@ -174,7 +174,7 @@ impl<K: Kernel> Flows<K> {
     }
 }
 
-/// What the core is told where clients are not answered.
+/// Report to the core that clients are not answered.
 fn clients_lost(frontend: FrontendId, endpoint: SocketAddr, finding: Finding) -> Event {
     let (problem, none) = match finding {
         Finding::Unanswered { error, none } => {
@@ -241,7 +241,7 @@ mod tests {
         inquiries.begin(0, at(1), true, &[at(1), at(2)]);
         let (findings, next) = inquiries.probed(at(1), &failed(Errno::MFILE));
         assert!(matches!(findings[..], [(0, Finding::Unknown(_))]) && next.is_empty());
-        // Nor is one that cannot be probed silent.
+        // Nor is an endpoint that cannot be probed unresponsive.
         inquiries.begin(0, at(1), true, &[at(1), at(2)]);
         assert!(inquiries.probed(at(1), &failed(Errno::CONNREFUSED)).0.is_empty());
         assert_eq!(inquiries.probed(at(2), &failed(Errno::MFILE)).0, [(0, unanswered(false))]);

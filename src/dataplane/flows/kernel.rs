@@ -11,7 +11,7 @@ use crate::config::Protocol;
 use crate::netlink::conntrack::{Conntrack, Entry, Event, Key, Subscription};
 use crate::netlink::route::Routes;
 
-/// Tells whether the kernel reports changes (0: never, 1: always, 2: while a program listens).
+/// Setting for whether the kernel reports changes (0: never, 1: always, 2: while a program listens).
 const EVENTS: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
 
 /// The kernel, as far as the thread queries it. Errors are those of [`Conntrack`] and [`Subscription`].

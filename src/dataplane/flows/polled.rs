@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_tcp_flow_that_vanishes_without_a_trace_counts_until_it_is_missed() {
-        // Deleted by an operator, or expired: nothing says when.
+        // Deleted by an operator, or expired: the time is not known.
         let ready = Instant::now();
         let gone = ready + 7 * SECOND;
         let mut idle = Polled::new(ready, 5 * SECOND, 60 * SECOND);
@@ -218,7 +218,7 @@ mod tests {
         let (drained, _) = follow(&mut idle, flows);
         assert!(drained >= gone + 5 * SECOND, "{:?} after its end", drained - gone);
         assert!(drained <= gone + 10 * SECOND, "{:?} after its end", drained - gone);
-        // The trace of an older one is none of it.
+        // The closed entry of an older one does not count.
         let old = ready + SECOND;
         let mut idle = Polled::new(ready, 5 * SECOND, 60 * SECOND);
         let flows = |at| Count { tcp: u32::from(at < gone), ..closed_at(old, at) };

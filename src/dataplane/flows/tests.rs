@@ -275,7 +275,7 @@ fn a_failed_query_is_repeated_after_a_pause_and_is_never_taken_for_unused() {
         let tries = bench.queries() - before;
         assert!((90..=101).contains(&tries), "every two seconds, events: {reports}: {tries}");
         assert_eq!(bench.events(), [], "events: {reports}");
-        // It recovers by itself.
+        // It recovers on its own.
         bench.kernel.0.broken.set(None);
         bench.pass(RETRY + 2 * IDLE);
         assert!(bench.events().iter().any(is_unused), "events: {reports}");
@@ -425,7 +425,7 @@ fn a_flow_in_a_flowtable_is_in_use_until_the_kernel_hands_it_back() {
             let queries = bench.queries() - before;
             assert!(queries <= 600 / OFFLOADED.as_secs() as u32 + 2, "{queries} queries");
             assert!(bench.kernel.0.shortened.borrow().is_empty(), "its lifetime is the flowtable's");
-            // It fell silent, and is handed back with the kernel's own timeout of a day.
+            // It became idle, and is handed back with the kernel's own timeout of a day.
             let handed_back = bench.kernel.now();
             bench.kernel.0.table.borrow_mut()[0] =
                 flow(1, Protocol::Tcp, Some(TcpState::Established), ANSWERED, Some(86_370));

@@ -137,7 +137,7 @@ pub(super) fn own_chains(transaction: &mut Transaction, id: usize, rules: &Rules
 /// Drops packets from outside whose source is this host's own, or no host's (RFC 1122, section 3.2.1.3; RFC 4291).
 ///
 /// `fib` knows the host's own addresses, the broadcast addresses of its subnets and its IPv6 anycast addresses. Of two
-/// others it says `unicast` or `unspec`, depending on the routes: IPv4's network 0, and what IPv6 has outside of unicast.
+/// others it returns `unicast` or `unspec`, depending on the routes: IPv4's network 0, and what IPv6 has outside of unicast.
 fn forged(transaction: &mut Transaction) {
     transaction.add_chain(FORGED);
     // oif != 0 return

@@ -1,4 +1,4 @@
-//! Inputs of the core, and the effects that it asks for.
+//! Inputs of the core, and the effects that it requests.
 
 use std::net::SocketAddr;
 use std::time::Instant;

@@ -83,7 +83,7 @@ pub(super) struct Frontend {
     pub wanted: Wanted,
     /// Last change of `wanted`.
     pub revision: Revision,
-    /// Whether its handler has been told that its target is active.
+    /// Whether its handler has been notified that its target is active.
     pub passing: bool,
     pub last_error: Option<String>,
     intent: Intent,

@@ -62,7 +62,7 @@ pub(super) enum State {
 pub(super) enum Idle {
     /// A frontend keeps it warm.
     Pinned,
-    /// In use, as far as is known. The flows were asked for at `asked`; its idle time starts at `from` at the earliest.
+    /// In use, as far as is known. The flows were queried at `asked`; its idle time starts at `from` at the earliest.
     InUse { from: Instant, asked: Instant },
     /// Nothing has used it since then.
     Since(Instant),
@@ -73,7 +73,7 @@ pub(super) enum Idle {
 pub(super) enum IdleDrain {
     /// Its rules are being removed.
     Unpublishing(Revision),
-    /// Its rules are gone. The flows thread was asked at `asked` for a flow that has slipped in before.
+    /// Its rules are gone. The flows thread received a query at `asked` for a flow that began before.
     Verifying { asked: Instant },
     /// It is needed: its rules are being put back. `woken` by a client; else a flow is still in use.
     Republishing { revision: Revision, woken: bool },

@@ -68,7 +68,7 @@ impl Conntrack {
     /// A socket to the table of the calling thread's network namespace.
     ///
     /// # Errors
-    /// What the operating system said: no netfilter netlink in the kernel, or no file descriptor left. A lack of rights
+    /// The operating system's error: no netfilter netlink in the kernel, or no file descriptor left. A lack of rights
     /// shows only when something is asked.
     pub fn open() -> io::Result<Conntrack> {
         Ok(Conntrack { socket: Socket::open(Some(netlink::NETFILTER))? })

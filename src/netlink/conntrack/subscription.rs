@@ -48,7 +48,7 @@ impl Subscription {
     /// Subscribes in the calling thread's network namespace.
     ///
     /// # Errors
-    /// What the operating system said: `PermissionDenied` without `CAP_NET_ADMIN`; no netfilter netlink in the kernel.
+    /// The operating system's error: `PermissionDenied` without `CAP_NET_ADMIN`; no netfilter netlink in the kernel.
     pub fn open() -> io::Result<Subscription> {
         let fd = socket::open(Some(netlink::NETFILTER), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         // Before joining, so that nothing foreign is ever queued.
@@ -61,7 +61,7 @@ impl Subscription {
     /// The next event, or `None` if none waits; does not block.
     ///
     /// # Errors
-    /// What the operating system said; `InvalidData` for a message that could not be read, after which the next can be.
+    /// The operating system's error; `InvalidData` for a message that could not be read, after which the next can be.
     pub fn recv(&mut self) -> io::Result<Option<Event>> {
         loop {
             let unread = std::mem::take(&mut self.unread);

@@ -95,7 +95,7 @@ impl Tables {
     /// A socket in the calling thread's network namespace.
     ///
     /// # Errors
-    /// What the operating system said.
+    /// The operating system's error.
     pub fn open() -> io::Result<Tables> {
         Socket::open(Some(netlink::NETFILTER)).map(Tables)
     }
@@ -103,7 +103,7 @@ impl Tables {
     /// The number of the last transaction on any table of the network namespace.
     ///
     /// # Errors
-    /// What the operating system said; `InvalidData` if the kernel sends no number.
+    /// The operating system's error; `InvalidData` if the kernel sends no number.
     pub fn generation(&mut self) -> io::Result<u32> {
         let mut found = None;
         self.0.request(&mut Request::new(GET_GENERATION, &INET), &mut |message| {
@@ -115,7 +115,7 @@ impl Tables {
     /// The structure of the table of this name, without the numbers of rules; `None` if there is no such table.
     ///
     /// # Errors
-    /// What the operating system said.
+    /// The operating system's error.
     pub fn list(&mut self, table: &str) -> io::Result<Option<Listing>> {
         let name = [table.as_bytes(), &[0]].concat();
         let Some(flags) = self.flags_by_name(&name)? else { return Ok(None) };
@@ -144,7 +144,7 @@ impl Tables {
     /// Counts the rules of each chain of a table.
     ///
     /// # Errors
-    /// What the operating system said.
+    /// The operating system's error.
     pub fn count_rules(&mut self, table: &str, listing: &mut Listing) -> io::Result<()> {
         let name = [table.as_bytes(), &[0]].concat();
         // A dump can be made again, so each rule counts once, by its handle.

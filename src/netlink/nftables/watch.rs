@@ -23,7 +23,7 @@ const GROUP: u32 = 1 << 6;
 /// notifications wait.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
-/// Maximum number of objects that are told apart in one report; beyond them, anything may have changed.
+/// Maximum number of objects in one report; beyond them, anything may have changed.
 const MAX_OBJECTS: usize = 1024;
 
 /// Maximum number of datagrams that one call of [`TableWatch::read`] takes.
@@ -53,7 +53,7 @@ pub enum Object {
     Elements(String),
 }
 
-/// What happened to an object. The kernel does not tell an addition from an update.
+/// What happened to an object. The kernel reports an update like an addition.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Action {
     /// It, or something of it, was added or updated.
@@ -104,7 +104,7 @@ impl Changes {
     }
 }
 
-/// What is said about the changes: the first few.
+/// The first few changes, for messages.
 impl fmt::Display for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 3;
@@ -198,7 +198,7 @@ impl TableWatch {
     /// earlier watch has reported: what came later counts as lost.
     ///
     /// # Errors
-    /// What the operating system said: `PermissionDenied` without `CAP_NET_ADMIN`; no nftables in the kernel.
+    /// The operating system's error: `PermissionDenied` without `CAP_NET_ADMIN`; no nftables in the kernel.
     pub fn open(name: &str, after: Option<u32>) -> io::Result<TableWatch> {
         let events = socket::open(Some(netlink::NETFILTER), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         // A smaller buffer overruns sooner, which is noticed.
@@ -214,7 +214,7 @@ impl TableWatch {
     /// Reads what happened since the last call. Does not block.
     ///
     /// # Errors
-    /// What the operating system said.
+    /// The operating system's error.
     pub fn read(&mut self) -> io::Result<Watched> {
         let mut watched = Watched::default();
         let mut drained = false;
@@ -255,7 +255,7 @@ impl TableWatch {
     /// Whether the table is there.
     ///
     /// # Errors
-    /// What the operating system said.
+    /// The operating system's error.
     pub fn exists(&mut self) -> io::Result<bool> {
         self.queries.flags_by_name(&self.reader.table).map(|flags| flags.is_some())
     }
@@ -304,7 +304,7 @@ impl Reader {
         }
     }
 
-    /// Takes in one message; at the end of a transaction that changed the table, returns it.
+    /// Handles one message; at the end of a transaction that changed the table, returns it.
     fn message(&mut self, message: &Message<'_>) -> Option<Transaction> {
         const ADD: Action = Action { added: true, deleted: false };
         const DELETE: Action = Action { added: false, deleted: true };

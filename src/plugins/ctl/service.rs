@@ -17,7 +17,7 @@ use crate::plugin::{Error, Handler, Io, Readiness};
 /// Key of the watch over the socket's file. The server's keys count up from 0.
 const WATCH: usize = usize::MAX;
 
-/// Time between a removal and the first attempt to make the socket again: whoever removes its folder gets to the end.
+/// Time between a removal and the first attempt to make the socket again: a removal of its folder can end.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
 /// Time between further attempts.
@@ -27,7 +27,7 @@ const RETRY: Duration = Duration::from_secs(2);
 pub(super) struct Service {
     settings: Settings,
     running: Option<Running>,
-    /// Goes on after a restart: a late reply must not reach a client that did not ask for it.
+    /// Goes on after a restart: a late reply must not reach another client.
     next_serial: u64,
 }
 

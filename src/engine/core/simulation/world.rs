@@ -139,7 +139,7 @@ impl World {
         plans.filter(move |(_, plan)| plan.target == target).map(|(id, _)| id)
     }
 
-    /// Hands an event to the core, does in the model what it asks for, and checks.
+    /// Hands an event to the core, applies its effects to the model, and checks.
     pub fn give(&mut self, event: Event) {
         let before: Vec<_> = (0..self.backends.len()).map(|id| self.core.target(id).0).collect();
         self.note(&event);
@@ -156,7 +156,7 @@ impl World {
         self.check();
     }
 
-    /// Takes in what operators and clients want.
+    /// Records the wishes of operators and clients.
     fn note(&mut self, event: &Event) {
         match event {
             Event::Start => self.enabled = (0..self.plans_of_frontends.len()).collect(),
