@@ -62,7 +62,7 @@ const FEATURES: [Feature; 11] = [
     feature(
         "fib, by which local addresses are matched",
         "NFT_FIB_INET",
-        any_wildcard,
+        always,
         "chain c { NAT\nfib daddr type local return\n}",
     ),
     feature(
@@ -96,10 +96,6 @@ const fn feature(
 
 fn always(_: &Subject) -> bool {
     true
-}
-
-fn any_wildcard(subject: &Subject) -> bool {
-    subject.paths.iter().any(|path| path.listen.ip().is_unspecified()) || any_remote(subject)
 }
 
 fn any_hold(subject: &Subject) -> bool {
