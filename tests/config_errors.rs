@@ -263,7 +263,7 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
             r#"f:5:19: targets[0] "backend": idle_timeout: -5 is negative and has no unit: write a duration such as 30s"#,
         ],
     ),
-    ("5m", "1us", &[r#"f:5:19: targets[0] "backend": idle_timeout: 1µs is too short: 1ms at the least"#]),
+    ("5m", "1us", &[r#"f:5:19: targets[0] "backend": idle_timeout: 1µs is too short: 1ms at least"#]),
     ("5m", "8761h", &[r#"f:5:19: targets[0] "backend": idle_timeout: too long: 365 days (8760h) at most"#]),
     (
         "5m",
@@ -397,7 +397,7 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
         "10.0.0.1:8080",
         "[10.0.0.1:8080, '[fd00::1]:80', 10.0.0.2:8080]",
         &[
-            r#"f:7:47: targets[0] "backend": endpoints[0] "http": address: [2]: 10.0.0.2:8080 is a second IPv4 address beside 10.0.0.1:8080: one of each family at the most"#,
+            r#"f:7:47: targets[0] "backend": endpoints[0] "http": address: [2]: 10.0.0.2:8080 is a second IPv4 address beside 10.0.0.1:8080: one of each family at most"#,
         ],
     ),
     (
@@ -605,7 +605,7 @@ fn ranges_that_lead_to_other_ports_are_bounded() {
     let text = format!("version: v1\ntargets:\n{targets}frontends:\n{}", shared.concat());
     parse(&text).expect("two maps of 30,000 ports");
     let text = text + &frontend("d", "udp", &listen(4), "t4");
-    let expected = "f:7:6: frontends: the ranges that lead to other ports than their own have 90000 ports: 65536 at the most; give endpoints the ports of their frontends";
+    let expected = "f:7:6: frontends: the ranges that lead to other ports than their own have 90000 ports: 65536 at most; give endpoints the ports of their frontends";
     assert_eq!(parse(&text).map(|_| ()), Err(expected.to_owned()));
 }
 
@@ -617,7 +617,7 @@ fn a_page_on_too_many_ports_is_refused() {
             .replace("10.0.0.1:8080", &format!("10.0.0.1:1001-{}", 1000 + last))
     };
     parse(&text(32)).expect("64 sockets");
-    let expected = r#"f:12:15: frontends[0] "public": options: static:http would need 66 sockets for this listen: 64 at the most; packet:hold needs none"#;
+    let expected = r#"f:12:15: frontends[0] "public": options: static:http would need 66 sockets for this listen: 64 at most; packet:hold needs none"#;
     assert_eq!(parse(&text(33)).map(|_| ()), Err(expected.to_owned()));
 }
 
@@ -651,5 +651,5 @@ fn long_values_are_cut() {
     let text = GOOD.replacen("name: public", &format!("name: {long}"), 1);
     let error = parse(&text).map(|_| ()).expect_err("a long name");
     assert!(error.len() < 300, "{error}");
-    assert!(error.contains("has 100000 bytes: a name has 128 at the most"), "{error}");
+    assert!(error.contains("has 100000 bytes: a name has 128 at most"), "{error}");
 }

@@ -248,7 +248,7 @@ fn each_mistake_has_a_sentence() {
     let name = |name: &str| {
         format!(
             "plugins.yaml: the namespace \"{name}\" of \"ctl\" is not a name: write a letter, then letters, digits, - or _, \
-             64 at the most"
+             64 at most"
         )
     };
     let long = "x".repeat(65);

@@ -41,7 +41,7 @@ pub fn registrations(list: &str, manifest: &str, is_built_in: impl Fn(&str) -> b
         if !is_name(&namespace) {
             return Err(format!(
                 "plugins.yaml: the namespace {namespace:?} of {key:?} is not a name: write a letter, then letters, digits, - \
-                 or _, {LONGEST_NAME} at the most"
+                 or _, {LONGEST_NAME} at most"
             ));
         }
         if let Some(other) = owners.insert(namespace.clone(), key.clone()) {

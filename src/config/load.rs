@@ -162,7 +162,7 @@ fn count_shifted(top: &mut Section<'_>, targets: &[ReadTarget], frontends: &[Rea
     let count: u32 = shifts.iter().map(|shift| shift.from.count()).sum();
     if count > MOST_SHIFTED {
         let message = format!(
-            "the ranges that lead to other ports than their own have {count} ports: {MOST_SHIFTED} at the most; give \
+            "the ranges that lead to other ports than their own have {count} ports: {MOST_SHIFTED} at most; give \
              endpoints the ports of their frontends"
         );
         top.problem("frontends", message);

@@ -100,7 +100,7 @@ pub struct TargetSpec {
     pub kind: Kind,
     /// How long after its last flow has ended the target drains.
     pub idle_timeout: Duration,
-    /// How long it stays active at the least, unless it dies or is told to drain.
+    /// How long it stays active at least, unless it dies or is told to drain.
     pub min_uptime: Duration,
     /// After how long it is drained, in use or not.
     pub max_uptime: Option<Duration>,

@@ -43,7 +43,7 @@ fn check_name(name: &str) -> Result<(), String> {
         return Err("a name cannot be empty".to_owned());
     }
     if name.len() > MAX_NAME {
-        return Err(format!("{shown} has {} bytes: a name has {MAX_NAME} at the most", name.len()));
+        return Err(format!("{shown} has {} bytes: a name has {MAX_NAME} at most", name.len()));
     }
     if name.contains(':') {
         return Err(format!("{shown} has a colon, which separates names in references: use another character"));
@@ -116,7 +116,7 @@ impl FromNode for EndpointAddresses {
             let family = address.family();
             if let Some(other) = addresses[..index].iter().find(|other| other.family() == family) {
                 return Err(format!(
-                    "[{index}]: {address} is a second {family} address beside {other}: one of each family at the most"
+                    "[{index}]: {address} is a second {family} address beside {other}: one of each family at most"
                 ));
             }
         }
@@ -167,7 +167,7 @@ impl FromNode for Timeout {
             return Err("too long: 365 days (8760h) at most".to_owned());
         }
         if duration < MIN_TIMEOUT {
-            return Err(format!("{duration:?} is too short: 1ms at the least"));
+            return Err(format!("{duration:?} is too short: 1ms at least"));
         }
         Ok(Timeout(duration))
     }

@@ -1,4 +1,4 @@
-//! When outside packets may be sent to 127.0.0.0/8: the order of `route_localnet` and of what guards it.
+//! Access of outside packets to 127.0.0.0/8: the order of `route_localnet` and of what guards it.
 //!
 //! With `route_localnet` on, the kernel no longer drops packets from outside whose source or destination is in 127.0.0.0/8.
 //! Two guards drop them instead, all but those that a DNAT of a frontend sends there:
@@ -36,7 +36,7 @@ struct State {
     setting: Option<RouteLocalnet>,
     /// Held open for as long as the process lives.
     guard: Option<GuardTable>,
-    /// How often the table was lost.
+    /// Number of losses of the table.
     losses: u64,
     /// The daemon ends: the setting stays off.
     closed: bool,
@@ -74,7 +74,7 @@ impl Localnet {
         Localnet(Arc::new(Mutex::new(state)))
     }
 
-    /// What to hand to [`resume`](Localnet::resume); to be called before the table is loaded.
+    /// The value for [`resume`](Localnet::resume); to be called before the table is loaded.
     pub fn losses(&self) -> Losses {
         Losses(self.lock().losses)
     }

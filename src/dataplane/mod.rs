@@ -1,9 +1,10 @@
-//! Everything about packets: which rules there should be, and getting them into the kernel.
+//! Everything about packets: the rules that are wanted, and loading them into the kernel.
 //!
 //! [`plan`] is plain data, [`render`] turns it into nft's JSON as a pure function, [`apply`] runs nft. All three belong to
-//! the engine thread. The kernel's view of the flows is [`flows`], with a thread of its own. What the kernel tells by itself
-//! comes to the reactor thread: first packets to [`hold`], what other programs change in our table to [`watch`]. [`repair`] decides what
-//! restores it, as a pure function.
+//! the engine thread. The kernel's view of the flows is [`flows`], with a thread of its own. What the kernel reports on its
+//! own comes to the reactor thread: first packets to [`hold`], changes of our table by other programs to [`watch`]. [`repair`]
+//! computes what restores the table, as a pure function; [`pace`] delays repeated repairs, and [`own`] knows our own changes.
+//! [`localnet`] switches `route_localnet` with its guards.
 
 pub mod apply;
 pub mod flows;

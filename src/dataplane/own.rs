@@ -1,4 +1,4 @@
-//! Which transactions of nftables are this process's own: those of the nft processes that it ran.
+//! This process's own transactions of nftables: those of the nft processes that it ran.
 //!
 //! nft waits for its input, so its id is known before it can commit. Process ids are used again, so a run that has ended owns
 //! only the generations that were made while it ran. Shared by the engine, which runs nft, and the reactor, which reads the

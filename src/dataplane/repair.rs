@@ -1,4 +1,4 @@
-//! What restores our table after another program has changed it: a pure function of what the table should be, what the
+//! Repair of our table after another program has changed it: a pure function of what the table should be, what the
 //! kernel lists, and what the notifications report.
 //!
 //! The listing has the table's structure only. Rules and elements are not compared: where the notifications report that
@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::netlink::nftables::{Changes, Listing, Object, SetKind};
 
-/// What must be done.
+/// Kind of a repair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Repair {
     /// The table is as it should be.
@@ -51,16 +51,16 @@ impl Parts {
     }
 }
 
-/// How much is restored.
+/// Extent of a repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// What the notifications report, and what the listing shows.
+    /// The reported objects, and those that the listing lacks.
     Changed,
     /// All chains, sets and maps: notifications are missing, or a smaller repair failed.
     Everything,
 }
 
-/// What makes the table in the kernel the wanted one. `listed` is `None` if there is no table.
+/// The transaction that makes the table in the kernel the wanted one. `listed` is `None` if there is no table.
 pub fn repair(wanted: &Listing, listed: Option<&Listing>, changes: &Changes, extent: Extent) -> Repair {
     let Some(listed) = listed else { return Repair::Whole };
     let policy_changed = |name: &String| changes.objects.contains_key(&Object::Stateful(name.clone()));

@@ -22,7 +22,7 @@ pub struct Table {
     localnet: Localnet,
     /// What is in the kernel; `None` after a failure, until the table has been replaced as a whole.
     state: Option<State>,
-    /// What other programs change, and which changes are our own.
+    /// Changes by other programs, and the ids of our own.
     notices: Arc<Notices>,
     /// For queries to nftables, once there was one.
     queries: Option<Tables>,

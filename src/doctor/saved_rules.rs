@@ -9,10 +9,10 @@ use std::io::Read as _;
 use super::Finding;
 use crate::netlink::guard_table::GUARD_TABLE;
 
-/// Where distributions keep the rule set that is loaded at the start: Debian and Arch, Red Hat, Alpine.
+/// Files in which distributions keep the rule set that is loaded at the start: Debian and Arch, Red Hat, Alpine.
 const FILES: [&str; 3] = ["/etc/nftables.conf", "/etc/sysconfig/nftables.conf", "/etc/nftables.nft"];
 
-/// How much of a file is read, in bytes.
+/// Maximum number of bytes that are read of a file.
 const MAX_FILE: u64 = 8 << 20;
 
 /// Checks the files that are there.

@@ -33,8 +33,7 @@ fn forwarding(subject: &Subject, host: &Host, ipv4: bool, findings: &mut Vec<Fin
     if remote.is_empty() || is_on(name) != Some(false) || by_link {
         return;
     }
-    let problem =
-        format!("the kernel does not forward {version} ({name} is 0), so no client reaches a backend elsewhere");
+    let problem = format!("the kernel does not forward {version} ({name} is 0), so no client reaches a remote backend");
     let finding = Finding::error(code, problem, format!("sysctl -w {name}=1")).about(listed(&remote));
     findings.push(if ipv4 {
         finding

@@ -1,4 +1,4 @@
-//! Where the lines go: a standard stream, or a file, which may be a FIFO.
+//! The output of the log: a standard stream, or a file, which may be a FIFO.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -57,7 +57,7 @@ impl Output {
         is_file
     }
 
-    /// What to write to.
+    /// The descriptor to write to.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(AsFd::as_fd)
     }

@@ -1,4 +1,4 @@
-//! Accepting clients, with an eye on the descriptors that are left.
+//! Accepting clients within the descriptors that are left.
 
 use std::fmt;
 use std::io;

@@ -31,13 +31,13 @@ pub enum ColdPath {
 pub struct HoldOptions {
     /// The NFLOG group that carries them; the same for all frontends.
     pub group: u16,
-    /// How many packets wait at the most; the oldest make room.
+    /// How many packets wait at most; the oldest make room.
     pub packets: u32,
     /// How many of them may be of one source (an IPv4 address, or an IPv6 network of 64 bits).
     pub per_source: u32,
-    /// How many bytes wait at the most.
+    /// How many bytes wait at most.
     pub bytes: u32,
-    /// How long a packet waits at the most.
+    /// How long a packet waits at most.
     pub timeout: Duration,
     /// What clients are told when the target fails, or the time is over.
     pub on_failure: OnFailure,

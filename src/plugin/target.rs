@@ -69,7 +69,7 @@ pub trait Target: Send {
         false
     }
 
-    /// How long `stop` can take at the most. The daemon's exit waits that long for it.
+    /// How long `stop` can take at most. The daemon's exit waits that long for it.
     fn stop_grace(&self) -> Duration {
         Duration::from_secs(10)
     }

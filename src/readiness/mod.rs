@@ -18,17 +18,17 @@ use crate::plugin::Error;
 
 pub(crate) use waiting::{Missing, Notice, Waiting};
 
-/// How long one question to a backend may take.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Timeout of one probe of one address.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Asks the endpoints of one target.
+/// Probes the endpoints of one target.
 pub(crate) struct Prober<'a> {
-    /// Each address of each endpoint. Of a range of ports, the first is asked.
+    /// Each address of each endpoint. Of a range of ports, the first is probed.
     endpoints: Vec<(&'a Endpoint, SocketAddr, Question<'a>)>,
     diag: Option<sock_diag::Diag>,
 }
 
-/// What is asked at one address.
+/// Probe of one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Question<'a> {
     /// Is a socket of this host bound to it?
@@ -49,10 +49,10 @@ impl<'a> Prober<'a> {
         Prober { endpoints: questions.collect(), diag: None }
     }
 
-    /// Asks each address until one is not ready.
+    /// Probes each address until one is not ready.
     ///
     /// # Errors
-    /// Which endpoint is not ready, and what it lacks.
+    /// The endpoint that is not ready, and what it lacks.
     pub(crate) fn probe(&mut self) -> Result<(), Error> {
         for (endpoint, address, question) in &self.endpoints {
             let result = match question {
@@ -65,9 +65,9 @@ impl<'a> Prober<'a> {
                     }
                 },
                 Question::Connect => {
-                    TcpStream::connect_timeout(address, PATIENCE).map(drop).map_err(|error| reason(&error))
+                    TcpStream::connect_timeout(address, TIMEOUT).map(drop).map_err(|error| reason(&error))
                 }
-                Question::Http(path) => http::get(*address, path, PATIENCE).map_err(|error| reason(&error)),
+                Question::Http(path) => http::get(*address, path, TIMEOUT).map_err(|error| reason(&error)),
             };
             result.map_err(|what| format!("endpoint {} ({} {address}): {what}", endpoint.name, endpoint.protocol))?;
         }
@@ -88,7 +88,7 @@ impl<'a> Prober<'a> {
 /// Reason of a failed probe, for messages.
 fn reason(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => format!("no answer within {PATIENCE:?}"),
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => format!("no answer within {TIMEOUT:?}"),
         _ => {
             let text = error.to_string();
             let text = text.split(" (os error").next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What a target that warms waits for: shared between its own thread, which probes, and the engine, which explains.
+//! The endpoint that a warming target waits for: shared between its own thread, which probes, and the engine, which explains.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -24,7 +24,7 @@ const PER_FRONTEND: usize = 1;
 /// Largest number of control clients.
 const MAX_CONTROL_CLIENTS: usize = 64;
 
-/// What the soft limit was before it was raised.
+/// The limit before it was raised.
 static ORIGINAL: OnceLock<Rlimit> = OnceLock::new();
 
 /// Descriptors that the configuration needs beyond [`OWN_WORK`].

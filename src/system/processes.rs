@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, p
 /// The variable that marks a command's processes. Its value is [`Mark`]'s text.
 pub const VARIABLE: &str = "PROXYGW_RUN";
 
-/// What is read of a process's environment at the most; the variable comes early, since we set it ourselves.
+/// What is read of a process's environment at most; the variable comes early, since we set it ourselves.
 const MOST_ENVIRONMENT: u64 = 256 * 1024;
 
 /// How long to wait for killed processes to be gone.

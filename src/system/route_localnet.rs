@@ -39,7 +39,7 @@ impl RouteLocalnet {
     /// Switches the setting on, unless another program has.
     ///
     /// # Errors
-    /// What the operating system reported.
+    /// The operating system's error.
     pub fn switch_on(&self) -> io::Result<()> {
         self.change("0", OURS)
     }
@@ -47,7 +47,7 @@ impl RouteLocalnet {
     /// Switches the setting off, unless another program has switched it on.
     ///
     /// # Errors
-    /// What the operating system reported.
+    /// The operating system's error.
     pub fn switch_off(&self) -> io::Result<()> {
         self.change(OURS, "0")
     }

@@ -146,7 +146,7 @@ fn a_second_sigterm_ends_at_once_and_leaves_nothing() {
     let mut daemon = Daemon::start(&lab, &config(&[target], &[page("f", "0.0.0.0:80", "b:e")]));
     warm(&daemon, "b");
     daemon.signal(Signal::TERM);
-    daemon.process().await_line("ending", SOON);
+    daemon.process().await_line("shutting down", SOON);
     holds("it waits for the command", SECOND, || daemon.process().try_wait().is_none());
     let second = Instant::now();
     daemon.signal(Signal::TERM);
@@ -262,7 +262,7 @@ fn an_idle_daemon_makes_no_wake_ups() {
     daemon.request(10, json!({"name": "b"}));
     daemon.await_target("b", "inactive", SOON);
     assert_still(&daemon, "after a drain");
-    // An active target is looked at once in its idle time (5 minutes) at the most.
+    // An active target is looked at once in its idle time (5 minutes) at most.
     warm(&daemon, "b");
     assert_still(&daemon, "while a target is active");
 }

@@ -115,7 +115,7 @@ fn connections_that_are_kept_alive_keep_their_targets_and_cost_little() {
     let due = silent + FLOW * SECOND + 3 * SECOND / 10;
     let at = drained(&mut daemon, 0, "asks", SOON);
     assert_on_time("asks", at, (due - SECOND / 10, due), LATE + Duration::from_millis(50), &daemon.log());
-    // The last keep-alive was at the most a second before.
+    // The last keep-alive was at most a second before.
     let at = drained(&mut daemon, 0, "alive", SOON);
     assert_on_time("alive", at, (due - 11 * SECOND / 10, due), LATE, &daemon.log());
 }

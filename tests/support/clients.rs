@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Namespace;
 
-/// How long a request takes at the most.
+/// How long a request takes at most.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection over which one request has been answered, and which stays open.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// How long one request takes at the most.
+/// How long one request takes at most.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The method of a status request; the response's is one more.

@@ -52,7 +52,7 @@ pub(crate) fn locate(text: &str, places: &[Place]) -> Vec<Option<Position>> {
     state.found.into_inner()
 }
 
-/// Where an error of [`State::raise`] was raised. A visitor's error type is not known to be `serde_yaml`'s, so it can only be shown,
+/// Place at which an error of [`State::raise`] was raised. A visitor's error type is not known to be `serde_yaml`'s, so it can only be shown,
 /// which leaves the first column of the first line out.
 fn position(error: &impl fmt::Display) -> Position {
     let shown = error.to_string();

@@ -149,7 +149,7 @@ fn what_is_no_yaml_is_refused_with_its_place() {
         ("a: \0\n", Some((1, 4)), "the control character 0x00: remove it"),
         ("é: 1\nü: \u{7f}\n", Some((2, 4)), "the control character 0x7f: remove it"),
         ("%TAG ! x\n---\na: 1\n", Some((1, 1)), "a %TAG directive: there are no tags here, remove it"),
-        ("a: &a [*a]\n", Some((1, 4)), "nested too deeply: 128 levels at the most"),
+        ("a: &a [*a]\n", Some((1, 4)), "nested too deeply: 128 levels at most"),
         ("a:\n  <<: 5\n", Some((2, 3)), "a: <<: a mapping is expected, found the number 5"),
     ] {
         assert_eq!(wrong(text), (at, what.to_owned()), "{text:?}");

@@ -45,7 +45,7 @@ fn invalid(text: &str, error: &serde_yaml::Error) -> Invalid {
     let at = Position { line: location.line(), column: location.column() };
     let mut what = message.replacen(&format!(" at line {} column {}", at.line, at.column), "", 1);
     if what == "recursion limit exceeded" {
-        what = "nested too deeply: 128 levels at the most".to_owned();
+        what = "nested too deeply: 128 levels at most".to_owned();
     }
     if let Some((end, _)) = what.char_indices().nth(MAX_MESSAGE) {
         what.replace_range(end.., "...");

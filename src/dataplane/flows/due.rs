@@ -1,4 +1,4 @@
-//! What the `conntrack` thread does when its time has come: it queries the kernel, and answers the orders that wait for that.
+//! Due work of the `conntrack` thread: it queries the kernel, and answers the orders that wait for that.
 //!
 //! A query that fails is repeated after a pause, and is never taken for "not used".
 

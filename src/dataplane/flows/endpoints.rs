@@ -26,7 +26,7 @@ struct Inquiry {
     refused: bool,
     /// The target's other TCP endpoints.
     others: BTreeSet<SocketAddr>,
-    /// Why the endpoint does not answer: then the others are probed.
+    /// Reason why the endpoint does not answer: then the others are probed.
     error: Option<String>,
 }
 
@@ -37,7 +37,7 @@ pub(super) enum Finding {
     Answers,
     /// It does not, for this reason.
     Unanswered {
-        /// Why not.
+        /// The reason.
         error: String,
         /// Whether none of the target's other endpoints answers either.
         none: bool,

@@ -12,7 +12,7 @@ use crate::engine::Message;
 use crate::engine::core::{Event, FrontendId, TargetId};
 use crate::netlink::conntrack::{self, Entry};
 
-/// How long events are left to gather after some have been read: a busy gateway wakes us fifty times a second at the most.
+/// How long events are left to gather after some have been read: a busy gateway wakes us fifty times a second at most.
 const GATHER: Duration = Duration::from_millis(20);
 
 /// How many events are read before anything else has its turn: more than the kernel keeps for us.

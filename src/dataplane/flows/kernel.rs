@@ -1,4 +1,4 @@
-//! What the `conntrack` thread needs from outside: the kernel's conntrack table and its events, whether an address is this
+//! Environment of the `conntrack` thread: the kernel's conntrack table and its events, whether an address is this
 //! host's own, and the time. A trait, so that the thread's decisions are tested with failures that a kernel does not make on
 //! demand ([`tests`](super::tests)).
 

@@ -26,7 +26,7 @@ pub(super) struct Count {
     pub tcp: u32,
     /// UDP flows.
     pub udp: u32,
-    /// Until when the last of the UDP flows lives at the least.
+    /// Until when the last of the UDP flows lives at least.
     pub udp_until: Option<Instant>,
     /// When the last of the TCP flows that have been closed was: not before the first, not after the second.
     pub closed: Option<(Instant, Instant)>,

@@ -34,7 +34,7 @@ pub struct TargetUse {
     pub flows: u32,
     /// When the last one ended, if any has.
     pub ended: Option<Instant>,
-    /// Until when the last one lives at the least.
+    /// Until when the last one lives at least.
     pub until: Option<Instant>,
 }
 
@@ -47,7 +47,7 @@ pub struct FlowDetail {
     pub entry: Entry,
     /// Whether it counts as use.
     pub counts: bool,
-    /// For how long it has been known, at the least.
+    /// For how long it has been known, at least.
     pub age: Option<Duration>,
 }
 

@@ -1,7 +1,7 @@
 //! Which flows keep which target in use, as conntrack's events tell it. Pure: the moments are passed in.
 //!
 //! An event tells when a flow is answered and when it is closed. Nothing tells of its packets in between, nor, in time, when
-//! its entry expires. But every event and every answer of the kernel says until when the entry lives at the least. So of
+//! its entry expires. But every event and every answer of the kernel says until when the entry lives at least. So of
 //! each target that is watched one flow is remembered, its *witness*: until its time is over nobody need be asked. Then
 //! another flow takes its place; and only when the time of all of them could be over, the kernel is asked.
 

@@ -43,7 +43,7 @@ fn names<const N: usize>(names: [&str; N]) -> BTreeSet<String> {
     names.map(str::to_owned).into()
 }
 
-/// What restores the table after `change`, which is reported as `reported`.
+/// The repair after `change`, which is reported as `reported`.
 fn after(change: impl FnOnce(&mut Listing), reported: &[(Object, Action)]) -> Repair {
     let mut listed = wanted();
     change(&mut listed);

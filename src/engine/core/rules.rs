@@ -1,4 +1,4 @@
-//! Which changes of the rules are in the kernel, by number.
+//! Changes of the rules that are in the kernel, by number.
 
 use std::time::{Duration, Instant};
 

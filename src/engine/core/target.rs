@@ -26,7 +26,7 @@ pub struct TargetPlan {
     pub idle_timeout: Duration,
     /// How long it may take to become ready.
     pub ready_deadline: Duration,
-    /// How long it stays active at least, unless it dies or an operator drains it.
+    /// Minimum time that it stays active, unless it dies or an operator drains it.
     pub min_uptime: Duration,
     /// Time after which it is drained, in use or not.
     pub max_uptime: Option<Duration>,

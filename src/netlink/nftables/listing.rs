@@ -68,13 +68,13 @@ pub enum SetKind {
 /// A chain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chain {
-    /// Where packets enter it, if they do.
+    /// Its hook, if it is a base chain.
     pub base: Option<Base>,
     /// The number of its rules, once they are counted.
     pub rules: usize,
 }
 
-/// Where packets enter a base chain.
+/// Hook of a base chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
     /// `filter`, `nat` or `route`.

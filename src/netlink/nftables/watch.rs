@@ -53,7 +53,7 @@ pub enum Object {
     Elements(String),
 }
 
-/// What happened to an object. The kernel reports an update like an addition.
+/// Changes of one object. The kernel reports an update like an addition.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Action {
     /// It, or something of it, was added or updated.
@@ -62,7 +62,7 @@ pub struct Action {
     pub deleted: bool,
 }
 
-/// What changed in the table.
+/// Changes of the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// The objects, and what happened to each.
@@ -168,7 +168,7 @@ pub struct Transaction {
     pub port: u32,
     /// The generation of all rule sets of the network namespace that it made.
     pub generation: u32,
-    /// What it changed.
+    /// Its changes.
     pub changes: Changes,
 }
 
@@ -289,7 +289,7 @@ struct Reader {
     table: Vec<u8>,
     /// The last generation that was reported.
     seen: u32,
-    /// What the transaction that is being reported has changed so far.
+    /// Changes so far of the transaction that is being reported.
     changes: Changes,
 }
 

@@ -56,7 +56,7 @@ pub(super) fn frontend(spec: &FrontendSpec, options: &mut Section<'_>) -> Option
         options.problem(
             "",
             format_args!(
-                "static:http would need {sockets} sockets for this listen: {MOST_LISTENERS} at the most; packet:hold needs none"
+                "static:http would need {sockets} sockets for this listen: {MOST_LISTENERS} at most; packet:hold needs none"
             ),
         );
     }

@@ -12,7 +12,7 @@ pub fn target(spec: &TargetSpec, options: &mut Section<'_>) -> Option<Box<dyn Ta
     let greeting: Option<String> = options.required("greeting");
     let boot: Duration = options.optional("boot").unwrap_or_default();
     if greeting.as_ref().is_some_and(|greeting| greeting.len() > 1000) {
-        options.problem("greeting", "it is too long: 1000 bytes at the most");
+        options.problem("greeting", "it is too long: 1000 bytes at most");
     }
     let [endpoint] = spec.endpoints.as_slice() else {
         options.problem("", "a greeter has one endpoint");

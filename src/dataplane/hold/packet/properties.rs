@@ -210,7 +210,7 @@ fn reassembled(fragments: &[Vec<u8>]) -> Vec<u8> {
     all
 }
 
-/// What the captured packet has in common with the one that is sent: all but the checksum, and what is behind its end.
+/// Bytes that the captured packet has in common with the one that is sent: all but the checksum, and those behind its end.
 fn without_checksum(packet: &[u8], like: &[u8]) -> Vec<u8> {
     let mut packet = packet[..like.len()].to_vec();
     let at = transport_of(&packet) + if last_protocol(&packet) == 6 { 16 } else { 6 };

@@ -50,7 +50,7 @@ fn network(flow: &Flow) -> String {
     }
 }
 
-/// What waits, oldest first.
+/// The waiting packets, oldest first.
 #[derive(Default)]
 struct Model(Vec<(Packet, Instant)>);
 
