@@ -4,18 +4,20 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// How much of an answer is read to find its first line and headers.
-const MOST: usize = 8 * 1024;
+/// Maximum number of bytes that are read to find the first line and the headers.
+const MAX_HEAD: usize = 8 * 1024;
 
 /// Whether `GET path` is answered with a status below 400.
 ///
 /// # Errors
-/// What went wrong, or which status came.
-pub(super) fn get(address: SocketAddr, path: &str, patience: Duration) -> io::Result<()> {
-    let deadline = Instant::now() + patience;
-    let mut stream = TcpStream::connect_timeout(&address, patience)?;
-    stream.set_write_timeout(Some(patience))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: proxygw\r\nConnection: close\r\n\r\n")?;
+/// The fault, or the status that came.
+pub(super) fn get(address: SocketAddr, path: &str, timeout: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + timeout;
+    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_write_timeout(Some(timeout))?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: proxygw\r\nConnection: close\r\n\r\n");
+    // In one segment: a server may answer and close after the first.
+    stream.write_all(request.as_bytes())?;
     let mut head = Vec::new();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -34,7 +36,7 @@ pub(super) fn get(address: SocketAddr, path: &str, patience: Duration) -> io::Re
             Some(code) if parsed.is_complete() => {
                 return Err(io::Error::other(format!("status {code} for GET {path}")));
             }
-            _ if read == 0 || head.len() > MOST => return Err(io::Error::other("the answer is not HTTP")),
+            _ if read == 0 || head.len() > MAX_HEAD => return Err(io::Error::other("the answer is not HTTP")),
             _ => {}
         }
     }
