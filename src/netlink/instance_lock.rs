@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::netlink;
@@ -34,6 +35,10 @@ const SOCKETS: &str = "/proc/thread-self/net/netlink";
 
 /// `NETLINK_NETFILTER`.
 const NETFILTER: &str = "12";
+
+/// Time that a lock without a known owner is waited for, and the pause between two attempts.
+const TIMEOUT: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The lock on the network namespace, held until this is dropped or the process ends.
 #[derive(Debug)]
@@ -89,12 +94,25 @@ impl fmt::Display for LockError {
 impl std::error::Error for LockError {}
 
 impl InstanceLock {
-    /// Claims the calling thread's network namespace. To be called before the process has another netlink socket: the kernel
-    /// then uses the process id as the port id, by which a second daemon can name this one.
+    /// Claims the calling thread's network namespace, and waits a moment for a lock whose owner has died: a process that it
+    /// was about to start has a copy of its socket until it runs another program, which the kernel then closes.
+    /// To be called before the process has another netlink socket: the kernel then uses the process id as the port id, by
+    /// which a second daemon can name this one.
     ///
     /// # Errors
     /// Another process has the lock, or it is not to be had.
     pub fn claim() -> Result<InstanceLock, LockError> {
+        let until = Instant::now() + TIMEOUT;
+        loop {
+            match InstanceLock::try_claim() {
+                Err(LockError::Held(None)) if Instant::now() < until => std::thread::sleep(PAUSE),
+                result => return result,
+            }
+        }
+    }
+
+    /// One attempt.
+    fn try_claim() -> Result<InstanceLock, LockError> {
         let mut socket = Socket::open(Some(netlink::NETFILTER)).map_err(LockError::System)?;
         let [high, low] = LOCK_GROUP.to_be_bytes();
         let mut request = Request::new(CONFIG, &[0, 0, high, low]).attribute(COMMAND, &[BIND]);

@@ -67,6 +67,23 @@ fn another_program_with_the_group_is_named() {
 }
 
 #[test]
+fn a_lock_that_a_child_of_a_dead_process_still_holds_is_waited_for() {
+    if !require_namespaces() {
+        return;
+    }
+    // As after a crash between fork and exec: the child has a copy of the socket. Its parent, which the port id names, is gone.
+    let script = format!("{}\n", THIEF.replace("time.sleep(1000)", "if os.fork() == 0: time.sleep(0.4)"));
+    let lab = Lab::new();
+    let mut command = lab.gateway.command("/usr/bin/python3");
+    command.args(["-u", "-c", &script]);
+    let mut parent = Process::start(command);
+    assert!(parent.wait(SOON).success());
+    assert!(!lab.gateway.processes().is_empty(), "its child lives");
+    let mut daemon = Daemon::start(&lab, &setup());
+    assert!(daemon.terminate().success());
+}
+
+#[test]
 fn the_lock_belongs_to_the_namespace_and_goes_with_the_process() {
     if !require_namespaces() {
         return;
