@@ -15,13 +15,13 @@ use std::time::Instant;
 use lexopt::prelude::{Long, Short, Value, ValueExt as _};
 
 use crate::config::{self, Masquerade, Setup};
-use crate::dataplane::apply::{Language, Nft};
+use crate::dataplane::apply::{self, Nft};
 use crate::dataplane::flows;
 use crate::dataplane::hold::{AllCounters, Holder};
 use crate::dataplane::links::{self, Links};
 use crate::dataplane::localnet::Localnet;
 use crate::dataplane::plan::Plan;
-use crate::dataplane::render::{self, TABLE};
+use crate::dataplane::render::TABLE;
 use crate::dataplane::rules::Table;
 use crate::dataplane::watch::{Notices, Watch};
 use crate::doctor::{self, Asker, Subject};
@@ -29,6 +29,7 @@ use crate::engine::{Engine, Inbox};
 use crate::logging;
 use crate::netlink::instance_lock::InstanceLock;
 use crate::netlink::loopback;
+use crate::netlink::nftables::delete_table;
 use crate::plugin::Registry;
 use crate::reactor::{Reactor, Service};
 use crate::system::processes::{self, Mark};
@@ -289,7 +290,8 @@ fn exit_at_once(mark: &Mark, localnet: &Localnet, signal: crate::reactor::Signal
         log::error!("{error}");
     }
     localnet.close();
-    if let Err(error) = Nft::find().apply_last(Language::Json, &render::removal()) {
+    apply::stop();
+    if let Err(error) = delete_table(TABLE) {
         log::error!("the rules could not be removed: {error}");
     }
     if let Err(error) = loopback::remove_all() {

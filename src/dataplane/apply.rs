@@ -1,11 +1,12 @@
-//! Runs nft: the only place that changes the kernel's rules, or lists them.
+//! Runs nft: the only place that changes the rules in the kernel, but for the removal of the table, or lists them.
 
 use std::fmt;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::system::{Ended, bind_to_us, original_limit, run_for_output, run_with_input};
@@ -19,8 +20,38 @@ const LONGEST_LISTING: usize = 8 << 20;
 /// Where nft is when it is not on the path; services often start without the sbin folders.
 const USUAL_PLACES: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
 
-/// Held while nft runs, so that the daemon's end at once does not leave a run behind, or find the table loaded anew.
+/// Timeout of a run once the daemon ends, counted from then: what it may still load goes with the table.
+const ENDING_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Held while nft runs, so that the daemon's end at once does not leave a run behind, or find the table loaded again.
 static RUNNING: Mutex<()> = Mutex::new(());
+
+/// Time since when the daemon ends.
+static ENDING: OnceLock<Instant> = OnceLock::new();
+
+/// The daemon ends at once.
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// Shortens the timeout of all runs, the current one included, because the daemon ends.
+pub fn hurry() {
+    ENDING.get_or_init(Instant::now);
+}
+
+/// Kills the run that changes the rules, if there is one, waits for its end, and lets no other begin: a thread that calls
+/// [`Nft::apply`] waits for the end of the process.
+pub fn stop() {
+    STOPPED.store(true, Ordering::SeqCst);
+    std::mem::forget(RUNNING.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
+/// Time until when a run may go on.
+fn deadline(began: Instant) -> Instant {
+    if STOPPED.load(Ordering::SeqCst) {
+        return began;
+    }
+    let usual = began + DEADLINE;
+    ENDING.get().map_or(usual, |ending| usual.min(began.max(*ending) + ENDING_DEADLINE))
+}
 
 /// The nft program.
 #[derive(Debug, Clone)]
@@ -44,6 +75,13 @@ pub enum NftError {
     Run(PathBuf, io::Error),
     /// The program did not succeed; what it said about it.
     Failed(String),
+}
+
+impl NftError {
+    /// Whether nft hung.
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, NftError::Run(_, error) if error.kind() == io::ErrorKind::TimedOut)
+    }
 }
 
 impl fmt::Display for NftError {
@@ -74,15 +112,6 @@ impl Nft {
     pub fn apply(&self, language: Language, transaction: &str, started: &mut dyn FnMut(u32)) -> Result<(), NftError> {
         let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         self.run(language, &[], transaction, started)
-    }
-
-    /// Loads the last transaction of this process: whoever calls [`Nft::apply`] afterwards waits for its end.
-    ///
-    /// # Errors
-    /// As for [`Nft::apply`].
-    pub fn apply_last(&self, language: Language, transaction: &str) -> Result<(), NftError> {
-        std::mem::forget(RUNNING.lock().unwrap_or_else(PoisonError::into_inner));
-        self.run(language, &[], transaction, &mut |_| {})
     }
 
     /// Lets nft and the kernel check a transaction, and changes nothing (`nft --check`).
@@ -131,7 +160,8 @@ impl Nft {
             command.arg("-j");
         }
         command.args(["-f", "-"]);
-        let ended = run_with_input(&mut command, transaction.as_bytes(), Instant::now() + DEADLINE, started)
+        let began = Instant::now();
+        let ended = run_with_input(&mut command, transaction.as_bytes(), &|| deadline(began), started)
             .map_err(|error| NftError::Run(self.program.clone(), error))?;
         succeeded(&ended)
     }

@@ -11,7 +11,7 @@ use super::plan::{Plan, State};
 use super::render::{self, TABLE};
 use super::repair::{self, Extent, Parts, Repair};
 use super::watch::{Notices, Report, name_of};
-use crate::netlink::nftables::{Changes, Listing, Tables};
+use crate::netlink::nftables::{Changes, Listing, Tables, delete_table};
 
 /// Our table. It exists from [`Table::load`] to [`Table::remove`], and beyond a crash until the next load.
 #[derive(Debug)]
@@ -76,6 +76,10 @@ impl Table {
             return Ok(());
         };
         if let Err(error) = self.run(Language::Json, &changes) {
+            // What hangs would hang again, and the engine waits meanwhile. The next attempt replaces the table.
+            if error.is_timeout() {
+                return Err(error);
+            }
             // Another program may have changed what our change depends on.
             log::warn!("table inet {TABLE} could not be changed, restoring all of it: {error}");
             if !self.restore_all(state) {
@@ -137,7 +141,11 @@ impl Table {
             }
             Repair::Parts(parts) => {
                 announce(&report, false, "restoring it");
-                self.restore(&state, &parts) || self.restore_all(&state)
+                match self.restore(&state, &parts) {
+                    Ok(()) => true,
+                    Err(error) if error.is_timeout() => false,
+                    Err(_) => self.restore_all(&state),
+                }
             }
         };
         log::debug!("rules: repaired in {:.1?}", now.elapsed());
@@ -156,7 +164,7 @@ impl Table {
         let wanted = render::outline(&self.plan);
         let after = self.generation();
         match repair::repair(&wanted, listed.as_ref(), &Changes::default(), Extent::Everything) {
-            Repair::Parts(parts) if self.restore(state, &parts) => {
+            Repair::Parts(parts) if self.restore(state, &parts).is_ok() => {
                 self.restored_after = after;
                 self.localnet.resume(&self.plan, losses);
                 true
@@ -165,14 +173,12 @@ impl Table {
         }
     }
 
-    fn restore(&mut self, state: &State, parts: &Parts) -> bool {
+    fn restore(&mut self, state: &State, parts: &Parts) -> Result<(), NftError> {
         for (language, transaction) in render::restoration(&self.plan, state, parts) {
-            if let Err(error) = self.run(language, &transaction) {
-                log::warn!("table inet {TABLE} could not be restored: {error}");
-                return false;
-            }
+            self.run(language, &transaction)
+                .inspect_err(|error| log::warn!("table inet {TABLE} could not be restored: {error}"))?;
         }
-        true
+        Ok(())
     }
 
     fn replace(&mut self, state: &State) -> Result<(), NftError> {
@@ -188,14 +194,14 @@ impl Table {
         Ok(())
     }
 
-    /// Takes the table out of the kernel.
+    /// Takes the table out of the kernel, by netlink: an nft that fails or hangs does not leave it behind.
     ///
     /// # Errors
-    /// nft could not be run, or refused.
-    pub fn remove(&mut self) -> Result<(), NftError> {
+    /// The kernel's.
+    pub fn remove(&mut self) -> io::Result<()> {
         self.state = None;
         self.localnet.close();
-        self.run(Language::Json, &render::removal())
+        delete_table(TABLE)
     }
 
     /// Runs nft, and remembers the transaction as our own.

@@ -112,7 +112,7 @@ impl Watch {
             self.reported = Some(generation);
             return Ok(more);
         }
-        if opens_guard(&report.changes) || (lost.is_some() && !table.exists()?) {
+        if opens_guard(&report.changes) || (lost.is_some() && !table.exists().unwrap_or(false)) {
             (self.on_loss)();
         }
         if self.notices.post(report) {

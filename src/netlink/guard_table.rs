@@ -24,11 +24,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use neli::consts::nl::NlmF;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, netlink};
+use rustix::net::{SocketFlags, netlink};
 
-use super::message::{Attributes, Messages, Request};
-use super::socket::{self, Socket, TIMEOUT};
+use super::batch::{self, NFTABLES};
+use super::message::{Attributes, Request};
+use super::socket::{self, Socket};
 
 /// Name of the table, of the family `ip`.
 pub const GUARD_TABLE: &str = "proxygw-guard";
@@ -39,13 +39,6 @@ const CHAIN: &str = "prerouting";
 /// (-300), so that the addresses are those on the wire. It must not be `NF_IP_PRI_FIRST`: a bridged packet comes by a second
 /// time with its DNAT done, and the kernel's `ip_sabotage_in` at that priority takes it past the rest of the hook.
 const PRIORITY: i32 = -450;
-
-/// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`.
-const BATCH_BEGIN: u16 = 16;
-const BATCH_END: u16 = 17;
-
-/// `NFNL_SUBSYS_NFTABLES`: the upper byte of its messages' types, and the resource of a batch.
-const NFTABLES: u8 = 10;
 
 /// `NFT_MSG_NEWTABLE` and the others of its sort.
 const NEW_TABLE: u16 = (NFTABLES as u16) << 8;
@@ -168,15 +161,10 @@ fn find() -> io::Result<Option<Found>> {
     }
 }
 
-/// Sends the whole table as one transaction, and waits for the kernel's acknowledgement.
+/// Puts the whole table into the kernel in one transaction.
 fn replace(fd: &OwnedFd) -> io::Result<()> {
-    const ERROR: u16 = 2;
-    // A passed socket can still hold an acknowledgement that the process before this one did not read.
-    let sequence = std::process::id();
-    let batch = |kind| (Request::new(kind, &[0, 0, 0, NFTABLES]), NlmF::empty());
     let table = || Request::new(NEW_TABLE, &IP).attribute(TABLE_NAME, &name(GUARD_TABLE));
-    let messages = [
-        batch(BATCH_BEGIN),
+    let messages = vec![
         // Adding it first makes the deletion succeed whether it was there or not. Without flags, since the kernel refuses to
         // change the owner of a table that is there.
         (table(), NlmF::CREATE),
@@ -184,30 +172,9 @@ fn replace(fd: &OwnedFd) -> io::Result<()> {
         (number(table(), TABLE_FLAGS, OWNER), NlmF::CREATE),
         (chain(), NlmF::CREATE),
         (rule(DESTINATION), NlmF::CREATE | NlmF::APPEND),
-        // The last of them is acknowledged; an error of any other is reported before.
-        (rule(SOURCE), NlmF::CREATE | NlmF::APPEND | NlmF::ACK),
-        batch(BATCH_END),
+        (rule(SOURCE), NlmF::CREATE | NlmF::APPEND),
     ];
-    let mut bytes = Vec::new();
-    for (mut message, flags) in messages {
-        bytes.extend_from_slice(message.finish(NlmF::REQUEST | flags, sequence));
-    }
-    set_socket_timeout(fd, Timeout::Recv, Some(TIMEOUT))?;
-    rustix::io::retry_on_intr(|| rustix::net::send(fd, &bytes, SendFlags::empty()))?;
-    let mut buffer = vec![0; socket::BUFFER];
-    loop {
-        let length = socket::receive(fd, &mut buffer, RecvFlags::empty())?;
-        for message in Messages::new(&buffer[..length]) {
-            let message = message?;
-            if message.kind == ERROR && message.sequence == sequence {
-                return match message.payload.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes)) {
-                    Some(0) => Ok(()),
-                    Some(number) => Err(io::Error::from_raw_os_error(number.saturating_neg())),
-                    None => Err(io::ErrorKind::InvalidData.into()),
-                };
-            }
-        }
-    }
+    batch::commit(fd, messages)
 }
 
 /// `type filter hook prerouting priority -450; policy accept;`

@@ -12,6 +12,7 @@
 //! | [`addresses`] | which addresses the interfaces have, and to be told when they change |
 //! | [`route`] | where a packet would go; whether an address is this host's own |
 //! | [`link`] | which interfaces there are |
+//! | `batch` | a transaction of nftables |
 //! | [`socket`] | the requests, dumps and replies under all of them |
 //! | [`message`] | the bytes of a message and its attributes |
 //!
@@ -23,6 +24,7 @@
 //! sock_diag), and its attribute types are not, for they allocate once per attribute.
 
 pub mod addresses;
+mod batch;
 pub mod conntrack;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -14,6 +14,9 @@ use super::children;
 
 /// What is kept of a program's standard error; the rest is read and thrown away.
 const MOST_WORDS: usize = 4096;
+
+/// Longest time until a deadline that has moved is noticed. What is run ends much sooner, as a rule.
+const RECHECK: Duration = Duration::from_millis(100);
 
 /// How a program has ended.
 #[derive(Debug)]
@@ -27,14 +30,14 @@ pub struct Ended {
 }
 
 /// Runs a program, calls `started` with its process id, gives it `input`, and collects its standard error. Its standard
-/// output goes nowhere.
+/// output goes nowhere. `deadline` is queried again while the program runs: it may move.
 ///
 /// # Errors
 /// The program could not be started, or had not ended by `deadline` (then it has been killed).
 pub fn run_with_input(
     command: &mut Command,
     input: &[u8],
-    deadline: Instant,
+    deadline: &dyn Fn() -> Instant,
     started: &mut dyn FnMut(u32),
 ) -> io::Result<Ended> {
     command.stdin(Stdio::piped()).stdout(Stdio::null());
@@ -47,14 +50,14 @@ pub fn run_with_input(
 /// As for [`run_with_input`]; and the output is longer than `most` bytes (the program has been killed).
 pub fn run_for_output(command: &mut Command, most: usize, deadline: Instant) -> io::Result<Ended> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    run(command, b"", most, deadline, &mut |_| {})
+    run(command, b"", most, &|| deadline, &mut |_| {})
 }
 
 fn run(
     command: &mut Command,
     input: &[u8],
     most: usize,
-    deadline: Instant,
+    deadline: &dyn Fn() -> Instant,
     started: &mut dyn FnMut(u32),
 ) -> io::Result<Ended> {
     let mut child = children::spawn(command.stderr(Stdio::piped()))?;
@@ -68,7 +71,7 @@ fn run(
     result
 }
 
-fn converse(child: &mut Child, mut input: &[u8], most: usize, deadline: Instant) -> io::Result<Ended> {
+fn converse(child: &mut Child, mut input: &[u8], most: usize, deadline: &dyn Fn() -> Instant) -> io::Result<Ended> {
     let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
     let mut stdin = child.stdin.take();
     let mut stdout = child.stdout.take();
@@ -80,7 +83,7 @@ fn converse(child: &mut Child, mut input: &[u8], most: usize, deadline: Instant)
     let mut output = Vec::new();
     let mut words = Vec::new();
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline().saturating_duration_since(Instant::now()).min(RECHECK);
         if left.is_zero() {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "it did not end in time"));
         }
@@ -153,7 +156,8 @@ mod tests {
     use super::*;
 
     fn run(script: &str, input: &[u8], within: Duration) -> io::Result<Ended> {
-        run_with_input(Command::new("/bin/sh").args(["-c", script]), input, Instant::now() + within, &mut |_| {})
+        let until = Instant::now() + within;
+        run_with_input(Command::new("/bin/sh").args(["-c", script]), input, &|| until, &mut |_| {})
     }
 
     #[test]

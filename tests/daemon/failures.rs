@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use super::support::{
     Daemon, DaemonOptions, GATEWAY_V4, Lab, Temporary, backend_command, eventually, http_get, nft_ruleset,
     require_namespaces,
@@ -10,7 +12,8 @@ use super::support::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// An nft that counts its runs in the file `runs`, and fails while there is a file `broken`.
+/// An nft that counts its runs in the file `runs`, fails while there is a file `broken`, and hangs while there is a file
+/// `hanging`.
 struct Breakable {
     folder: Temporary,
 }
@@ -22,6 +25,7 @@ impl Breakable {
         let script = format!(
             "#!/bin/sh\necho run >>{at}/runs\n\
              if [ -e {at}/broken ]; then echo 'Error: no such luck' >&2; exit 1; fi\n\
+             if [ -e {at}/hanging ]; then exec sleep 1000; fi\n\
              PATH=/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin exec nft \"$@\"\n"
         );
         let program = folder.write("nft", &script);
@@ -35,11 +39,15 @@ impl Breakable {
     }
 
     fn set_broken(&self, broken: bool) {
-        let file = self.folder.path().join("broken");
-        if broken {
+        self.set("broken", broken);
+    }
+
+    fn set(&self, mode: &str, on: bool) {
+        let file = self.folder.path().join(mode);
+        if on {
             std::fs::write(file, "").expect("the folder is ours");
         } else {
-            std::fs::remove_file(file).expect("it was broken");
+            std::fs::remove_file(file).expect("it was on");
         }
     }
 
@@ -118,4 +126,59 @@ fn a_drain_during_a_backoff_does_not_leave_clients_refused() {
         assert_eq!(refused(), std::io::ErrorKind::ConnectionRefused);
         failed(&daemon) > before
     });
+}
+
+/// A daemon whose nft has stopped to work while a target warms: runs have begun, and have failed or hang.
+fn with_an_nft_that_is(mode: &str) -> (Lab, Breakable, Daemon) {
+    let lab = Lab::new();
+    let nft = Breakable::new();
+    let command = backend_command("--name b --tcp 127.0.0.1:8080");
+    let daemon = Daemon::start_with(&lab, &config(&command, ""), nft.options());
+    eventually("the frontend is cold", 10 * SECOND, || {
+        nft_ruleset(&lab.gateway).is_some_and(|rules| rules.contains("cold-hold"))
+    });
+    nft.set(mode, true);
+    let before = nft.runs();
+    daemon.request(8, serde_json::json!({"name": "t"}));
+    // The doctor's runs do not count: they have ended by then, or begin with the daemon.
+    eventually("nft runs", 10 * SECOND, || nft.runs() > before && daemon.log().contains("listening pid"));
+    (lab, nft, daemon)
+}
+
+/// Nothing is left of the daemon in the gateway.
+#[track_caller]
+fn assert_nothing_left(lab: &Lab, daemon: &Daemon) {
+    assert_eq!(nft_ruleset(&lab.gateway), None, "{}", daemon.log());
+    assert_eq!(lab.gateway.read_sysctl("ipv4/conf/all/route_localnet"), "0");
+    eventually("its processes are gone", 10 * SECOND, || lab.gateway.processes().is_empty());
+}
+
+#[test]
+fn the_end_leaves_nothing_behind_where_nft_fails_or_hangs() {
+    if !require_namespaces() {
+        return;
+    }
+    for mode in ["broken", "hanging"] {
+        let (lab, _nft, mut daemon) = with_an_nft_that_is(mode);
+        let began = Instant::now();
+        daemon.signal(Signal::TERM);
+        assert!(daemon.process().wait(60 * SECOND).success(), "{mode}: {}", daemon.log());
+        assert!(began.elapsed() < 20 * SECOND, "{mode}: {:?}\n{}", began.elapsed(), daemon.log());
+        assert_nothing_left(&lab, &daemon);
+    }
+}
+
+#[test]
+fn a_second_signal_ends_the_daemon_at_once_though_nft_hangs() {
+    if !require_namespaces() {
+        return;
+    }
+    let (lab, _nft, mut daemon) = with_an_nft_that_is("hanging");
+    let began = Instant::now();
+    daemon.signal(Signal::TERM);
+    eventually("it ends", 10 * SECOND, || daemon.log().contains("ending, since SIGTERM"));
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.process().wait(60 * SECOND).code(), Some(1), "{}", daemon.log());
+    assert!(began.elapsed() < 5 * SECOND, "{:?}\n{}", began.elapsed(), daemon.log());
+    assert_nothing_left(&lab, &daemon);
 }

@@ -161,14 +161,6 @@ pub fn changes(plan: &Plan, before: &State, after: &State) -> Option<String> {
     (!transaction.is_empty()).then(|| transaction.into_text())
 }
 
-/// One transaction after which nothing of us is left.
-pub fn removal() -> String {
-    let mut transaction = Transaction::default();
-    transaction.add_table();
-    transaction.delete_table();
-    transaction.into_text()
-}
-
 /// A chain where a new flow's first packet is looked up.
 fn entrance(transaction: &mut Transaction, plan: &Plan, chain: &str, hook: NfHook) {
     let guarded = matches!(hook, NfHook::Prerouting) && plan.needs_route_localnet();

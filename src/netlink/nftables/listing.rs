@@ -6,15 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 
+use neli::consts::nl::NlmF;
 use rustix::io::Errno;
-use rustix::net::netlink;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{SocketFlags, netlink};
 
+use super::super::batch;
 use super::super::message::{Attributes, Message, Request};
-use super::super::socket::Socket;
+use super::super::socket::{self, Socket};
 use super::{ANONYMOUS, CHAIN_NAME, INET, NAME, OBJECT_TYPE, RULE_CHAIN, SET_FLAGS, SUBSYSTEM, TABLE, number, text};
 
 /// `NFT_MSG_GET…`.
 const GET_TABLE: u16 = SUBSYSTEM | 1;
+/// `NFT_MSG_DELTABLE`.
+const DELETE_TABLE: u16 = SUBSYSTEM | 2;
 const GET_CHAIN: u16 = SUBSYSTEM | 4;
 const GET_RULE: u16 = SUBSYSTEM | 7;
 const GET_SET: u16 = SUBSYSTEM | 10;
@@ -183,6 +188,21 @@ impl Tables {
                 each(&found);
             }
         })
+    }
+}
+
+/// Deletes a table of the family `inet` with all that is in it, from the calling thread's network namespace. Needs no other
+/// program, and no descriptor but one.
+///
+/// # Errors
+/// The kernel's error; a table that is not there is none.
+pub fn delete_table(name: &str) -> io::Result<()> {
+    let fd = socket::open(Some(netlink::NETFILTER), SocketFlags::CLOEXEC)?;
+    rustix::net::connect(&fd, &SocketAddrNetlink::new(0, 0))?;
+    let name = [name.as_bytes(), &[0]].concat();
+    match batch::commit(&fd, vec![(Request::new(DELETE_TABLE, &INET).attribute(TABLE, &name), NlmF::empty())]) {
+        Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Ok(()),
+        result => result,
     }
 }
 

@@ -10,7 +10,7 @@
 mod listing;
 mod watch;
 
-pub use listing::{Base, Chain, Listing, SetKind, Tables};
+pub use listing::{Base, Chain, Listing, SetKind, Tables, delete_table};
 #[cfg(any(test, fuzzing))]
 pub(crate) use watch::fuzz;
 pub use watch::{Action, Changes, Object, Process, TableWatch, Transaction, Watched};
