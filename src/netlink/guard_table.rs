@@ -26,8 +26,12 @@ use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{SocketFlags, netlink};
 
-use super::batch::{self, NFTABLES};
+use super::batch;
 use super::message::{Attributes, Request};
+use super::nftables::{
+    CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TYPE, GET_TABLE, HOOK_NUMBER, HOOK_PRIORITY, RULE_CHAIN, SUBSYSTEM,
+    TABLE, TABLE_FLAGS,
+};
 use super::socket::{self, Socket};
 
 /// Name of the table, of the family `ip`.
@@ -41,39 +45,25 @@ const CHAIN: &str = "prerouting";
 const PRIORITY: i32 = -450;
 
 /// `NFT_MSG_NEWTABLE` and the others of its sort.
-const NEW_TABLE: u16 = (NFTABLES as u16) << 8;
-const GET_TABLE: u16 = NEW_TABLE | 1;
-const DELETE_TABLE: u16 = NEW_TABLE | 2;
-const NEW_CHAIN: u16 = NEW_TABLE | 3;
-const NEW_RULE: u16 = NEW_TABLE | 6;
+const NEW_TABLE: u16 = SUBSYSTEM;
+const DELETE_TABLE: u16 = SUBSYSTEM | 2;
+const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+const NEW_RULE: u16 = SUBSYSTEM | 6;
 
 /// `struct nfgenmsg`: the family `NFPROTO_IPV4`, version 0, resource 0.
 const IP: [u8; 4] = [2, 0, 0, 0];
 
-/// `NFTA_TABLE_NAME`, `_FLAGS`, `_HANDLE` and `_OWNER`; `NFT_TABLE_F_OWNER`.
-const TABLE_NAME: u16 = 1;
-const TABLE_FLAGS: u16 = 2;
+/// `NFTA_TABLE_HANDLE` and `_OWNER`; `NFT_TABLE_F_OWNER`.
 const TABLE_HANDLE: u16 = 4;
 const TABLE_OWNER: u16 = 7;
 const OWNER: u32 = 2;
-
-/// `NFTA_CHAIN_TABLE`, `_NAME`, `_HOOK`, `_POLICY` and `_TYPE`; `NFTA_HOOK_HOOKNUM` and `_PRIORITY`.
-const CHAIN_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
-const CHAIN_HOOK: u16 = 4;
-const CHAIN_POLICY: u16 = 5;
-const CHAIN_TYPE: u16 = 7;
-const HOOK_NUMBER: u16 = 1;
-const HOOK_PRIORITY: u16 = 2;
 
 /// `NF_INET_PRE_ROUTING`, `NF_DROP`, `NF_ACCEPT`.
 const PREROUTING: u32 = 0;
 const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
 
-/// `NFTA_RULE_TABLE`, `_CHAIN` and `_EXPRESSIONS`; `NFTA_LIST_ELEM`; `NFTA_EXPR_NAME` and `_DATA`.
-const RULE_TABLE: u16 = 1;
-const RULE_CHAIN: u16 = 2;
+/// `NFTA_RULE_EXPRESSIONS`; `NFTA_LIST_ELEM`; `NFTA_EXPR_NAME` and `_DATA`.
 const RULE_EXPRESSIONS: u16 = 4;
 const LIST_ELEMENT: u16 = 1;
 const EXPRESSION_NAME: u16 = 1;
@@ -147,7 +137,7 @@ impl AsFd for GuardTable {
 /// The guard in the calling thread's network namespace, of any owner.
 fn find() -> io::Result<Option<Found>> {
     let mut found = None;
-    let mut request = Request::new(GET_TABLE, &IP).attribute(TABLE_NAME, &name(GUARD_TABLE));
+    let mut request = Request::new(GET_TABLE, &IP).attribute(TABLE, &name(GUARD_TABLE));
     let result = Socket::open(Some(netlink::NETFILTER))?.request(&mut request, &mut |message| {
         let attribute = |kind| Attributes::after(message.payload, IP.len()).find(kind);
         let owner = attribute(TABLE_OWNER).and_then(|bytes| Some(u32::from_be_bytes(*bytes.first_chunk()?)));
@@ -163,12 +153,12 @@ fn find() -> io::Result<Option<Found>> {
 
 /// Puts the whole table into the kernel in one transaction.
 fn replace(fd: &OwnedFd) -> io::Result<()> {
-    let table = || Request::new(NEW_TABLE, &IP).attribute(TABLE_NAME, &name(GUARD_TABLE));
+    let table = || Request::new(NEW_TABLE, &IP).attribute(TABLE, &name(GUARD_TABLE));
     let messages = vec![
         // Adding it first makes the deletion succeed whether it was there or not. Without flags, since the kernel refuses to
         // change the owner of a table that is there.
         (table(), NlmF::CREATE),
-        (Request::new(DELETE_TABLE, &IP).attribute(TABLE_NAME, &name(GUARD_TABLE)), NlmF::empty()),
+        (Request::new(DELETE_TABLE, &IP).attribute(TABLE, &name(GUARD_TABLE)), NlmF::empty()),
         (number(table(), TABLE_FLAGS, OWNER), NlmF::CREATE),
         (chain(), NlmF::CREATE),
         (rule(DESTINATION), NlmF::CREATE | NlmF::APPEND),
@@ -180,7 +170,7 @@ fn replace(fd: &OwnedFd) -> io::Result<()> {
 /// `type filter hook prerouting priority -450; policy accept;`
 fn chain() -> Request {
     let chain = Request::new(NEW_CHAIN, &IP)
-        .attribute(CHAIN_TABLE, &name(GUARD_TABLE))
+        .attribute(TABLE, &name(GUARD_TABLE))
         .attribute(CHAIN_NAME, &name(CHAIN))
         .nested(CHAIN_HOOK, |hook| {
             number(hook, HOOK_NUMBER, PREROUTING).attribute(HOOK_PRIORITY, &PRIORITY.to_be_bytes())
@@ -206,7 +196,7 @@ fn rule(offset: u32) -> Request {
         })
     };
     Request::new(NEW_RULE, &IP)
-        .attribute(RULE_TABLE, &name(GUARD_TABLE))
+        .attribute(TABLE, &name(GUARD_TABLE))
         .attribute(RULE_CHAIN, &name(CHAIN))
         .nested(RULE_EXPRESSIONS, expressions)
 }

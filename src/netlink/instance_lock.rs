@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::net::netlink;
 
 use super::message::Request;
+use super::nftables::GET_GENERATION;
 use super::socket::Socket;
 
 /// The NFLOG group of the lock. `plugins.packet.group` must be another one.
@@ -21,10 +22,6 @@ pub const LOCK_GROUP: u16 = 28774;
 const CONFIG: u16 = 4 << 8 | 1;
 const COMMAND: u16 = 1;
 const BIND: u8 = 1;
-
-/// `NFNL_SUBSYS_NFTABLES` and in it `NFT_MSG_GETGEN`: a query without arguments that takes `CAP_NET_ADMIN`, as all of
-/// nfnetlink does.
-const GET_GENERATION: u16 = 10 << 8 | 16;
 
 /// The bound groups of the network namespace: one a line, the group's number and the owner's port id first.
 const GROUPS: &str = "/proc/thread-self/net/netfilter/nfnetlink_log";
@@ -120,6 +117,7 @@ impl InstanceLock {
             Ok(()) => Ok(InstanceLock(socket)),
             // The kernel has the same error for a group of another socket and for a missing capability.
             Err(error) if Errno::from_io_error(&error) == Some(Errno::PERM) => {
+                // A query without arguments that takes CAP_NET_ADMIN, as all of nfnetlink does.
                 let query = socket.request(&mut Request::new(GET_GENERATION, &[0; 4]), &mut |_| {});
                 Err(if query.is_ok() { LockError::Held(holder()) } else { LockError::NotPermitted })
             }

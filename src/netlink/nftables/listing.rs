@@ -14,31 +14,22 @@ use rustix::net::{SocketFlags, netlink};
 use super::super::batch;
 use super::super::message::{Attributes, Message, Request};
 use super::super::socket::{self, Socket};
-use super::{ANONYMOUS, CHAIN_NAME, INET, NAME, OBJECT_TYPE, RULE_CHAIN, SET_FLAGS, SUBSYSTEM, TABLE, number, text};
+use super::{
+    ANONYMOUS, CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TYPE, GET_GENERATION, GET_TABLE, HOOK_NUMBER, HOOK_PRIORITY,
+    INET, NAME, OBJECT_TYPE, RULE_CHAIN, SET_FLAGS, SUBSYSTEM, TABLE, TABLE_FLAGS, number, text,
+};
 
-/// `NFT_MSG_GET…`.
-const GET_TABLE: u16 = SUBSYSTEM | 1;
 /// `NFT_MSG_DELTABLE`.
 const DELETE_TABLE: u16 = SUBSYSTEM | 2;
+/// `NFT_MSG_GET…`.
 const GET_CHAIN: u16 = SUBSYSTEM | 4;
 const GET_RULE: u16 = SUBSYSTEM | 7;
 const GET_SET: u16 = SUBSYSTEM | 10;
-const GET_GENERATION: u16 = SUBSYSTEM | 16;
 const GET_OBJECT: u16 = SUBSYSTEM | 19;
 const GET_FLOWTABLE: u16 = SUBSYSTEM | 23;
 
-/// `NFTA_TABLE_FLAGS`, and in it `NFT_TABLE_F_DORMANT`.
-const TABLE_FLAGS: u16 = 2;
+/// `NFT_TABLE_F_DORMANT`.
 const DORMANT: u32 = 1;
-
-/// `NFTA_CHAIN_HOOK`, `NFTA_CHAIN_POLICY` and `NFTA_CHAIN_TYPE`.
-const CHAIN_HOOK: u16 = 4;
-const CHAIN_POLICY: u16 = 5;
-const CHAIN_TYPE: u16 = 7;
-
-/// `NFTA_HOOK_HOOKNUM` and `NFTA_HOOK_PRIORITY`.
-const HOOK_NUMBER: u16 = 1;
-const HOOK_PRIORITY: u16 = 2;
 
 /// `NFT_SET_MAP` and `NFT_SET_OBJECT`.
 const MAP: u32 = 0x8 | 0x40;

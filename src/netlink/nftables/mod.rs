@@ -15,19 +15,30 @@ pub use listing::{Base, Chain, Listing, SetKind, Tables, delete_table};
 pub(crate) use watch::fuzz;
 pub use watch::{Action, Changes, Object, Process, TableWatch, Transaction, Watched};
 
-/// `NFNL_SUBSYS_NFTABLES`.
-const SUBSYSTEM: u16 = 10 << 8;
+/// `NFNL_SUBSYS_NFTABLES`, the upper byte of the types of messages.
+pub(super) const SUBSYSTEM: u16 = 10 << 8;
+
+/// `NFT_MSG_GETTABLE` and `NFT_MSG_GETGEN`.
+pub(super) const GET_TABLE: u16 = SUBSYSTEM | 1;
+pub(super) const GET_GENERATION: u16 = SUBSYSTEM | 16;
 
 /// `struct nfgenmsg`: the family `NFPROTO_INET`, version 0, resource 0.
 const INET: [u8; 4] = [1, 0, 0, 0];
 
 /// `NFTA_…_TABLE` of chains, rules, sets, elements, objects and flowtables, and `NFTA_TABLE_NAME`.
-const TABLE: u16 = 1;
+pub(super) const TABLE: u16 = 1;
+/// `NFTA_TABLE_FLAGS`.
+pub(super) const TABLE_FLAGS: u16 = 2;
 
-/// `NFTA_CHAIN_NAME`.
-const CHAIN_NAME: u16 = 3;
+/// `NFTA_CHAIN_NAME`, `_HOOK`, `_POLICY` and `_TYPE`; `NFTA_HOOK_HOOKNUM` and `_PRIORITY`.
+pub(super) const CHAIN_NAME: u16 = 3;
+pub(super) const CHAIN_HOOK: u16 = 4;
+pub(super) const CHAIN_POLICY: u16 = 5;
+pub(super) const CHAIN_TYPE: u16 = 7;
+pub(super) const HOOK_NUMBER: u16 = 1;
+pub(super) const HOOK_PRIORITY: u16 = 2;
 /// `NFTA_RULE_CHAIN`.
-const RULE_CHAIN: u16 = 2;
+pub(super) const RULE_CHAIN: u16 = 2;
 /// `NFTA_SET_NAME`, `NFTA_SET_ELEM_LIST_SET`, `NFTA_OBJ_NAME` and `NFTA_FLOWTABLE_NAME`.
 const NAME: u16 = 2;
 /// `NFTA_SET_FLAGS`.
