@@ -240,7 +240,9 @@ impl Shell {
 
     fn tick(&mut self) {
         if self.patience.is_some_and(|at| at <= Instant::now()) {
-            log::error!("something does not end; giving up on it");
+            let running = self.config.targets.iter().enumerate().filter(|(id, _)| !self.core.has_ended(*id));
+            let running: Vec<_> = running.map(|(_, target)| target.name.as_str()).collect();
+            log::error!("shutdown timed out, exiting with targets still running: {}", running.join(", "));
             self.finished = true;
             self.gave_up = true;
         }

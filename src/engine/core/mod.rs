@@ -134,6 +134,11 @@ impl Core {
         (self.targets[id].visible(), self.targets[id].last_error.as_deref())
     }
 
+    /// Whether a target has gone down for good: the daemon ends.
+    pub fn has_ended(&self, id: TargetId) -> bool {
+        self.targets[id].state == State::Closed
+    }
+
     /// All that there is to know about a target.
     pub fn life(&self, id: TargetId) -> Life<'_> {
         self.targets[id].life(self.keepers(id).next().is_some())
