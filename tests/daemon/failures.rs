@@ -176,7 +176,7 @@ fn a_second_signal_ends_the_daemon_at_once_though_nft_hangs() {
     let (lab, _nft, mut daemon) = with_an_nft_that_is("hanging");
     let began = Instant::now();
     daemon.signal(Signal::TERM);
-    eventually("it ends", 10 * SECOND, || daemon.log().contains("ending, since SIGTERM"));
+    eventually("it ends", 10 * SECOND, || daemon.log().contains("received SIGTERM, shutting down"));
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.process().wait(60 * SECOND).code(), Some(1), "{}", daemon.log());
     assert!(began.elapsed() < 5 * SECOND, "{:?}\n{}", began.elapsed(), daemon.log());
