@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::system::{Ended, bind_to_us, original_limit, run_for_output, run_with_input};
@@ -26,15 +26,19 @@ const ENDING_DEADLINE: Duration = Duration::from_secs(2);
 /// Held while nft runs, so that the daemon's end at once does not leave a run behind, or find the table loaded again.
 static RUNNING: Mutex<()> = Mutex::new(());
 
-/// Time since when the daemon ends.
+/// Set once the daemon is to end.
+static ENDS: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// Time when that was noticed.
 static ENDING: OnceLock<Instant> = OnceLock::new();
 
 /// The daemon ends at once.
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
-/// Shortens the timeout of all runs, the current one included, because the daemon ends.
-pub fn hurry() {
-    ENDING.get_or_init(Instant::now);
+/// To be set when the daemon is to end: it shortens the timeout of all runs, the current one included. A signal handler can set
+/// it, since the threads that could do so may wait for nft, as the main thread does during the start.
+pub fn ends() -> Arc<AtomicBool> {
+    Arc::clone(&ENDS)
 }
 
 /// Kills the run that changes the rules, if there is one, waits for its end, and lets no other begin: a thread that calls
@@ -50,7 +54,10 @@ fn deadline(began: Instant) -> Instant {
         return began;
     }
     let usual = began + DEADLINE;
-    ENDING.get().map_or(usual, |ending| usual.min(began.max(*ending) + ENDING_DEADLINE))
+    if !ENDS.load(Ordering::SeqCst) {
+        return usual;
+    }
+    usual.min(began.max(*ENDING.get_or_init(Instant::now)) + ENDING_DEADLINE)
 }
 
 /// The nft program.

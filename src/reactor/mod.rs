@@ -200,7 +200,6 @@ impl Reactor {
                                 }
                                 Signal::Terminate | Signal::Interrupt => {
                                     log::info!("received {signal}, shutting down (send again to force)");
-                                    crate::dataplane::apply::hurry();
                                     self.core.inbox.send(Message::Event(Event::Shutdown));
                                 }
                             }

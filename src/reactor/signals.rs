@@ -6,8 +6,10 @@ use std::io::{self, Read};
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
 use signal_hook::low_level::pipe;
 
+use crate::dataplane::apply;
 use crate::system::children;
 
 /// What a signal asks for.
@@ -51,6 +53,9 @@ impl Signals {
             write.set_nonblocking(true)?;
             read.set_nonblocking(true)?;
             pipe::register(number, write)?;
+            if matches!(signal, Signal::Terminate | Signal::Interrupt) {
+                flag::register(number, apply::ends())?;
+            }
             let mut read = UnixStream::from_std(read);
             registry.register(&mut read, token, Interest::READABLE)?;
             all.push((signal, read));

@@ -25,7 +25,7 @@ impl Breakable {
         let script = format!(
             "#!/bin/sh\necho run >>{at}/runs\n\
              if [ -e {at}/broken ]; then echo 'Error: no such luck' >&2; exit 1; fi\n\
-             if [ -e {at}/hanging ]; then exec sleep 1000; fi\n\
+             if [ -e {at}/hanging ] && [ \"$1\" != --version ]; then exec sleep 1000; fi\n\
              PATH=/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin exec nft \"$@\"\n"
         );
         let program = folder.write("nft", &script);
@@ -180,5 +180,25 @@ fn a_second_signal_ends_the_daemon_at_once_though_nft_hangs() {
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.process().wait(60 * SECOND).code(), Some(1), "{}", daemon.log());
     assert!(began.elapsed() < 5 * SECOND, "{:?}\n{}", began.elapsed(), daemon.log());
+    assert_nothing_left(&lab, &daemon);
+}
+
+#[test]
+fn a_signal_ends_a_start_whose_nft_hangs() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let nft = Breakable::new();
+    // `nft --version` works: until then a signal has its usual effect.
+    nft.set("hanging", true);
+    let command = backend_command("--name b --tcp 127.0.0.1:8080");
+    let mut daemon = Daemon::spawn(&lab.gateway, &config(&command, ""), nft.options());
+    let loads = || lab.gateway.processes().iter().any(|(_, line)| line == "sleep 1000");
+    eventually("nft runs", 10 * SECOND, loads);
+    let began = Instant::now();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.process().wait(60 * SECOND).code(), Some(1), "{}", daemon.log());
+    assert!(began.elapsed() < 10 * SECOND, "{:?}\n{}", began.elapsed(), daemon.log());
     assert_nothing_left(&lab, &daemon);
 }
