@@ -91,7 +91,7 @@ pub const COMMANDS: &[Command] = &[
         name: "explain",
         argument: Some("TARGET"),
         method: methods::EXPLAIN_TARGET,
-        help: "Say why a target is in its state, and when it drains.",
+        help: "Print why a target is in its state, and when it drains.",
     },
     Command {
         name: "warm",
