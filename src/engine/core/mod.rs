@@ -14,12 +14,15 @@
 //! - each start of a target ends before the next one;
 //! - everything that is neither at rest nor active waits for a result that will come, or has a deadline.
 
+mod around;
 mod backoff;
 mod event;
 mod frontend;
+mod life;
 mod rules;
 #[cfg(test)]
 mod simulation;
+mod state;
 mod target;
 
 use std::collections::BTreeSet;
@@ -28,13 +31,16 @@ use std::time::Instant;
 
 pub use event::{Change, Effect, Event, FrontendId, TargetId};
 pub use frontend::FrontendPlan;
+pub use life::{Cause, Life, Woken, WokenBy};
 pub use rules::Revision;
-pub use target::{Cause, Life, TargetPlan, Woken, WokenBy};
+pub use target::TargetPlan;
 
 use super::status::{FrontendState, TargetState};
+use around::Around;
 use frontend::{Frontend, Wanted};
 use rules::Rules;
-use target::{Around, State, Target};
+use state::State;
+use target::Target;
 
 /// The state of all targets and frontends.
 #[derive(Debug)]
@@ -131,7 +137,7 @@ impl Core {
 
     /// The state of a target, and its last error.
     pub fn target(&self, id: TargetId) -> (TargetState, Option<&str>) {
-        (self.targets[id].visible(), self.targets[id].last_error.as_deref())
+        (self.targets[id].state.visible(), self.targets[id].last_error.as_deref())
     }
 
     /// Whether a target has gone down for good: the daemon ends.
@@ -311,8 +317,8 @@ impl Core {
         let target = &self.targets[frontend.plan.target];
         let before = frontend.wanted;
         let cold = frontend.has_rules();
-        let active = cold && target.is_routed();
-        let refusing = frontend.plan.refuses && target.is_backing_off();
+        let active = cold && target.state.is_routed();
+        let refusing = frontend.plan.refuses && target.state.is_backing_off();
         frontend.wanted = Wanted { cold, active, refusing };
         if frontend.passing && !active {
             frontend.passing = false;

@@ -7,14 +7,15 @@
 //!                  └─────────────┴───────────┴──────────────────────────┘ it died, or has to drain
 //! ```
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use super::Deadline;
+use super::around::Around;
 use super::backoff::Backoff;
-use super::event::{Change, Effect, FrontendId, TargetId};
-use super::frontend::Frontend;
-use super::rules::{Revision, Rules};
-use super::{Deadline, Effects};
+use super::event::{Effect, FrontendId};
+use super::life::{Cause, Life, Woken, WokenBy};
+use super::rules::Revision;
+use super::state::{Backend, Idle, IdleDrain, State, Step, Teardown};
 use crate::engine::status::TargetState;
 
 /// The core's part of a target's configuration.
@@ -34,115 +35,6 @@ pub struct TargetPlan {
     pub external: bool,
     /// Whether its clients alone show that the backend has ended.
     pub unwatched: bool,
-}
-
-/// State of a target, with what belongs to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
-    /// Nothing of it runs.
-    Inactive,
-    /// Nothing of it runs, and it has failed: it may start at `until`, and does if it was woken.
-    BackingOff { until: Instant, start_then: bool },
-    /// It has been started.
-    Starting { deadline: Instant },
-    /// It is ready, and its rules are on their way into the kernel.
-    Publishing(Revision),
-    /// Its rules are in the kernel.
-    Active(Idle),
-    /// It was out of use for its idle time. The only drain that can be cancelled.
-    IdleDrain(IdleDrain),
-    /// It goes down, and may start again afterwards.
-    Teardown(Teardown),
-    /// The engine has ended.
-    Closed,
-}
-
-/// Use of an active target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Idle {
-    /// A frontend keeps it warm.
-    Pinned,
-    /// In use, as far as is known. The flows were queried at `asked`; its idle time starts at `from` at the earliest.
-    InUse { from: Instant, asked: Instant },
-    /// Nothing has used it since then.
-    Since(Instant),
-}
-
-/// Step of a drain that can be cancelled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum IdleDrain {
-    /// Its rules are being removed.
-    Unpublishing(Revision),
-    /// Its rules are gone. The flows thread received a query at `asked` for a flow that began before.
-    Verifying { asked: Instant },
-    /// It is needed: its rules are being put back. `woken` by a client; else a flow is still in use.
-    Republishing { revision: Revision, woken: bool },
-}
-
-/// A drain that goes on to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Teardown {
-    pub cause: Cause,
-    pub step: Step,
-    /// Whether it was woken in the meantime.
-    pub restart: bool,
-}
-
-/// Step of a [`Teardown`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
-    /// New flows are being turned away from it.
-    Unpublishing { revision: Revision, backend: Backend },
-    /// The backend is being stopped. Its flows keep their translation, so that it can close them.
-    Stopping,
-    /// The backend is gone, and its conntrack entries are being deleted.
-    Flushing,
-}
-
-/// The backend of a target that is being torn down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Backend {
-    /// It has to be stopped.
-    Started,
-    /// Nothing of it is left.
-    Ended,
-}
-
-/// Why a target drains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// It was out of use for its idle time.
-    Idle,
-    /// An operator or the end of the daemon requires it.
-    Asked,
-    /// The backend has ended on its own.
-    Died,
-    /// It answers neither its clients nor the gateway.
-    Silent,
-    /// It was not ready in time.
-    NotReady,
-    /// It has been up for its `max_uptime`.
-    TooOld,
-}
-
-/// The last wake of a target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Woken {
-    /// Its origin.
-    pub by: WokenBy,
-    /// Its time.
-    pub at: Instant,
-}
-
-/// Origin of a wake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WokenBy {
-    /// A client of a frontend, with its address where that is known; or an operator who acts for one.
-    Client(FrontendId, Option<SocketAddr>),
-    /// A frontend that keeps the target warm.
-    Keeper(FrontendId),
-    /// An operator.
-    Operator,
 }
 
 /// Something that happens to a target.
@@ -174,66 +66,6 @@ pub(super) enum Input {
     Flushed,
     /// Its deadline has passed.
     Time,
-}
-
-/// Surroundings of a step, and where its results go.
-pub(super) struct Around<'a> {
-    pub id: TargetId,
-    pub now: Instant,
-    /// Whether the daemon is ending.
-    pub closing: bool,
-    pub frontends: &'a [Frontend],
-    /// The target's own frontends.
-    pub members: &'a [FrontendId],
-    pub rules: &'a mut Rules,
-    pub effects: &'a mut Effects,
-}
-
-impl Around<'_> {
-    fn members(&self) -> impl Iterator<Item = (FrontendId, &Frontend)> {
-        self.members.iter().map(|id| (*id, &self.frontends[*id]))
-    }
-
-    /// A frontend that keeps the target warm.
-    fn pinned_by(&self) -> Option<FrontendId> {
-        self.members().find(|(_, frontend)| frontend.pins()).map(|(id, _)| id)
-    }
-
-    /// Whether all of its frontends refuse their clients while it backs off.
-    fn all_refuse(&self) -> bool {
-        !self.members.is_empty() && self.members().all(|(_, frontend)| frontend.plan.refuses)
-    }
-
-    /// Notifies the frontends that their waiting clients wait in vain.
-    fn notify_failed(&mut self, which: impl Fn(&Frontend) -> bool) {
-        let told: Vec<_> = self.members().filter(|(_, frontend)| which(frontend)).map(|(id, _)| id).collect();
-        self.effects.extend(told.into_iter().map(|id| Effect::Tell(id, Change::Failed)));
-    }
-}
-
-/// All that there is to know about a target at one moment.
-#[derive(Debug, Clone, Copy)]
-pub struct Life<'a> {
-    /// State that users see.
-    pub state: TargetState,
-    /// Time of its last change.
-    pub since: Instant,
-    /// Time since when it has been up without a break.
-    pub up_since: Option<Instant>,
-    /// Its last wake.
-    pub woken: Option<Woken>,
-    /// Cause of its last drain, or of this one.
-    pub drained: Option<Cause>,
-    /// Its last failure.
-    pub last_error: Option<&'a str>,
-    /// While it backs off: when it may start again.
-    pub retry_at: Option<Instant>,
-    /// Whether it starts as soon as it may.
-    pub wanted: bool,
-    /// Whether a running frontend keeps it warm.
-    pub kept: bool,
-    /// Whether it drains and that can still be cancelled.
-    pub checking: bool,
 }
 
 /// One target.
@@ -268,9 +100,9 @@ impl Target {
 
     /// Takes an input in. The only place where the state changes.
     pub(super) fn step(&mut self, input: Input, around: &mut Around<'_>) {
-        let before = self.visible();
+        let before = self.state.visible();
         self.state = self.next(self.state, input, around);
-        let after = self.visible();
+        let after = self.state.visible();
         if after != before {
             self.since = around.now;
         }
@@ -636,7 +468,7 @@ impl Target {
 
     pub(super) fn life(&self, is_pinned: bool) -> Life<'_> {
         Life {
-            state: self.visible(),
+            state: self.state.visible(),
             since: self.since,
             up_since: self.up_since,
             woken: self.woken,
@@ -659,27 +491,6 @@ impl Target {
             checking: matches!(self.state, State::IdleDrain(IdleDrain::Verifying { .. })),
         }
     }
-
-    /// State that users see.
-    pub(super) fn visible(&self) -> TargetState {
-        match self.state {
-            State::Inactive | State::BackingOff { .. } => TargetState::Inactive,
-            State::Starting { .. } | State::Publishing(_) => TargetState::Warming,
-            State::Active(_) => TargetState::Active,
-            State::IdleDrain(_) | State::Teardown(_) => TargetState::Draining,
-            State::Closed => TargetState::Closed,
-        }
-    }
-
-    /// Whether new flows are to be translated to it.
-    pub(super) fn is_routed(&self) -> bool {
-        matches!(self.state, State::Publishing(_) | State::Active(_) | State::IdleDrain(IdleDrain::Republishing { .. }))
-    }
-
-    /// Whether its clients are refused, where their frontends do that.
-    pub(super) fn is_backing_off(&self) -> bool {
-        matches!(self.state, State::BackingOff { .. })
-    }
 }
 
 impl Deadline for Target {
@@ -696,13 +507,6 @@ impl Deadline for Target {
     }
 
     fn awaits(&self) -> Option<Revision> {
-        match self.state {
-            State::Publishing(revision)
-            | State::IdleDrain(IdleDrain::Unpublishing(revision) | IdleDrain::Republishing { revision, .. }) => {
-                Some(revision)
-            }
-            State::Teardown(Teardown { step: Step::Unpublishing { revision, .. }, .. }) => Some(revision),
-            _ => None,
-        }
+        self.state.awaits()
     }
 }

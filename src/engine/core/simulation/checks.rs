@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::super::rules::RETRY;
-use super::super::target::{Idle, IdleDrain, Step, Teardown};
+use super::super::state::{Idle, IdleDrain, Step, Teardown};
 use super::super::{Cause, Change, Deadline as _, Effect, Event, State, TargetId, WokenBy, backoff, frontend};
 use super::world::World;
 use crate::engine::status::{FrontendState, TargetState};
@@ -178,7 +178,7 @@ impl World {
             let is_running = front.visible() == FrontendState::Running;
             let is_passing = self.passing.contains(&id);
             assert!(!is_passing || has_wanted, "f{id} lets packets go");
-            if is_running && target.visible() == TargetState::Active {
+            if is_running && target.state.visible() == TargetState::Active {
                 assert!(self.kernel.active.contains(&id), "f{id} runs, its target is active, and it is not routed");
                 assert!(is_passing, "f{id} holds packets back");
             }

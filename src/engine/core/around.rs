@@ -1,0 +1,43 @@
+//! The surroundings of a target's step: its frontends, the rules, and where the effects go.
+
+use std::time::Instant;
+
+use super::Effects;
+use super::event::{Change, Effect, FrontendId, TargetId};
+use super::frontend::Frontend;
+use super::rules::Rules;
+
+/// Surroundings of a step, and where its results go.
+pub(super) struct Around<'a> {
+    pub id: TargetId,
+    pub now: Instant,
+    /// Whether the daemon is ending.
+    pub closing: bool,
+    pub frontends: &'a [Frontend],
+    /// The target's own frontends.
+    pub members: &'a [FrontendId],
+    pub rules: &'a mut Rules,
+    pub effects: &'a mut Effects,
+}
+
+impl Around<'_> {
+    fn members(&self) -> impl Iterator<Item = (FrontendId, &Frontend)> {
+        self.members.iter().map(|id| (*id, &self.frontends[*id]))
+    }
+
+    /// A frontend that keeps the target warm.
+    pub(super) fn pinned_by(&self) -> Option<FrontendId> {
+        self.members().find(|(_, frontend)| frontend.pins()).map(|(id, _)| id)
+    }
+
+    /// Whether all of its frontends refuse their clients while it backs off.
+    pub(super) fn all_refuse(&self) -> bool {
+        !self.members.is_empty() && self.members().all(|(_, frontend)| frontend.plan.refuses)
+    }
+
+    /// Notifies the frontends that their waiting clients wait in vain.
+    pub(super) fn notify_failed(&mut self, which: impl Fn(&Frontend) -> bool) {
+        let told: Vec<_> = self.members().filter(|(_, frontend)| which(frontend)).map(|(id, _)| id).collect();
+        self.effects.extend(told.into_iter().map(|id| Effect::Tell(id, Change::Failed)));
+    }
+}

@@ -1,0 +1,114 @@
+//! The states of a target, each with what belongs to it.
+
+use std::time::Instant;
+
+use super::life::Cause;
+use super::rules::Revision;
+use crate::engine::status::TargetState;
+
+/// State of a target, with what belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Nothing of it runs.
+    Inactive,
+    /// Nothing of it runs, and it has failed: it may start at `until`, and does if it was woken.
+    BackingOff { until: Instant, start_then: bool },
+    /// It has been started.
+    Starting { deadline: Instant },
+    /// It is ready, and its rules are on their way into the kernel.
+    Publishing(Revision),
+    /// Its rules are in the kernel.
+    Active(Idle),
+    /// It was out of use for its idle time. The only drain that can be cancelled.
+    IdleDrain(IdleDrain),
+    /// It goes down, and may start again afterwards.
+    Teardown(Teardown),
+    /// The engine has ended.
+    Closed,
+}
+
+/// Use of an active target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Idle {
+    /// A frontend keeps it warm.
+    Pinned,
+    /// In use, as far as is known. The flows were queried at `asked`; its idle time starts at `from` at the earliest.
+    InUse { from: Instant, asked: Instant },
+    /// Nothing has used it since then.
+    Since(Instant),
+}
+
+/// Step of a drain that can be cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IdleDrain {
+    /// Its rules are being removed.
+    Unpublishing(Revision),
+    /// Its rules are gone. The flows thread received a query at `asked` for a flow that began before.
+    Verifying { asked: Instant },
+    /// It is needed: its rules are being put back. `woken` by a client; else a flow is still in use.
+    Republishing { revision: Revision, woken: bool },
+}
+
+/// A drain that goes on to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Teardown {
+    pub cause: Cause,
+    pub step: Step,
+    /// Whether it was woken in the meantime.
+    pub restart: bool,
+}
+
+/// Step of a [`Teardown`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// New flows are being turned away from it.
+    Unpublishing { revision: Revision, backend: Backend },
+    /// The backend is being stopped. Its flows keep their translation, so that it can close them.
+    Stopping,
+    /// The backend is gone, and its conntrack entries are being deleted.
+    Flushing,
+}
+
+/// The backend of a target that is being torn down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Backend {
+    /// It has to be stopped.
+    Started,
+    /// Nothing of it is left.
+    Ended,
+}
+
+impl State {
+    /// State that users see.
+    pub(super) fn visible(self) -> TargetState {
+        match self {
+            State::Inactive | State::BackingOff { .. } => TargetState::Inactive,
+            State::Starting { .. } | State::Publishing(_) => TargetState::Warming,
+            State::Active(_) => TargetState::Active,
+            State::IdleDrain(_) | State::Teardown(_) => TargetState::Draining,
+            State::Closed => TargetState::Closed,
+        }
+    }
+
+    /// Whether new flows are to be translated to the target.
+    pub(super) fn is_routed(self) -> bool {
+        matches!(self, State::Publishing(_) | State::Active(_) | State::IdleDrain(IdleDrain::Republishing { .. }))
+    }
+
+    /// Whether the target's clients are refused, where their frontends do that.
+    pub(super) fn is_backing_off(self) -> bool {
+        matches!(self, State::BackingOff { .. })
+    }
+
+    /// Revision of the rules that the target waits for.
+    pub(super) fn awaits(self) -> Option<Revision> {
+        match self {
+            State::Publishing(revision)
+            | State::IdleDrain(IdleDrain::Unpublishing(revision) | IdleDrain::Republishing { revision, .. }) => {
+                Some(revision)
+            }
+            State::Teardown(Teardown { step: Step::Unpublishing { revision, .. }, .. }) => Some(revision),
+            _ => None,
+        }
+    }
+}
