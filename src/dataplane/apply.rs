@@ -167,6 +167,8 @@ impl Nft {
             command.arg("-j");
         }
         command.args(["-f", "-"]);
+        // A run must not outlive a crash: the next start would not know of what it loads. The kernel has all of it or nothing.
+        bind_to_us(&mut command, original_limit());
         let began = Instant::now();
         let ended = run_with_input(&mut command, transaction.as_bytes(), &|| deadline(began), started)
             .map_err(|error| NftError::Run(self.program.clone(), error))?;

@@ -202,3 +202,15 @@ fn a_signal_ends_a_start_whose_nft_hangs() {
     assert!(began.elapsed() < 10 * SECOND, "{:?}\n{}", began.elapsed(), daemon.log());
     assert_nothing_left(&lab, &daemon);
 }
+
+#[test]
+fn a_run_of_nft_does_not_outlive_a_crash() {
+    if !require_namespaces() {
+        return;
+    }
+    let (lab, _nft, mut daemon) = with_an_nft_that_is("hanging");
+    let runs = || lab.gateway.processes().iter().filter(|(_, line)| line.contains("sleep 1000")).count();
+    eventually("the run hangs", 10 * SECOND, || runs() == 1);
+    daemon.kill9();
+    eventually("the run is gone", 10 * SECOND, || runs() == 0);
+}
