@@ -15,6 +15,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// a few more.
 const OWN_WORK: usize = 24;
 
+/// Descriptors that are open while nothing runs.
+const AT_REST: usize = 36;
+
 /// Descriptors of one running target: its stop signal, process and output.
 const PER_TARGET: usize = 4;
 
@@ -58,6 +61,13 @@ pub fn raise_limit(targets: usize, frontends: usize) {
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         log::warn!("cannot raise the limit of open files: {error}");
+    }
+    let needed = AT_REST + OWN_WORK + CONFIGURED.load(Ordering::Relaxed);
+    if self::limit() < needed {
+        log::warn!(
+            "limit of open files: {} is less than the {needed} that this configuration needs; clients may not be served",
+            self::limit()
+        );
     }
 }
 

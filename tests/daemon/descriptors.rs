@@ -1,13 +1,17 @@
 //! Clients that use up the descriptors: the daemon keeps what it needs itself.
 
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::setup::{PAGE, SOON, active, assert_nothing_left, command, config, ctl, holds, page};
-use crate::support::{Daemon, GATEWAY_V4, Lab, backend_command, eventually, http_get, require_namespaces};
+use crate::support::{
+    Daemon, DaemonOptions, GATEWAY_V4, Lab, Temporary, backend_command, binary, eventually, http_get,
+    require_namespaces,
+};
 
 /// Lowers the soft limit of a running daemon.
 fn limit_files(daemon: &Daemon, files: u64) {
@@ -100,4 +104,24 @@ fn a_shortage_is_logged_once_and_passes() {
     assert_eq!(lab.client().run(|| http_get((GATEWAY_V4, 80).into(), "/")).expect("an answer").1, PAGE);
     daemon.await_target("b", "active", SOON);
     drop((control, clients));
+}
+
+#[test]
+fn a_limit_that_is_too_low_is_reported_at_the_start() {
+    if !require_namespaces() {
+        return;
+    }
+    let lab = Lab::new();
+    let target = command("b", &["e=tcp/127.0.0.1:8080"], &backend_command("--tcp 127.0.0.1:8080"));
+    let text = config(&[target], &[page("f", "0.0.0.0:80", "b:e")]);
+    for (files, expected) in [(48, true), (4096, false)] {
+        let folder = Temporary::new();
+        let script = format!("#!/bin/sh\nulimit -n {files}\nexec {} \"$@\"\n", binary("proxygw").display());
+        let program = folder.write("limited", &script);
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("the script is ours");
+        let options = DaemonOptions { program: Some(program), ..DaemonOptions::default() };
+        let mut daemon = Daemon::start_with(&lab, &text, options);
+        assert_eq!(daemon.log().contains("limit of open files: 48 is less than the 65"), expected, "{}", daemon.log());
+        daemon.terminate();
+    }
 }
