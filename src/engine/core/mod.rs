@@ -24,6 +24,8 @@ mod rules;
 mod simulation;
 mod state;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
