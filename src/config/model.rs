@@ -100,7 +100,7 @@ pub struct TargetSpec {
     pub kind: Kind,
     /// How long after its last flow has ended the target drains.
     pub idle_timeout: Duration,
-    /// How long it stays active at least, unless it dies or is told to drain.
+    /// Minimum time that it stays active, unless it dies or an operator drains it.
     pub min_uptime: Duration,
     /// After how long it is drained, in use or not.
     pub max_uptime: Option<Duration>,

@@ -22,7 +22,7 @@ const SOCKET: usize = 0;
 /// How long after a failure the kernel is asked again: an interface that was not up yet, addresses that kept changing.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How often in a row that is done at most. An interface that comes up later is told by an event.
+/// Maximum number of tries in a row. An event reports an interface that comes up later.
 const TRIES: u32 = 10;
 
 /// The prefixes of each interface's link, without those that are in others of it.

@@ -37,7 +37,7 @@ impl Around<'_> {
 
     /// Notifies the frontends that their waiting clients wait in vain.
     pub(super) fn notify_failed(&mut self, which: impl Fn(&Frontend) -> bool) {
-        let told: Vec<_> = self.members().filter(|(_, frontend)| which(frontend)).map(|(id, _)| id).collect();
-        self.effects.extend(told.into_iter().map(|id| Effect::Tell(id, Change::Failed)));
+        let notified: Vec<_> = self.members().filter(|(_, frontend)| which(frontend)).map(|(id, _)| id).collect();
+        self.effects.extend(notified.into_iter().map(|id| Effect::Tell(id, Change::Failed)));
     }
 }
