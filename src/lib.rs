@@ -11,6 +11,7 @@
 //! - [`doctor`]: checks of the host;
 //! - [`logging`]: the log, a bounded queue with a thread that writes;
 //! - [`system`]: small wrappers around the operating system;
+//! - [`ids`]: identifiers that all of them share;
 //! - [`daemon`]: the main function, which starts and stops all of this.
 
 pub mod config;
@@ -20,6 +21,7 @@ pub mod doctor;
 pub mod engine;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod ids;
 pub mod logging;
 pub mod netlink;
 pub mod plugin;
@@ -29,3 +31,6 @@ mod random;
 pub mod reactor;
 mod readiness;
 pub mod system;
+
+/// Reason why something failed, in a few lower-case words for the log and for `last_error`.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;

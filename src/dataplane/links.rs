@@ -11,10 +11,11 @@ use mio::Interest;
 use mio::unix::SourceFd;
 
 use super::plan::OnLink;
+use crate::Error;
 use crate::config::Prefix;
 use crate::netlink::addresses::{self, AddressWatch, InterfaceAddress};
 use crate::netlink::loopback;
-use crate::plugin::{Error, Handler, Io, Readiness};
+use crate::plugin::{Handler, Io, Readiness};
 
 /// The socket's key.
 const SOCKET: usize = 0;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::plan::Rules;
 use crate::config::{PortMap, Protocol};
-use crate::engine::core::FrontendId;
+use crate::ids::FrontendId;
 
 /// What frontends listen on. No two listens overlap, so that there is at most one for any destination.
 #[derive(Debug, Default)]

@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::config::{Access, Address, Config, MAX_KERNEL_TIMEOUT, Masquerade, Prefix, Protocol, Route, Shift};
-use crate::plugin::ColdPath;
 
 /// The longest time that conntrack shows a closed TCP connection for; the kernel's default for TIME_WAIT.
 const LONGEST_TRACE: Duration = Duration::from_secs(120);
@@ -90,6 +89,47 @@ impl Rules {
         let may = self.masquerade != Masquerade::Never;
         self.routes.iter().filter(move |route| may && !route.endpoint.ip.is_loopback())
     }
+}
+
+/// What happens to a new flow to a frontend whose target is not active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColdPath {
+    /// The packets go to this host's own sockets: the frontend's handler listens there and answers.
+    Local,
+    /// First packets are dropped, so that the client tries again and finds the backend; it is never refused.
+    Drop,
+    /// First packets wake the target and wait in the gateway until it is active; then they go on, as if the backend had
+    /// always been there.
+    Hold(HoldOptions),
+}
+
+/// How first packets are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HoldOptions {
+    /// The NFLOG group that carries them; the same for all frontends.
+    pub group: u16,
+    /// How many packets wait at most; the oldest make room.
+    pub packets: u32,
+    /// How many of them may be of one source (an IPv4 address, or an IPv6 network of 64 bits).
+    pub per_source: u32,
+    /// How many bytes wait at most.
+    pub bytes: u32,
+    /// How long a packet waits at most.
+    pub timeout: Duration,
+    /// What clients are told when the target fails, or the time is over.
+    pub on_failure: OnFailure,
+    /// Whether the packets are sent on by the gateway. Otherwise the client's own retransmission is what arrives: then a
+    /// firewall's forward policy judges every packet.
+    pub replay: bool,
+}
+
+/// What clients are told when their packets cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Nothing: they try again by themselves.
+    Drop,
+    /// That nobody is there: a reset for TCP, the ICMP error for UDP; at once for as long as the target backs off.
+    Reject,
 }
 
 /// For how long conntrack keeps a flow, in the whole seconds that the kernel counts.

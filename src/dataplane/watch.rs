@@ -9,9 +9,10 @@ use mio::unix::SourceFd;
 
 use super::own::OwnTransactions;
 use super::render::{GUARD, TABLE};
+use crate::Error;
 use crate::engine::Message;
 use crate::netlink::nftables::{Changes, Object, Process, TableWatch, Watched};
-use crate::plugin::{Error, Handler, Io, Readiness};
+use crate::plugin::{Handler, Io, Readiness};
 
 /// The socket's key.
 const SOCKET: usize = 0;

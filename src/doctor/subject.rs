@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use crate::config::{Config, Endpoint, FrontendSpec, Prefix, Protocol, Setup};
+use crate::dataplane::plan::ColdPath;
 use crate::dataplane::plan::{Plan, Timeouts};
 use crate::netlink::route::Routes;
-use crate::plugin::ColdPath;
 
 /// How many of a frontend's client networks are looked at.
 const MOST_NETWORKS: usize = 16;

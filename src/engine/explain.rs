@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::core::{Cause, Life, TargetId, WokenBy};
+use super::core::{Cause, Life, WokenBy};
 use super::report::View;
 use super::status::{TargetState, as_text};
 use crate::config::{Protocol, TargetSpec};
 use crate::dataplane::flows::FlowDetail;
+use crate::ids::TargetId;
 
 /// Why a target is in its state. Keys that do not apply are left out.
 #[derive(Debug, Clone, PartialEq, Serialize)]

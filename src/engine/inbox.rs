@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::core::{Event, FrontendId, TargetId};
+use super::core::Event;
 use super::status::Request;
 use crate::config::Address;
 use crate::dataplane::flows::Survey;
 use crate::dataplane::plan::OnLink;
+use crate::ids::{FrontendId, TargetId};
 
 /// How many requests can wait for the engine; a further one is refused.
 const MOST_REQUESTS: usize = 256;

@@ -1,7 +1,7 @@
 //! Questions that wait until the flows' thread has counted.
 
-use super::core::TargetId;
 use super::status::Reply;
+use crate::ids::TargetId;
 
 /// Something that is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use super::core::{Core, TargetId};
+use super::core::Core;
 use super::status::{EndpointStatus, FrontendStatus, Status, TargetState, TargetStatus};
 use super::wall::Wall;
 use crate::config::{Address, Config};
 use crate::dataplane::flows::{Survey, TargetUse};
 use crate::dataplane::hold::AllCounters;
+use crate::ids::TargetId;
 use crate::readiness::Missing;
 
 /// All that can be told at one moment.

@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::core::{Event, TargetId};
+use super::core::Event;
 use super::inbox::{Inbox, Message};
+use crate::Error;
 use crate::config::TargetSpec;
-use crate::plugin::{Error, Target, TargetContext};
+use crate::ids::TargetId;
+use crate::plugin::{Target, TargetContext};
 use crate::readiness::{Missing, Notice, Prober, Waiting, wildcards};
 use crate::system::StopSignal;
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::core::{Core, Effect, Event, FrontendId, FrontendPlan, TargetPlan};
+use super::core::{Core, Effect, Event, FrontendPlan, TargetPlan};
 use super::inbox::{Inbox, Message};
 use super::questions::{Question, Questions};
 use super::report::View;
@@ -21,9 +21,11 @@ use super::wall::Wall;
 use crate::config::{Config, Probe, Protocol};
 use crate::dataplane::flows::{FlowOrder, FlowOrders, Survey};
 use crate::dataplane::hold::AllCounters;
+use crate::dataplane::plan::{ColdPath, HoldOptions, OnFailure};
 use crate::dataplane::plan::{OnLink, State};
 use crate::dataplane::rules::{Repaired, Table};
-use crate::plugin::{ColdPath, HoldOptions, OnFailure, Target};
+use crate::ids::FrontendId;
+use crate::plugin::Target;
 use crate::reactor::{Order, Orders};
 use crate::system::vital;
 

@@ -8,8 +8,8 @@ use mio::Interest;
 use mio::event::Source;
 
 use super::Error;
-use crate::engine::core::{Change, FrontendId};
 use crate::engine::{Reply, Request};
+use crate::ids::{Change, FrontendId};
 use crate::reactor::IoCore;
 
 /// Something that owns sockets on the reactor thread: a frontend's listener, a plugin's service.

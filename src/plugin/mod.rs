@@ -18,22 +18,21 @@ mod listen;
 mod registry;
 mod target;
 
+pub use crate::Error;
 pub use crate::config::{
     Address, Endpoint, FromNode, FrontendSpec, Kind, Node, Ports, Probe, Protocol, Section, TargetSpec,
 };
-pub use crate::engine::core::{Change, FrontendId};
+pub use crate::dataplane::plan::{ColdPath, HoldOptions, OnFailure};
 pub use crate::engine::{
     EndpointStatus, FrontendState, FrontendStatus, Reply, Request, Status, TargetState, TargetStatus,
 };
+pub use crate::ids::{Change, FrontendId};
 pub use crate::system::StopSignal;
 pub use crate::system::files::Share;
 pub use accept::{Acceptance, Accepted};
-pub use frontend::{ColdPath, Frontend, HoldOptions, OnFailure};
+pub use frontend::Frontend;
 pub use handler::{Handler, Io, Readiness};
 pub use listen::listen;
 pub use registry::{MakeFrontend, MakeTarget, Namespace, Plugin, Registry};
 pub use target::{Target, TargetContext};
 pub use {log, mio};
-
-/// Why a handler could not do what it was asked to, in a few lower-case words for the log and for `last_error`.
-pub type Error = Box<dyn std::error::Error + Send + Sync>;

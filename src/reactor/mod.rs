@@ -22,8 +22,9 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender};
 use mio::{Events, Poll, Token, Waker};
 
-use crate::engine::core::{Change, Event, FrontendId};
+use crate::engine::core::Event;
 use crate::engine::{Inbox, Message, Reply};
+use crate::ids::{Change, FrontendId};
 use crate::plugin::{Error, Handler, Io, Readiness};
 use crate::system::children;
 pub use io_core::IoCore;

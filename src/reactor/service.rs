@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::engine::core::FrontendId;
+use crate::ids::FrontendId;
 use crate::plugin::Handler;
 
 /// Pause before the first restart. Each further one takes twice as long.

@@ -11,10 +11,10 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use crate::Error;
 use crate::config::{Address, Endpoint, Probe, Protocol};
 use crate::netlink::route::Routes;
 use crate::netlink::sock_diag::{self, Bound};
-use crate::plugin::Error;
 
 pub(crate) use waiting::{Missing, Notice, Waiting};
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use proxygw::dataplane::links::Links;
 use proxygw::dataplane::watch::Watch;
-use proxygw::engine::core::{Change, FrontendId};
 use proxygw::engine::{Inbox, Message};
+use proxygw::ids::{Change, FrontendId};
 use proxygw::plugin::{Error, Handler, Io, Readiness};
 use proxygw::reactor::{Order, Orders, Reactor, Service};
 

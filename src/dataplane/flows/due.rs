@@ -14,7 +14,8 @@ use super::seen::{Seen, closed_between, may_be_answered};
 use super::thread::{Check, FEW, Flows, RETRY};
 use super::usage::Known;
 use crate::engine::Message;
-use crate::engine::core::{Event, TargetId};
+use crate::engine::core::Event;
+use crate::ids::TargetId;
 
 /// Time between two lookups of an unanswered flow while a drain waits for it.
 const CHECK: Duration = Duration::from_millis(250);

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use super::kernel::Kernel;
 use super::thread::Flows;
 use crate::engine::Message;
-use crate::engine::core::{Event, FrontendId};
+use crate::engine::core::Event;
+use crate::ids::FrontendId;
 use crate::netlink::conntrack::TcpState;
 use crate::system::connect::{Connects, is_own_failure};
 

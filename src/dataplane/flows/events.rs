@@ -9,7 +9,8 @@ use super::seen::Seen;
 use super::thread::{FEW, Flows};
 use super::usage::Known;
 use crate::engine::Message;
-use crate::engine::core::{Event, FrontendId, TargetId};
+use crate::engine::core::Event;
+use crate::ids::{FrontendId, TargetId};
 use crate::netlink::conntrack::{self, Entry};
 
 /// How long events are left to gather after some have been read: a busy gateway wakes us fifty times a second at most.

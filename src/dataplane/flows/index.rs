@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::dataplane::listens::Listens;
 use crate::dataplane::plan::{Plan, Rules};
-use crate::engine::core::FrontendId;
+use crate::ids::FrontendId;
 use crate::netlink::conntrack::Entry;
 
 /// The frontends by what they listen on.

@@ -28,7 +28,7 @@ use crossbeam_channel::Sender;
 use super::plan::Plan;
 use crate::config::Config;
 use crate::engine::Inbox;
-use crate::engine::core::{FrontendId, TargetId};
+use crate::ids::{FrontendId, TargetId};
 use crate::system::{Waker, vital};
 
 pub use survey::{FlowDetail, Survey, TargetUse};

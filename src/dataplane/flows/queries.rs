@@ -9,7 +9,7 @@ use super::polled::Count;
 use super::seen::{Seen, closed_between};
 use super::thread::Flows;
 use crate::config::Protocol;
-use crate::engine::core::{FrontendId, TargetId};
+use crate::ids::{FrontendId, TargetId};
 use crate::netlink::conntrack::{Entry, Key};
 
 /// Result of a dump.

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::config::Protocol;
-use crate::engine::core::FrontendId;
+use crate::ids::FrontendId;
 use crate::netlink::conntrack::{Entry, Key, TcpState};
 
 /// How long a client's SYN may stay unanswered: it has been sent again by then.

@@ -7,7 +7,7 @@ use super::kernel::Kernel;
 use super::queries::Dump;
 use super::seen::{Seen, left};
 use super::thread::Flows;
-use crate::engine::core::{FrontendId, TargetId};
+use crate::ids::{FrontendId, TargetId};
 use crate::netlink::conntrack::Entry;
 
 /// How many flows of a target are listed.

@@ -15,11 +15,12 @@ use super::kernel::Kernel;
 use super::seen::OFFLOADED;
 use super::thread::{Flows, RETRY};
 use crate::config::{Access, Endpoint, FrontendSpec, Kind, Masquerade, Probe, Protocol, Readiness, TargetSpec};
+use crate::dataplane::plan::ColdPath;
 use crate::dataplane::plan::{Plan, Rules, Timeouts};
-use crate::engine::core::{Event, TargetId};
+use crate::engine::core::Event;
 use crate::engine::{Inbox, Message};
+use crate::ids::TargetId;
 use crate::netlink::conntrack::{self, Entry, Key, Status, TcpState, Tuple};
-use crate::plugin::ColdPath;
 use crate::system::Waker;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -19,8 +19,9 @@ use super::seen::UNANSWERED;
 use super::usage::{Known, Usage};
 use crate::config::{Endpoint, FrontendSpec, Protocol, TargetSpec};
 use crate::dataplane::plan::Plan;
-use crate::engine::core::{Event, TargetId};
+use crate::engine::core::Event;
 use crate::engine::{Inbox, Message};
+use crate::ids::TargetId;
 use crate::system::connect::Connects;
 use crate::system::{Waker, wait_readable};
 

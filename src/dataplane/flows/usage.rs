@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use super::seen::{Seen, left};
-use crate::engine::core::{FrontendId, TargetId};
+use crate::ids::{FrontendId, TargetId};
 use crate::netlink::conntrack::{Entry, Key};
 
 /// How soon a flow is asked for again whose last second has begun: the kernel counts whole seconds.

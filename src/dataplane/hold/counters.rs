@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::engine::core::FrontendId;
+use crate::ids::FrontendId;
 use crate::system::Count;
 
 /// Counts of one frontend. The reactor writes, the engine reads.

@@ -25,10 +25,12 @@ use mio::unix::SourceFd;
 
 use super::listens::Listens;
 use super::plan::Plan;
-use crate::engine::core::{Change, FrontendId};
+use crate::Error;
+use crate::dataplane::plan::{ColdPath, HoldOptions, OnFailure};
+use crate::ids::{Change, FrontendId};
 use crate::netlink::conntrack::Conntrack;
 use crate::netlink::nflog::{Logged, Nflog, Received};
-use crate::plugin::{ColdPath, Error, Handler, HoldOptions, Io, OnFailure, Readiness};
+use crate::plugin::{Handler, Io, Readiness};
 pub use counters::{AllCounters, Counters, HoldStatus, Totals, TotalsStatus};
 use packet::{Packet, Unfit};
 use sender::Sender;

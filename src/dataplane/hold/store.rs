@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::packet::{Flow, Packet};
-use crate::plugin::HoldOptions;
+use crate::dataplane::plan::HoldOptions;
 
 /// The waiting packets, one per flow, in order of arrival. Invariants: `by_flow`, `by_source` and `bytes` are exactly those
 /// of what `queue` has, and no limit is exceeded. No operation takes time in proportion to the number of packets.

@@ -30,8 +30,8 @@ use super::words::{
 };
 use super::{PRIORITY, only_this_host, only_what_is_meant, only_who_may_come_in};
 use crate::config::{Protocol, Route};
+use crate::dataplane::plan::{ColdPath, OnFailure};
 use crate::dataplane::plan::{Plan, Rules};
-use crate::plugin::{ColdPath, OnFailure};
 
 /// The chain that drops packets with forged sources.
 const FORGED: &str = "forged";

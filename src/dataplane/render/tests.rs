@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::config::{Access, Masquerade, Prefix, Protocol};
+use crate::dataplane::plan::{ColdPath, HoldOptions, OnFailure};
 use crate::dataplane::plan::{OnLink, Timeouts};
-use crate::plugin::{ColdPath, HoldOptions, OnFailure};
 
 /// A frontend with these routes, `LISTEN>ENDPOINT`.
 fn rules(protocol: Protocol, routes: &[&str]) -> Rules {

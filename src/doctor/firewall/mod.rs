@@ -18,10 +18,10 @@ use serde_json::Value;
 use self::packet::Packet;
 use self::ruleset::{BaseChain, Ruleset, base_chains};
 use super::{Finding, Host, MOST_PATHS, Path, Subject, listed, not_looked_at};
+use crate::Error;
 use crate::dataplane::apply::Nft;
 use crate::dataplane::render::TABLE;
 use crate::netlink::route;
-use crate::plugin::Error;
 
 /// How many verdict maps of a table are read.
 const MOST_MAPS: usize = 64;

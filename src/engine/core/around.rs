@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use super::Effects;
-use super::event::{Change, Effect, FrontendId, TargetId};
+use super::event::Effect;
 use super::frontend::Frontend;
 use super::rules::Rules;
+use crate::ids::{Change, FrontendId, TargetId};
 
 /// Surroundings of a step, and where its results go.
 pub(super) struct Around<'a> {

@@ -4,12 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::rules::Revision;
-
-/// A target, as its position in the configuration.
-pub type TargetId = usize;
-
-/// A frontend, as its position in the configuration.
-pub type FrontendId = usize;
+use crate::ids::{Change, FrontendId, TargetId};
 
 /// Something that has happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,17 +84,6 @@ pub enum Event {
     Tick,
     /// The daemon is to end.
     Shutdown,
-}
-
-/// What has become of a frontend's target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
-    /// It is active, and the frontend's flows are DNATed to it.
-    Active,
-    /// It is no longer active; a wake can come for it at any time.
-    Inactive,
-    /// It has been started and has not become active.
-    Failed,
 }
 
 /// Something that is to be done.

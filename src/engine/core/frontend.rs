@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use super::backoff::Backoff;
-use super::event::{Effect, FrontendId, TargetId};
+use super::event::Effect;
 use super::rules::Revision;
 use super::{Deadline, Effects};
 use crate::engine::status::FrontendState;
+use crate::ids::{FrontendId, TargetId};
 
 /// The core's part of a frontend's configuration.
 #[derive(Debug, Clone)]

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::event::FrontendId;
 use crate::engine::status::TargetState;
+use crate::ids::FrontendId;
 
 /// All that there is to know about a target at one moment.
 #[derive(Debug, Clone, Copy)]

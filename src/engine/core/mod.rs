@@ -31,13 +31,14 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-pub use event::{Change, Effect, Event, FrontendId, TargetId};
+pub use event::{Effect, Event};
 pub use frontend::FrontendPlan;
 pub use life::{Cause, Life, Woken, WokenBy};
 pub use rules::Revision;
 pub use target::TargetPlan;
 
 use super::status::{FrontendState, TargetState};
+use crate::ids::{Change, FrontendId, TargetId};
 use around::Around;
 use frontend::{Frontend, Wanted};
 use rules::Rules;

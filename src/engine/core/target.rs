@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use super::Deadline;
 use super::around::Around;
 use super::backoff::Backoff;
-use super::event::{Effect, FrontendId};
+use super::event::Effect;
 use super::life::{Cause, Life, Woken, WokenBy};
 use super::rules::Revision;
 use super::state::{Backend, Idle, IdleDrain, State, Step, Teardown};
 use crate::engine::status::TargetState;
+use crate::ids::FrontendId;
 
 /// The core's part of a target's configuration.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::*;
 use crate::config::Protocol;
-use crate::plugin::OnFailure;
+use crate::dataplane::plan::OnFailure;
 use crate::random::Random;
 
 /// A datagram from a source, with `length` bytes of data.

@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use super::super::rules::RETRY;
 use super::super::state::{Idle, IdleDrain, Step, Teardown};
-use super::super::{Cause, Change, Deadline as _, Effect, Event, State, TargetId, WokenBy, backoff, frontend};
+use super::super::{Cause, Deadline as _, Effect, Event, State, WokenBy, backoff, frontend};
 use super::world::World;
 use crate::engine::status::{FrontendState, TargetState};
+use crate::ids::{Change, TargetId};
 
 impl World {
     /// Checks an effect before it is performed.

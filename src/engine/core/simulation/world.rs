@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::super::rules::RETRY;
-use super::super::{Change, Core, Effect, Event, FrontendId, FrontendPlan, Revision, TargetId, TargetPlan};
+use super::super::{Core, Effect, Event, FrontendPlan, Revision, TargetPlan};
 use crate::engine::status::TargetState;
+use crate::ids::{Change, FrontendId, TargetId};
 use crate::random::Random;
 
 /// The model of a target's backend, since its last start.
