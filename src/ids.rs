@@ -16,3 +16,34 @@ pub enum Change {
     /// It has been started and has not become active.
     Failed,
 }
+
+/// "pg" in ASCII. Marks what is ours where the kernel has a number only: the metric of our routes, the value of
+/// `route_localnet`, and by default the NFLOG group of held packets.
+pub const OUR_NUMBER: u16 = u16::from_be_bytes(*b"pg");
+
+/// Version of IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both versions.
+    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    /// Family of an address.
+    pub fn of(ip: std::net::IpAddr) -> Family {
+        if ip.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    /// The address that stands for every address of the family.
+    pub fn unspecified(self) -> std::net::IpAddr {
+        match self {
+            Family::V4 => std::net::Ipv4Addr::UNSPECIFIED.into(),
+            Family::V6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
+}

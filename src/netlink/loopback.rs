@@ -14,9 +14,10 @@ use rustix::net::AddressFamily;
 
 use super::message::{Attributes, Message, Request};
 use super::socket::Socket;
+use crate::ids::OUR_NUMBER;
 
-/// `RTA_PRIORITY` of our routes: "pg" in ASCII, which nobody else writes. By it they are found again, after a crash too.
-const METRIC: u32 = 28775;
+/// `RTA_PRIORITY` of our routes. By it they are found again, after a crash too.
+const METRIC: u32 = OUR_NUMBER as u32;
 
 /// `RT_TABLE_LOCAL`.
 const TABLE: u8 = 255;

@@ -8,10 +8,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-const PATH: &str = "/proc/sys/net/ipv4/conf/all/route_localnet";
+use crate::ids::OUR_NUMBER;
 
-/// "pg" in ASCII.
-const OURS: &str = "28775";
+const PATH: &str = "/proc/sys/net/ipv4/conf/all/route_localnet";
 
 /// The setting of the network namespace in which it was opened.
 #[derive(Debug)]
@@ -30,7 +29,9 @@ impl RouteLocalnet {
         match File::options().read(true).write(true).open(PATH) {
             Ok(file) => Ok(RouteLocalnet { file: Some(file) }),
             Err(error) => match std::fs::read_to_string(PATH) {
-                Ok(value) if !matches!(value.trim(), "0" | OURS) => Ok(RouteLocalnet { file: None }),
+                Ok(value) if !["0", &OUR_NUMBER.to_string()].contains(&value.trim()) => {
+                    Ok(RouteLocalnet { file: None })
+                }
                 _ => Err(error),
             },
         }
@@ -41,7 +42,7 @@ impl RouteLocalnet {
     /// # Errors
     /// The operating system's error.
     pub fn switch_on(&self) -> io::Result<()> {
-        self.change("0", OURS)
+        self.change(0, OUR_NUMBER)
     }
 
     /// Switches the setting off, unless another program has switched it on.
@@ -49,15 +50,15 @@ impl RouteLocalnet {
     /// # Errors
     /// The operating system's error.
     pub fn switch_off(&self) -> io::Result<()> {
-        self.change(OURS, "0")
+        self.change(OUR_NUMBER, 0)
     }
 
-    fn change(&self, from: &str, to: &str) -> io::Result<()> {
+    fn change(&self, from: u16, to: u16) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let mut value = [0; 16];
         let length = file.read_at(&mut value, 0)?;
-        if value[..length].trim_ascii() == from.as_bytes() {
-            file.write_all_at(to.as_bytes(), 0)?;
+        if value[..length].trim_ascii() == from.to_string().as_bytes() {
+            file.write_all_at(to.to_string().as_bytes(), 0)?;
         }
         Ok(())
     }

@@ -6,11 +6,9 @@
 use std::time::Duration;
 
 use crate::config::{FrontendSpec, Section};
+use crate::ids::OUR_NUMBER;
 use crate::netlink::instance_lock::LOCK_GROUP;
 use crate::plugin::{ColdPath, Frontend, HoldOptions, Namespace, OnFailure, Plugin};
-
-/// "pg" in ASCII: a group that nobody else is likely to use.
-const GROUP: u16 = 28775;
 
 /// The most packets that a frontend may hold.
 const MOST_PACKETS: u32 = 1 << 20;
@@ -30,7 +28,7 @@ struct PacketPlugin;
 
 impl Plugin for PacketPlugin {
     fn load(&mut self, config: &mut Section<'_>, namespace: &mut Namespace) {
-        let group = config.optional::<u32>("group").map_or(Some(GROUP), |group| u16::try_from(group).ok());
+        let group = config.optional::<u32>("group").map_or(Some(OUR_NUMBER), |group| u16::try_from(group).ok());
         if group.is_none() {
             config.problem("group", "this is not an NFLOG group: write a number from 0 to 65535");
         }
@@ -39,7 +37,7 @@ impl Plugin for PacketPlugin {
                 format_args!("{LOCK_GROUP} is the group that keeps a second daemon from starting: write another");
             config.problem("group", problem);
         }
-        let group = group.unwrap_or(GROUP);
+        let group = group.unwrap_or(OUR_NUMBER);
         namespace.frontend("hold", move |spec, options| hold(group, spec, options));
     }
 }
