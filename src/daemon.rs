@@ -232,7 +232,7 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
 
     let config = Arc::new(config);
     let no_thread = Failure::system("cannot start a thread");
-    let (flows, conntrack) = flows::spawn(&config, table.plan(), inbox.clone()).map_err(&no_thread)?;
+    let (flows, conntrack) = flows::spawn(&config, table.plan(), Box::new(inbox.clone())).map_err(&no_thread)?;
     let counts = (config.targets.len(), config.frontends.len());
     let ready = Box::new(move || {
         log::info!("ready after {:.1?}: {} targets, {} frontends", began.elapsed(), counts.0, counts.1);

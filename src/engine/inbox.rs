@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::core::Event;
 use super::status::Request;
 use crate::config::Address;
-use crate::dataplane::flows::Survey;
+use crate::dataplane::flows::{self, Reports, Survey};
 use crate::dataplane::plan::OnLink;
 use crate::ids::{FrontendId, TargetId};
 
@@ -115,6 +115,16 @@ impl Inbox {
             | Message::RulesChanged
             | Message::OnLink => {}
         }
+    }
+}
+
+impl Reports for Inbox {
+    fn report(&self, report: flows::Report) {
+        self.send(Message::Event(Event::Flows(report)));
+    }
+
+    fn surveyed(&self, survey: Result<Survey, String>) {
+        self.send(Message::Surveyed(survey));
     }
 }
 

@@ -283,9 +283,9 @@ impl Shell {
             Effect::WatchFlows { target, asked } => self.flows.send(FlowOrder::Watch { target, asked }),
             Effect::ReleaseFlows(id) => self.flows.send(FlowOrder::Release(id)),
             Effect::CheckFlows { target, asked } => self.flows.send(FlowOrder::Check { target, asked }),
-            Effect::ForgetFlows { target, answered } => self.flows.send(FlowOrder::Forget { target, answered }),
-            Effect::ForgetStale(id) if self.config.frontends[id].protocol == Protocol::Udp => self.stale.push(id),
-            Effect::ForgetStale(_) => {}
+            Effect::FlushFlows { target, scope } => self.flows.send(FlowOrder::Flush { target, scope }),
+            Effect::DeleteStaleFlows(id) if self.config.frontends[id].protocol == Protocol::Udp => self.stale.push(id),
+            Effect::DeleteStaleFlows(_) => {}
             Effect::Finished => self.finished = true,
         }
     }
@@ -307,7 +307,7 @@ impl Shell {
             });
         }
         if !self.stale.is_empty() {
-            self.flows.send(FlowOrder::ForgetStale(std::mem::take(&mut self.stale)));
+            self.flows.send(FlowOrder::DeleteStale(std::mem::take(&mut self.stale)));
         }
         self.tell_when_ready();
     }

@@ -13,8 +13,7 @@ use super::queries::Dump;
 use super::seen::{Seen, closed_between, may_be_answered};
 use super::thread::{Check, FEW, Flows, RETRY};
 use super::usage::Known;
-use crate::engine::Message;
-use crate::engine::core::Event;
+use super::{Report, Use};
 use crate::ids::TargetId;
 
 /// Time between two lookups of an unanswered flow while a drain waits for it.
@@ -34,7 +33,7 @@ impl<K: Kernel> Flows<K> {
                     self.retry = Some(now + RETRY);
                     // A failure must not stop a backend that is in use.
                     for (target, Check { asked, .. }) in std::mem::take(&mut self.checks) {
-                        self.inbox.send(Message::Event(Event::Checked { target, asked, used: true, since: None }));
+                        self.reports.report(Report::Checked { target, asked, result: Use::InUse });
                     }
                 }
             }
@@ -52,7 +51,7 @@ impl<K: Kernel> Flows<K> {
         for (target, asked) in unused {
             self.awaited.remove(&target);
             let since = self.usage.ended(target);
-            self.inbox.send(Message::Event(Event::Unused { target, asked, since }));
+            self.reports.report(Report::Unused { target, asked, since });
         }
     }
 
@@ -97,7 +96,7 @@ impl<K: Kernel> Flows<K> {
                     *next = polled.last_look(dump.asked.0);
                     if let Some(asked) = self.awaited.remove(target) {
                         let since = Some(polled.since());
-                        self.inbox.send(Message::Event(Event::Unused { target: *target, asked, since }));
+                        self.reports.report(Report::Unused { target: *target, asked, since });
                     }
                 }
             }
@@ -141,7 +140,8 @@ impl<K: Kernel> Flows<K> {
     fn checked(&mut self, target: TargetId, used: bool) {
         let Some(Check { asked, .. }) = self.checks.remove(&target) else { return };
         let since = if self.subscribed { self.usage.ended(target) } else { None };
-        self.inbox.send(Message::Event(Event::Checked { target, asked, used, since }));
+        let result = if used { Use::InUse } else { Use::Unused { since } };
+        self.reports.report(Report::Checked { target, asked, result });
     }
 
     /// Time of the next turn, unless something comes before.

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::kernel::Kernel;
 use super::thread::Flows;
-use crate::engine::Message;
-use crate::engine::core::Event;
+use super::{Report, Unresponsive};
 use crate::ids::FrontendId;
 use crate::netlink::conntrack::TcpState;
 use crate::system::connect::{Connects, is_own_failure};
@@ -170,26 +169,27 @@ impl<K: Kernel> Flows<K> {
             return self.reach.dismiss(frontend);
         }
         if let Some(endpoint) = self.reach.asked(now, frontend, finding == Finding::Answers) {
-            self.inbox.send(Message::Event(clients_lost(frontend, endpoint, finding)));
+            self.reports.report(clients_lost(frontend, endpoint, finding));
         }
     }
 }
 
 /// Report to the core that clients are not answered.
-fn clients_lost(frontend: FrontendId, endpoint: SocketAddr, finding: Finding) -> Event {
-    let (problem, none) = match finding {
+fn clients_lost(frontend: FrontendId, endpoint: SocketAddr, finding: Finding) -> Report {
+    let (problem, unresponsive) = match finding {
         Finding::Unanswered { error, none } => {
-            (format!("clients do not reach {endpoint}, nor does the gateway itself: {error}"), none)
+            let unresponsive = if none { Unresponsive::Target } else { Unresponsive::Endpoint };
+            (format!("clients do not reach {endpoint}, nor does the gateway itself: {error}"), unresponsive)
         }
         Finding::Answers | Finding::Unknown(_) => {
             let problem = format!(
                 "its clients get no answer from {endpoint}, though the gateway itself does: the endpoint's way back does not \
                  lead through this gateway; make it the endpoint's route to the clients, or set masquerade: always"
             );
-            (problem, false)
+            (problem, Unresponsive::Endpoint)
         }
     };
-    Event::ClientsLost { frontend, problem, none }
+    Report::ClientsLost { frontend, problem, unresponsive }
 }
 
 #[cfg(test)]

@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
+use super::Report;
 use super::kernel::Kernel;
 use super::seen::Seen;
 use super::thread::{FEW, Flows};
 use super::usage::Known;
-use crate::engine::Message;
-use crate::engine::core::Event;
 use crate::ids::{FrontendId, TargetId};
 use crate::netlink::conntrack::{self, Entry};
 
@@ -105,7 +104,7 @@ impl<K: Kernel> Flows<K> {
                         self.usage.told(now, target, frontend, &entry);
                         let kernel = &mut self.kernel;
                         if self.reach.told(now, frontend, &entry, |ip| kernel.is_local(ip)) {
-                            self.inbox.send(Message::Event(Event::ClientsAnswered(frontend)));
+                            self.reports.report(Report::ClientsAnswered(frontend));
                         }
                         let known = || self.usage.flows(target).contains_key(&entry.key());
                         if Seen::new(&entry).is_none() && entry.status.answered() && stateless.len() <= FEW && !known()

@@ -27,44 +27,118 @@ use crossbeam_channel::Sender;
 
 use super::plan::Plan;
 use crate::config::Config;
-use crate::engine::Inbox;
 use crate::ids::{FrontendId, TargetId};
 use crate::system::{Waker, vital};
 
 pub use survey::{FlowDetail, Survey, TargetUse};
 
-/// What the engine wants of the flows' thread. Orders are carried out one after another, but that those to forget come last.
+/// An order to the flows' thread. Orders are handled in turn, flushes last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FlowOrder {
-    /// Say when the target is not in use, at once if it is not; answered with one `Unused`. From now on account is kept of it.
+    /// Track the use of the target, and send one [`Report::Unused`] once it is not in use, at once if it is not.
     Watch {
         /// The target.
         target: TargetId,
         /// Time of the order, for the result.
         asked: Instant,
     },
-    /// The use of the target does not matter any more.
+    /// The use of the target is no longer of interest.
     Release(TargetId),
-    /// No new flows reach the target: are there any? Answered with `Checked`.
+    /// Check whether flows use the target, which new ones do not reach; answered by [`Report::Checked`].
     Check {
         /// The target.
         target: TargetId,
         /// Time of the order, for the result.
         asked: Instant,
     },
-    /// Delete the entries of a target's flows; answered with `FlowsForgotten`.
-    Forget {
-        /// Which target.
+    /// Delete the conntrack entries of a target's flows; answered by [`Report::Flushed`].
+    Flush {
+        /// The target.
         target: TargetId,
-        /// Also those of flows that were answered.
-        answered: bool,
+        /// The flows.
+        scope: Scope,
     },
-    /// Delete the entries of UDP flows to these frontends that are not translated as they should be by now.
-    ForgetStale(Vec<FrontendId>),
-    /// Count the flows of all targets, and list those of one; answered with `Surveyed`.
+    /// Delete the conntrack entries of UDP flows to these frontends that bypass their present rules; not answered.
+    DeleteStale(Vec<FrontendId>),
+    /// Count the flows of all targets, and list those of one; answered by [`Reports::surveyed`].
     Survey(Option<TargetId>),
-    /// Everything has ended.
+    /// End the thread.
     End,
+}
+
+/// The flows whose entries a flush deletes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All.
+    All,
+    /// Those that were never answered.
+    Unanswered,
+}
+
+/// A report of the flows' thread.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Report {
+    /// No flow keeps the target in use.
+    Unused {
+        /// The target.
+        target: TargetId,
+        /// The order's `asked`.
+        asked: Instant,
+        /// Time at which the last flow ended, at the latest; `None` if none is known.
+        since: Option<Instant>,
+    },
+    /// Result of a check.
+    Checked {
+        /// The target.
+        target: TargetId,
+        /// The order's `asked`.
+        asked: Instant,
+        /// The result.
+        result: Use,
+    },
+    /// The entries of the target's flows are deleted, as far as the kernel deletes them.
+    Flushed(TargetId),
+    /// Clients of a frontend get no answer from its endpoint.
+    ClientsLost {
+        /// The frontend.
+        frontend: FrontendId,
+        /// The problem, and a remedy.
+        problem: String,
+        /// The endpoints that do not answer.
+        unresponsive: Unresponsive,
+    },
+    /// After `ClientsLost`: clients get answers again.
+    ClientsAnswered(FrontendId),
+}
+
+/// Result of a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// A flow uses the target, or might.
+    InUse,
+    /// No flow uses it.
+    Unused {
+        /// Time at which the last flow ended, where it is known exactly.
+        since: Option<Instant>,
+    },
+}
+
+/// The endpoints that do not answer when clients of one get no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unresponsive {
+    /// The clients' own, or none if it answers the gateway.
+    Endpoint,
+    /// All of the target's, neither to clients nor to the gateway.
+    Target,
+}
+
+/// Receiver of the reports, called on the flows' thread.
+pub trait Reports: Send {
+    /// Handles a report.
+    fn report(&self, report: Report);
+
+    /// Handles the result of a survey.
+    fn surveyed(&self, survey: Result<Survey, String>);
 }
 
 /// The engine's way to the flows' thread.
@@ -75,9 +149,9 @@ pub struct FlowOrders {
 }
 
 impl FlowOrders {
-    /// Passes an order on. There is room for all that the engine can have under way, so this does not wait.
+    /// Passes an order on. Does not block: the channel has space for all that the engine can have under way.
     pub fn send(&self, order: FlowOrder) {
-        // It is gone only at the end, when nobody needs it any more.
+        // The thread is gone only at the end.
         let _ = self.orders.send(order);
         self.waker.wake();
     }
@@ -86,13 +160,13 @@ impl FlowOrders {
 /// Starts the flows' thread, whose panic ends the process.
 ///
 /// # Errors
-/// No thread or no file descriptor could be had.
-pub fn spawn(config: &Config, plan: &Plan, inbox: Inbox) -> io::Result<(FlowOrders, JoinHandle<()>)> {
+/// The system has no thread or no file descriptor left.
+pub fn spawn(config: &Config, plan: &Plan, reports: Box<dyn Reports>) -> io::Result<(FlowOrders, JoinHandle<()>)> {
     // Per target a few orders follow each other before it waits for an answer.
     let (sender, receiver) = crossbeam_channel::bounded(8 * config.targets.len() + 64);
     let orders = FlowOrders { orders: sender, waker: Waker::new()? };
     let (targets, frontends, waker) = (&config.targets, &config.frontends, orders.waker.clone());
-    let flows = thread::Flows::new(targets, frontends, plan, inbox, receiver, waker, kernel::Netlink::default());
+    let flows = thread::Flows::new(targets, frontends, plan, reports, receiver, waker, kernel::Netlink::default());
     let thread = vital::spawn("conntrack", move || flows.run())?;
     Ok((orders, thread))
 }

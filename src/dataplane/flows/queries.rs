@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Instant;
 
+use super::Scope;
 use super::kernel::{Kernel, is_busy};
 use super::polled::Count;
 use super::seen::{Seen, closed_between};
@@ -85,12 +86,12 @@ impl<K: Kernel> Flows<K> {
         counts
     }
 
-    /// Deletes the entries of some targets; where the value is `false`, only those of flows that were never answered.
-    pub(super) fn forget(&mut self, targets: &BTreeMap<TargetId, bool>) -> io::Result<()> {
+    /// Deletes the entries of some targets' flows.
+    pub(super) fn flush(&mut self, targets: &BTreeMap<TargetId, Scope>) -> io::Result<()> {
         let dump = self.dump()?;
         let target_of = &self.target_of;
         let goes = |frontend: FrontendId, entry: &Entry| {
-            targets.get(&target_of[frontend]).is_some_and(|answered| *answered || !entry.status.answered())
+            targets.get(&target_of[frontend]).is_some_and(|scope| *scope == Scope::All || !entry.status.answered())
         };
         let entries = dump.entries.iter().filter(|(frontend, entry)| goes(*frontend, entry));
         let entries: Vec<_> = entries.map(|(_, entry)| *entry).collect();
@@ -98,7 +99,7 @@ impl<K: Kernel> Flows<K> {
     }
 
     /// Deletes the entries of UDP flows to these frontends that are not translated as the frontend's rules say.
-    pub(super) fn forget_stale(&mut self, frontends: &[FrontendId]) -> io::Result<()> {
+    pub(super) fn delete_stale(&mut self, frontends: &[FrontendId]) -> io::Result<()> {
         let port = match frontends {
             [one] => self.index.rules(*one).only_port(),
             _ => None,

@@ -10,15 +10,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use rustix::io::Errno;
 
-use super::FlowOrder;
 use super::kernel::Kernel;
 use super::seen::OFFLOADED;
 use super::thread::{Flows, RETRY};
+use super::{FlowOrder, Report, Reports, Scope, Survey, Use};
 use crate::config::{Access, Endpoint, FrontendSpec, Kind, Masquerade, Probe, Protocol, Readiness, TargetSpec};
 use crate::dataplane::plan::ColdPath;
 use crate::dataplane::plan::{Plan, Rules, Timeouts};
-use crate::engine::core::Event;
-use crate::engine::{Inbox, Message};
 use crate::ids::TargetId;
 use crate::netlink::conntrack::{self, Entry, Key, Status, TcpState, Tuple};
 use crate::system::Waker;
@@ -110,12 +108,28 @@ impl Kernel for Fake {
     }
 }
 
+/// A message of the thread.
+enum Sent {
+    Report(Report),
+    Survey(Result<Survey, String>),
+}
+
+impl Reports for Sender<Sent> {
+    fn report(&self, report: Report) {
+        self.send(Sent::Report(report)).expect("the test receives");
+    }
+
+    fn surveyed(&self, survey: Result<Survey, String>) {
+        self.send(Sent::Survey(survey)).expect("the test receives");
+    }
+}
+
 /// A thread with one target and one frontend per protocol, on 198.51.100.1:80.
 struct Bench {
     flows: Flows<Fake>,
     kernel: Fake,
     orders: Sender<FlowOrder>,
-    messages: Receiver<Message>,
+    reports: Receiver<Sent>,
 }
 
 fn at(text: &str) -> SocketAddr {
@@ -176,11 +190,11 @@ impl Bench {
             shortened: RefCell::default(),
         }));
         let (orders, receiver) = crossbeam_channel::bounded(64);
-        let (inbox, messages) = Inbox::new(1, 2);
+        let (sender, reports) = crossbeam_channel::unbounded();
         let waker = Waker::new().expect("a descriptor");
-        let mut flows = Flows::new(&[target], &frontends, &plan, inbox, receiver, waker, kernel.clone());
+        let mut flows = Flows::new(&[target], &frontends, &plan, Box::new(sender), receiver, waker, kernel.clone());
         flows.subscribe();
-        Bench { flows, kernel, orders, messages }
+        Bench { flows, kernel, orders, reports }
     }
 
     fn order(&mut self, order: FlowOrder) {
@@ -226,12 +240,12 @@ impl Bench {
         self.kernel.0.events.borrow_mut().push_back(Ok(event));
     }
 
-    fn events(&self) -> Vec<Event> {
-        let event = |message| match message {
-            Message::Event(event) => Some(event),
-            _ => None,
+    fn events(&self) -> Vec<Report> {
+        let report = |sent| match sent {
+            Sent::Report(report) => Some(report),
+            Sent::Survey(_) => None,
         };
-        self.messages.try_iter().filter_map(event).collect()
+        self.reports.try_iter().filter_map(report).collect()
     }
 
     fn queries(&self) -> u32 {
@@ -261,8 +275,8 @@ fn established(id: u32) -> Entry {
     flow(id, Protocol::Tcp, Some(TcpState::Established), ANSWERED, Some(FLOW))
 }
 
-fn is_unused(event: &Event) -> bool {
-    matches!(event, Event::Unused { .. })
+fn is_unused(event: &Report) -> bool {
+    matches!(event, Report::Unused { .. })
 }
 
 #[test]
@@ -302,7 +316,7 @@ fn a_flow_that_cannot_be_looked_up_keeps_its_target() {
     let fixed = bench.kernel.now();
     bench.pass(RETRY);
     let events = bench.events();
-    let [Event::Unused { target: 0, since: Some(since), .. }] = events[..] else { panic!("{events:?}") };
+    let [Report::Unused { target: 0, since: Some(since), .. }] = events[..] else { panic!("{events:?}") };
     assert!(since >= fixed, "the end of use is not known any better");
 }
 
@@ -313,7 +327,7 @@ fn a_drain_is_called_off_by_a_check_that_fails() {
         bench.turn();
         bench.kernel.0.broken.set(Some(Errno::NOBUFS));
         bench.check(0);
-        let used = Event::Checked { target: 0, asked: bench.asked(), used: true, since: None };
+        let used = Report::Checked { target: 0, asked: bench.asked(), result: Use::InUse };
         assert_eq!(bench.events(), std::slice::from_ref(&used), "events: {reports}");
         // While the pause lasts, a check waits for the next try, and has that answer.
         bench.check(0);
@@ -323,7 +337,7 @@ fn a_drain_is_called_off_by_a_check_that_fails() {
         bench.kernel.0.broken.set(None);
         bench.pass(RETRY);
         bench.check(0);
-        assert!(matches!(bench.events()[..], [Event::Checked { target: 0, used: false, since: None, .. }]));
+        assert!(matches!(bench.events()[..], [Report::Checked { target: 0, result: Use::Unused { since: None }, .. }]));
     }
 }
 
@@ -332,11 +346,11 @@ fn a_failed_deletion_does_not_hold_up_a_drain() {
     let mut bench = Bench::new(true);
     bench.turn();
     bench.kernel.0.broken.set(Some(Errno::NOMEM));
-    bench.order(FlowOrder::Forget { target: 0, answered: true });
-    assert_eq!(bench.events(), [Event::FlowsForgotten(0)]);
-    bench.order(FlowOrder::ForgetStale(vec![0, 1]));
+    bench.order(FlowOrder::Flush { target: 0, scope: Scope::All });
+    assert_eq!(bench.events(), [Report::Flushed(0)]);
+    bench.order(FlowOrder::DeleteStale(vec![0, 1]));
     bench.order(FlowOrder::Survey(Some(0)));
-    let surveyed = bench.messages.try_iter().any(|message| matches!(message, Message::Surveyed(Err(_))));
+    let surveyed = bench.reports.try_iter().any(|sent| matches!(sent, Sent::Survey(Err(_))));
     assert!(surveyed, "the error is reported");
 }
 
@@ -374,7 +388,7 @@ fn a_dump_after_an_overrun_that_fails_is_repeated_before_anything_is_unused() {
     bench.kernel.0.table.borrow_mut().clear();
     bench.event(conntrack::Event::Destroy(established(1)));
     bench.turn();
-    assert!(matches!(bench.events()[..], [Event::Unused { target: 0, since: Some(_), .. }]));
+    assert!(matches!(bench.events()[..], [Report::Unused { target: 0, since: Some(_), .. }]));
 }
 
 #[test]
@@ -420,7 +434,7 @@ fn a_flow_in_a_flowtable_is_in_use_until_the_kernel_hands_it_back() {
             bench.pass(10 * FLOW * SECOND);
             assert_eq!(bench.events(), [], "events: {reports}");
             bench.check(0);
-            assert!(matches!(bench.events()[..], [Event::Checked { target: 0, used: true, .. }]));
+            assert!(matches!(bench.events()[..], [Report::Checked { target: 0, result: Use::InUse, .. }]));
             let before = bench.queries();
             bench.pass(600 * SECOND);
             let queries = bench.queries() - before;
@@ -436,7 +450,7 @@ fn a_flow_in_a_flowtable_is_in_use_until_the_kernel_hands_it_back() {
             bench.kernel.0.table.borrow_mut().clear();
             bench.pass(4 * IDLE);
             let events = bench.events();
-            let [Event::Unused { since: Some(since), .. }] = events[..] else { panic!("{events:?}, {reports}") };
+            let [Report::Unused { since: Some(since), .. }] = events[..] else { panic!("{events:?}, {reports}") };
             assert!(since >= handed_back + Duration::from_secs(u64::from(FLOW)), "not early");
         }
     }
@@ -456,7 +470,7 @@ fn many_flows_in_a_flowtable_cost_few_look_ups_and_no_dumps() {
     assert_eq!(bench.events(), []);
     bench.kernel.0.table.borrow_mut().clear();
     bench.pass(2 * OFFLOADED);
-    assert!(matches!(bench.events()[..], [Event::Unused { .. }]), "all are gone");
+    assert!(matches!(bench.events()[..], [Report::Unused { .. }]), "all are gone");
 }
 
 #[test]
@@ -465,9 +479,9 @@ fn an_entry_that_the_kernel_will_not_delete_keeps_no_other() {
     bench.turn();
     bench.kernel.0.table.borrow_mut().extend((1..=4).map(established));
     bench.kernel.0.undeletable.borrow_mut().insert(2, Errno::BUSY);
-    bench.order(FlowOrder::Forget { target: 0, answered: true });
+    bench.order(FlowOrder::Flush { target: 0, scope: Scope::All });
     assert_eq!(*bench.kernel.0.deleted.borrow(), [1, 3, 4]);
-    assert_eq!(bench.events(), [Event::FlowsForgotten(0)]);
+    assert_eq!(bench.events(), [Report::Flushed(0)]);
 }
 
 #[test]
@@ -484,10 +498,10 @@ fn stale_udp_flows_are_those_that_bypass_the_rules_of_the_frontends_that_were_na
     unrelated.original.destination = at("198.51.100.9:80");
     let tcp = Entry { protocol: Protocol::Tcp, ..reply_from(5, "198.51.100.1:80") };
     bench.kernel.0.table.borrow_mut().extend([right, untranslated, elsewhere, unrelated, tcp]);
-    bench.order(FlowOrder::ForgetStale(vec![0]));
+    bench.order(FlowOrder::DeleteStale(vec![0]));
     assert!(bench.kernel.0.deleted.borrow().is_empty(), "another frontend's");
-    bench.order(FlowOrder::ForgetStale(vec![1]));
-    bench.order(FlowOrder::ForgetStale(vec![0, 1]));
+    bench.order(FlowOrder::DeleteStale(vec![1]));
+    bench.order(FlowOrder::DeleteStale(vec![0, 1]));
     assert_eq!(*bench.kernel.0.deleted.borrow(), [2, 3]);
 }
 

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
-use super::FlowOrder;
 use super::endpoints::Inquiries;
 use super::index::Index;
 use super::kernel::{Kernel, Netlink};
@@ -17,10 +16,9 @@ use super::polled::Polled;
 use super::reach::Reach;
 use super::seen::UNANSWERED;
 use super::usage::{Known, Usage};
+use super::{FlowOrder, Report, Reports, Scope};
 use crate::config::{Endpoint, FrontendSpec, Protocol, TargetSpec};
 use crate::dataplane::plan::Plan;
-use crate::engine::core::Event;
-use crate::engine::{Inbox, Message};
 use crate::ids::TargetId;
 use crate::system::connect::Connects;
 use crate::system::{Waker, wait_readable};
@@ -36,7 +34,7 @@ pub(super) struct Flows<K> {
     pub(super) kernel: K,
     pub(super) index: Index,
     pub(super) target_of: Vec<TargetId>,
-    pub(super) inbox: Inbox,
+    pub(super) reports: Box<dyn Reports>,
     orders: Receiver<FlowOrder>,
     /// Readable when there is an order.
     waker: Waker,
@@ -80,7 +78,7 @@ impl<K: Kernel> Flows<K> {
         targets: &[TargetSpec],
         frontends: &[FrontendSpec],
         plan: &Plan,
-        inbox: Inbox,
+        reports: Box<dyn Reports>,
         orders: Receiver<FlowOrder>,
         waker: Waker,
         kernel: K,
@@ -96,7 +94,7 @@ impl<K: Kernel> Flows<K> {
             kernel,
             index: Index::new(plan),
             target_of: frontends.iter().map(|frontend| frontend.target).collect(),
-            inbox,
+            reports,
             orders,
             waker,
             subscribed: false,
@@ -122,7 +120,7 @@ impl<K: Kernel> Flows<K> {
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 FlowOrder::End => return false,
-                FlowOrder::Forget { target, answered } => _ = drained.insert(target, answered),
+                FlowOrder::Flush { target, scope } => _ = drained.insert(target, scope),
                 order => {
                     self.read_events();
                     self.handle(order);
@@ -131,7 +129,7 @@ impl<K: Kernel> Flows<K> {
         }
         if !drained.is_empty() {
             self.read_events();
-            self.forget_drained(&drained);
+            self.flush_drained(&drained);
         }
         let now = self.kernel.now();
         if self.gathering.is_none_or(|until| until <= now) {
@@ -161,34 +159,34 @@ impl<K: Kernel> Flows<K> {
                 let now = self.kernel.now();
                 self.checks.insert(target, Check { asked, until: now + UNANSWERED, next: now });
             }
-            FlowOrder::ForgetStale(frontends) => {
-                if let Err(error) = self.forget_stale(&frontends) {
+            FlowOrder::DeleteStale(frontends) => {
+                if let Err(error) = self.delete_stale(&frontends) {
                     log::warn!("cannot delete stale conntrack entries: {error}");
                 }
             }
             FlowOrder::Survey(details) => {
                 let survey = self.survey(details).map_err(|error| error.to_string());
-                self.inbox.send(Message::Surveyed(survey));
+                self.reports.surveyed(survey);
             }
-            FlowOrder::Forget { .. } | FlowOrder::End => {}
+            FlowOrder::Flush { .. } | FlowOrder::End => {}
         }
     }
 
     /// Where many drain at once, one dump serves them all.
-    fn forget_drained(&mut self, targets: &BTreeMap<TargetId, bool>) {
-        if let Err(error) = self.forget(targets) {
+    fn flush_drained(&mut self, targets: &BTreeMap<TargetId, Scope>) {
+        if let Err(error) = self.flush(targets) {
             log::warn!("cannot delete the conntrack entries of drained targets: {error}");
         }
         for (frontend, _) in self.target_of.iter().enumerate().filter(|(_, target)| targets.contains_key(target)) {
             self.reach.reset(frontend);
             self.inquiries.cancel(frontend);
         }
-        for (target, answered) in targets {
-            if *answered {
+        for (target, scope) in targets {
+            if *scope == Scope::All {
                 self.usage.clear(*target);
             }
             self.release(*target);
-            self.inbox.send(Message::Event(Event::FlowsForgotten(*target)));
+            self.reports.report(Report::Flushed(*target));
         }
     }
 

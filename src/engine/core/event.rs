@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::rules::Revision;
+use crate::dataplane::flows;
 use crate::ids::{Change, FrontendId, TargetId};
 
 /// Something that has happened.
@@ -47,39 +48,9 @@ pub enum Event {
     Applied(Revision),
     /// The rules could not be loaded.
     ApplyFailed(String),
-    /// The result of [`Effect::WatchFlows`], once it is so: no flow keeps the target in use.
-    Unused {
-        /// The target.
-        target: TargetId,
-        /// The effect's `asked`.
-        asked: Instant,
-        /// When the last flow ended, at the latest; `None` if there was none that is known of.
-        since: Option<Instant>,
-    },
-    /// The result of [`Effect::CheckFlows`].
-    Checked {
-        /// The target.
-        target: TargetId,
-        /// The effect's `asked`.
-        asked: Instant,
-        /// Whether a flow uses it, or might.
-        used: bool,
-        /// When the last flow ended, where that is known to the moment.
-        since: Option<Instant>,
-    },
-    /// The answer to [`Effect::ForgetFlows`].
-    FlowsForgotten(TargetId),
-    /// Clients of a frontend get no answer from its endpoint.
-    ClientsLost {
-        /// Which frontend.
-        frontend: FrontendId,
-        /// What is wrong, and what can be done.
-        problem: String,
-        /// Whether none of the target's endpoints answers, nor answers the gateway itself.
-        none: bool,
-    },
-    /// After [`Event::ClientsLost`]: they get answers again.
-    ClientsAnswered(FrontendId),
+    /// A report of the flows' thread: the result of [`Effect::WatchFlows`], [`Effect::CheckFlows`] or [`Effect::FlushFlows`], or
+    /// clients that get no answer.
+    Flows(flows::Report),
     /// A deadline of the core has come, or nothing but time has passed.
     Tick,
     /// The daemon is to end.
@@ -108,7 +79,7 @@ pub enum Effect {
     /// DNAT is in, `Inactive` before it is taken out.
     Tell(FrontendId, Change),
     /// Report when no flow keeps the target in use, at once if none does; answered by `Unused`, unless `ReleaseFlows` or
-    /// `ForgetFlows` comes before.
+    /// `FlushFlows` comes before.
     WatchFlows {
         /// The target.
         target: TargetId,
@@ -124,15 +95,15 @@ pub enum Effect {
         /// Time of this effect. The result carries it, so that an old one is not taken for it.
         asked: Instant,
     },
-    /// Delete the conntrack entries of the target's flows; answered by `FlowsForgotten`.
-    ForgetFlows {
-        /// Which target.
+    /// Delete the conntrack entries of the target's flows; answered by `Flushed`.
+    FlushFlows {
+        /// The target.
         target: TargetId,
-        /// Also those of flows that were answered.
-        answered: bool,
+        /// The flows.
+        scope: flows::Scope,
     },
     /// Delete the conntrack entries of UDP flows to the frontend that bypass its present rules; not answered.
-    ForgetStale(FrontendId),
+    DeleteStaleFlows(FrontendId),
     /// Everything has ended.
     Finished,
 }

@@ -38,12 +38,13 @@ pub use rules::Revision;
 pub use target::TargetPlan;
 
 use super::status::{FrontendState, TargetState};
+use crate::dataplane::flows::{Report, Unresponsive};
 use crate::ids::{Change, FrontendId, TargetId};
 use around::Around;
-use frontend::{Frontend, Wanted};
+use frontend::{Frontend, Input as OfFrontend, Wanted};
 use rules::Rules;
 use state::State;
-use target::Target;
+use target::{Input as OfTarget, Target};
 
 /// The state of all targets and frontends.
 #[derive(Debug)]
@@ -183,8 +184,6 @@ impl Core {
 
     /// Takes an event in and adds what is to be done to `effects`. `now` never goes back.
     pub fn handle(&mut self, now: Instant, event: Event, effects: &mut Effects) {
-        use frontend::Input as OfFrontend;
-        use target::Input as OfTarget;
         match event {
             Event::Start => {
                 (0..self.frontends.len()).for_each(|id| self.step_frontend(now, id, OfFrontend::Start, effects))
@@ -210,20 +209,29 @@ impl Core {
                 self.resume(now, effects);
             }
             Event::ApplyFailed(error) => self.apply_failed(now, error, effects),
-            Event::Unused { target, asked, since } => {
-                self.step_target(now, target, OfTarget::Unused { asked, since }, effects)
-            }
-            Event::Checked { target, asked, used, since } => {
-                self.step_target(now, target, OfTarget::Checked { asked, used, since }, effects)
-            }
-            Event::FlowsForgotten(id) => self.step_target(now, id, OfTarget::Flushed, effects),
-            Event::ClientsLost { frontend, problem, none } => self.clients_lost(now, frontend, problem, none, effects),
-            Event::ClientsAnswered(id) => self.clients_answered(id),
+            Event::Flows(report) => self.flows_reported(now, report, effects),
             Event::Tick => {}
             Event::Shutdown => self.shutdown(now, effects),
         }
         self.fire_timers(now, effects);
         self.finish_if_done(effects);
+    }
+
+    fn flows_reported(&mut self, now: Instant, report: Report, effects: &mut Effects) {
+        match report {
+            Report::Unused { target, asked, since } => {
+                self.step_target(now, target, OfTarget::Unused { asked, since }, effects)
+            }
+            Report::Checked { target, asked, result } => {
+                self.step_target(now, target, OfTarget::Checked { asked, result }, effects)
+            }
+            Report::Flushed(id) => self.step_target(now, id, OfTarget::Flushed, effects),
+            Report::ClientsLost { frontend, problem, unresponsive } => {
+                let none_answers = unresponsive == Unresponsive::Target;
+                self.clients_lost(now, frontend, problem, none_answers, effects)
+            }
+            Report::ClientsAnswered(id) => self.clients_answered(id),
+        }
     }
 
     fn wake(&mut self, now: Instant, id: FrontendId, source: Option<SocketAddr>, effects: &mut Effects) {
@@ -236,14 +244,21 @@ impl Core {
 
     /// The clients of a frontend get no answer. Where only clients can show that a backend has ended, this does, provided that
     /// it answers none.
-    fn clients_lost(&mut self, now: Instant, id: FrontendId, problem: String, none: bool, effects: &mut Effects) {
+    fn clients_lost(
+        &mut self,
+        now: Instant,
+        id: FrontendId,
+        problem: String,
+        none_answers: bool,
+        effects: &mut Effects,
+    ) {
         let frontend = &mut self.frontends[id];
         let target = frontend.plan.target;
         if !matches!(self.targets[target].state, State::Active(_)) {
             return;
         }
         log::warn!("frontend {}: {problem}", frontend.plan.name);
-        if none && self.targets[target].plan.unwatched {
+        if none_answers && self.targets[target].plan.unwatched {
             self.step_target(now, target, target::Input::Silent(problem), effects);
         } else {
             frontend.last_error = Some(problem);
@@ -302,7 +317,7 @@ impl Core {
         self.frontends[id].step(now, id, self.closing, input, effects);
         let starts_running = self.frontends[id].state == frontend::State::Running && was != frontend::State::Running;
         if !self.publish(id, effects) && starts_running {
-            effects.push(Effect::ForgetStale(id));
+            effects.push(Effect::DeleteStaleFlows(id));
         }
         let after = self.keepers(target).next();
         match (before, after) {
@@ -339,7 +354,7 @@ impl Core {
             frontend.passing = true;
             // Whether its clients get answers has to be seen again.
             frontend.last_error = None;
-            effects.extend([Effect::ForgetStale(id), Effect::Tell(id, Change::Active)]);
+            effects.extend([Effect::DeleteStaleFlows(id), Effect::Tell(id, Change::Active)]);
         }
         self.index(Subject::Frontend(id));
         begins

@@ -16,6 +16,7 @@ use super::event::Effect;
 use super::life::{Cause, Life, Woken, WokenBy};
 use super::rules::Revision;
 use super::state::{Backend, Idle, IdleDrain, State, Step, Teardown};
+use crate::dataplane::flows::{Scope, Use};
 use crate::engine::status::TargetState;
 use crate::ids::FrontendId;
 
@@ -61,8 +62,7 @@ pub(super) enum Input {
     },
     Checked {
         asked: Instant,
-        used: bool,
-        since: Option<Instant>,
+        result: Use,
     },
     Flushed,
     /// Its deadline has passed.
@@ -152,14 +152,14 @@ impl Target {
             },
             Input::Applied => self.applied(state, around),
             Input::Unused { asked, since } => self.unused(state, asked, since, around),
-            Input::Checked { asked, used, since } => match state {
+            Input::Checked { asked, result } => match state {
                 State::IdleDrain(IdleDrain::Verifying { asked: last }) if last == asked => {
                     // A flow that came and went since the target was reported as unused is use as well.
-                    let lately = since.is_some_and(|since| self.idle_at(since) > around.now);
-                    if used || lately {
-                        Self::republish(false, around)
-                    } else {
-                        self.tear_down(state, Cause::Idle, Backend::Started, around)
+                    match result {
+                        Use::Unused { since } if since.is_none_or(|since| self.idle_at(since) <= around.now) => {
+                            self.tear_down(state, Cause::Idle, Backend::Started, around)
+                        }
+                        _ => Self::republish(false, around),
                     }
                 }
                 _ => state,
@@ -385,8 +385,8 @@ impl Target {
             return self.torn_down(teardown, around);
         }
         // The clients of a backend that takes no new flows may still be served.
-        let answered = teardown.cause != Cause::Silent;
-        around.effects.push(Effect::ForgetFlows { target: around.id, answered });
+        let scope = if teardown.cause == Cause::Silent { Scope::Unanswered } else { Scope::All };
+        around.effects.push(Effect::FlushFlows { target: around.id, scope });
         State::Teardown(Teardown { step: Step::Flushing, ..teardown })
     }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::dataplane::flows::Use;
 
 /// A core with one target and one frontend, at a time that only the test moves.
 struct Bench {
@@ -54,7 +55,7 @@ impl Bench {
         };
         let asked = effects.iter().find_map(watch).expect("its flows are watched");
         self.now += Duration::from_secs(1);
-        self.give(Event::Unused { target: 0, asked, since: None });
+        self.give(Event::Flows(Report::Unused { target: 0, asked, since: None }));
         match self.apply()[..] {
             [Effect::CheckFlows { asked, .. }] => asked,
             ref effects => panic!("{effects:?}"),
@@ -70,7 +71,7 @@ fn the_result_of_an_earlier_check_does_not_end_a_later_one() {
     let effects = bench.apply();
     assert_eq!(bench.core.target(0).0, TargetState::Active);
     let second = bench.begin_check(&effects);
-    let unused = |asked| Event::Checked { target: 0, asked, used: false, since: None };
+    let unused = |asked| Event::Flows(Report::Checked { target: 0, asked, result: Use::Unused { since: None } });
     assert_eq!(bench.give(unused(first)), []);
     assert!(bench.core.life(0).checking);
     assert_eq!(bench.give(unused(second)), [Effect::StopTarget(0)]);

@@ -6,6 +6,7 @@ use super::super::rules::RETRY;
 use super::super::state::{Idle, IdleDrain, Step, Teardown};
 use super::super::{Cause, Deadline as _, Effect, Event, State, WokenBy, backoff, frontend};
 use super::world::World;
+use crate::dataplane::flows::{Report, Scope};
 use crate::engine::status::{FrontendState, TargetState};
 use crate::ids::{Change, TargetId};
 
@@ -46,9 +47,9 @@ impl World {
                 let routed = self.members(target).any(|front| kernel.active.contains(&front));
                 assert!(!routed, "t{target} is checked while new flows reach it");
             }
-            Effect::ForgetFlows { target, answered } => {
+            Effect::FlushFlows { target, scope } => {
                 let is_silent = self.core.life(target).drained == Some(Cause::Silent);
-                assert!(answered != is_silent, "the wrong flows of t{target} are deleted");
+                assert!((scope == Scope::Unanswered) == is_silent, "the wrong flows of t{target} are deleted");
                 assert!(!self.backends[target].alive, "the flows of t{target} are deleted before its backend is gone");
                 let live_on = self.shut && self.plans[target].external;
                 assert!(!live_on, "the flows of t{target} are deleted, and could live on");
@@ -64,10 +65,10 @@ impl World {
     /// Checks that a result of an old query changes nothing.
     pub fn check_stale(&self, event: &Event, before: &[State]) {
         let (id, is_current) = match *event {
-            Event::Checked { target, asked, .. } => {
+            Event::Flows(Report::Checked { target, asked, .. }) => {
                 (target, before[target] == State::IdleDrain(IdleDrain::Verifying { asked }))
             }
-            Event::Unused { target, asked, .. } => {
+            Event::Flows(Report::Unused { target, asked, .. }) => {
                 let awaited = |at: Instant| at == asked;
                 let is_current = matches!(before[target], State::Active(Idle::InUse { asked, .. }) if awaited(asked));
                 (target, is_current)
@@ -249,13 +250,13 @@ impl World {
             }
             State::Active(Idle::Pinned) => assert!(is_pinned, "t{id} is not pinned"),
             State::Active(Idle::InUse { asked, .. }) => {
-                let report = |event: &Event| matches!(event, Event::Unused { target, asked: at, .. } if (*target, *at) == (id, asked));
+                let report = |event: &Event| matches!(event, Event::Flows(Report::Unused { target, asked: at, .. }) if (*target, *at) == (id, asked));
                 let is_watched = self.watches.get(&id) == Some(&asked);
                 assert!(!is_pinned && (is_watched || is_coming(&report)), "t{id} is not watched");
             }
             State::Active(Idle::Since(_)) => assert!(!is_pinned && self.deadline_of(id).is_some()),
             State::IdleDrain(IdleDrain::Verifying { asked }) => {
-                let result = |event: &Event| matches!(event, Event::Checked { target, asked: at, .. } if (*target, *at) == (id, asked));
+                let result = |event: &Event| matches!(event, Event::Flows(Report::Checked { target, asked: at, .. }) if (*target, *at) == (id, asked));
                 let is_checked = self.checks.get(&id) == Some(&asked);
                 assert!(!is_pinned && (is_checked || is_coming(&result)), "t{id} is not checked");
             }
@@ -263,7 +264,7 @@ impl World {
                 assert!(backend.alive && backend.stop_asked, "t{id} is not stopped")
             }
             State::Teardown(Teardown { step: Step::Flushing, .. }) => {
-                let result = |event: &Event| *event == Event::FlowsForgotten(id);
+                let result = |event: &Event| *event == Event::Flows(Report::Flushed(id));
                 assert!(self.flushes.contains(&id) || is_coming(&result), "the flows of t{id} are not flushed");
             }
             State::Publishing(_) | State::IdleDrain(_) | State::Teardown(_) => {

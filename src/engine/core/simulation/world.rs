@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::super::rules::RETRY;
 use super::super::{Core, Effect, Event, FrontendPlan, Revision, TargetPlan};
+use crate::dataplane::flows::{Report, Unresponsive, Use};
 use crate::engine::status::TargetState;
 use crate::ids::{Change, FrontendId, TargetId};
 use crate::random::Random;
@@ -198,12 +199,12 @@ impl World {
                 self.checks.remove(&id);
             }
             Effect::CheckFlows { target, asked } => _ = self.checks.insert(target, asked),
-            Effect::ForgetFlows { target, .. } => {
+            Effect::FlushFlows { target, .. } => {
                 self.watches.remove(&target);
                 self.checks.remove(&target);
                 self.flushes.push_back(target);
             }
-            Effect::ForgetStale(_) => {}
+            Effect::DeleteStaleFlows(_) => {}
             Effect::Finished => self.finished = true,
         }
     }
@@ -260,7 +261,8 @@ impl World {
     pub fn lose_clients(&mut self, target: TargetId, none: bool) {
         let Some(frontend) = self.members(target).next() else { return };
         self.backends[target].silent |= none && self.plans[target].unwatched;
-        self.give(Event::ClientsLost { frontend, problem: "no answer".to_owned(), none });
+        let unresponsive = if none { Unresponsive::Target } else { Unresponsive::Endpoint };
+        self.give(Event::Flows(Report::ClientsLost { frontend, problem: "no answer".to_owned(), unresponsive }));
     }
 
     // ---- backends and frontends ----
@@ -341,7 +343,7 @@ impl World {
             return false;
         }
         let Some(asked) = self.watches.remove(&target) else { return false };
-        self.from_flows.push_back(Event::Unused { target, asked, since: self.backends[target].used });
+        self.from_flows.push_back(Event::Flows(Report::Unused { target, asked, since: self.backends[target].used }));
         true
     }
 
@@ -349,14 +351,15 @@ impl World {
     pub fn answer_check(&mut self, works: bool) -> bool {
         let Some((target, asked)) = self.checks.pop_first() else { return false };
         let backend = &self.backends[target];
-        let used = !works || backend.flows > 0;
-        self.from_flows.push_back(Event::Checked { target, asked, used, since: backend.used });
+        let is_used = !works || backend.flows > 0;
+        let result = if is_used { Use::InUse } else { Use::Unused { since: backend.used } };
+        self.from_flows.push_back(Event::Flows(Report::Checked { target, asked, result }));
         true
     }
 
     pub fn answer_flush(&mut self) -> bool {
         let Some(target) = self.flushes.pop_front() else { return false };
-        self.from_flows.push_back(Event::FlowsForgotten(target));
+        self.from_flows.push_back(Event::Flows(Report::Flushed(target)));
         true
     }
 
