@@ -14,7 +14,8 @@ use std::time::Instant;
 
 use lexopt::prelude::{Long, Short, Value, ValueExt as _};
 
-use crate::config::{self, Masquerade, Setup};
+use crate::assemble::{self, Setup};
+use crate::config::Masquerade;
 use crate::dataplane::apply::{self, Nft};
 use crate::dataplane::flows;
 use crate::dataplane::hold::{AllCounters, Holder};
@@ -152,7 +153,7 @@ fn help() -> String {
 fn load(path: &std::path::Path, register: fn(&mut Registry)) -> Result<(Setup, Registry), Failure> {
     let mut registry = Registry::default();
     register(&mut registry);
-    let setup = config::load(path, &mut registry).map_err(|error| Failure::Usage(error.to_string()))?;
+    let setup = assemble::load(path, &mut registry).map_err(|error| Failure::Usage(error.to_string()))?;
     Ok((setup, registry))
 }
 

@@ -4,7 +4,7 @@
 //! be encoded again, and what is sent is well formed. This module exists under `cfg(fuzzing)` only, and in unit tests,
 //! which replay the seeds of `tests/fuzz/seeds/`, among them every input that once failed.
 
-pub use crate::config::fuzzing::config;
+pub use crate::assemble::fuzzing::config;
 pub use crate::dataplane::hold::fuzzing::packet;
 pub use crate::doctor::firewall::fuzzing::listing;
 pub use crate::netlink::fuzzing::netlink;

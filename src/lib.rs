@@ -3,6 +3,7 @@
 //! The map, in the order in which a wake travels (`docs/architecture.md` follows one step by step):
 //!
 //! - [`config`]: from the file to typed data, or to a list of all that is wrong with it;
+//! - [`assemble`]: configuration and plugins, put together;
 //! - [`plugin`]: the interface of plugins; [`plugins`] are the built-in ones;
 //! - [`reactor`]: the mio loop, which owns every socket that clients or operators connect to;
 //! - [`engine`]: every decision, in a pure [`engine::core`], on a thread of its own;
@@ -14,6 +15,7 @@
 //! - [`ids`]: identifiers that all of them share;
 //! - [`daemon`]: the main function, which starts and stops all of this.
 
+pub mod assemble;
 pub mod config;
 pub mod daemon;
 pub mod dataplane;

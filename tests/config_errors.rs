@@ -178,7 +178,7 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
         "name: dns",
         "name: http",
         &[
-            r#"f:8:16: targets[0] "backend": endpoints[1] "http": name: "http" is the name of endpoints[0] already: names are unique (line 7)"#,
+            r#"f:8:16: targets[0] "backend": endpoints[1] "http": name: "http" is already the name of endpoints[0]: names are unique (line 7)"#,
         ],
     ),
     // Kinds.
@@ -368,8 +368,8 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
         "[0.0.0.0:80, 192.0.2.1:80, 0.0.0.0:80, '[::1]:80']",
         &[
             r#"f:13:14: frontends[0] "public": listen: [::1]:80 is IPv6, but the endpoint backend:http at 10.0.0.1:8080 has no IPv6 address: give it one, or leave this listen out"#,
-            r#"f:13:14: frontends[0] "public": listen: 192.0.2.1:80 overlaps with 0.0.0.0:80 before it: leave one out"#,
-            r#"f:13:14: frontends[0] "public": listen: 0.0.0.0:80 overlaps with 0.0.0.0:80 before it: leave one out"#,
+            r#"f:13:14: frontends[0] "public": listen: 192.0.2.1:80 overlaps with 0.0.0.0:80 before it: remove one"#,
+            r#"f:13:14: frontends[0] "public": listen: 0.0.0.0:80 overlaps with 0.0.0.0:80 before it: remove one"#,
         ],
     ),
     (
@@ -626,7 +626,7 @@ fn names_are_unique_and_both_positions_are_told() {
     let text = GOOD.to_owned() + &frontend("public", "tcp", "10.0.0.9:81", "backend:http");
     assert_eq!(
         parse(&text).map(|_| ()),
-        Err(r#"f:16:12: frontends[1] "public": name: "public" is the name of frontends[0] already: names are unique (line 10)"#.to_owned())
+        Err(r#"f:16:12: frontends[1] "public": name: "public" is already the name of frontends[0]: names are unique (line 10)"#.to_owned())
     );
 }
 

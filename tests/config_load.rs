@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use config_kinds::{parse, registry};
 use log::LevelFilter;
+use proxygw::assemble;
 use proxygw::config::{self, LogOutput, Probe, Protocol};
 use proxygw::plugin::{ColdPath, Registry};
 
@@ -99,7 +100,7 @@ frontends:
 
 /// The error of a file, without the directory.
 fn refused(scratch: &Scratch, path: &Path) -> String {
-    let error = config::load(path, &mut registry()).map(|_| ()).expect_err("not a configuration");
+    let error = assemble::load(path, &mut registry()).map(|_| ()).expect_err("not a configuration");
     error.to_string().replace(&format!("{}/", scratch.0.display()), "")
 }
 
@@ -162,7 +163,7 @@ fn a_client_reads_one_section_without_knowing_the_rest() {
 #[test]
 fn a_program_without_plugins_says_so() {
     let text = "version: v1\nplugins: {ctl: }\ntargets: [{name: a, kind: static:none, idle_timeout: 1s, endpoints: [{name: a, protocol: tcp, address: '10.0.0.1:1'}]}]\n";
-    let error = config::parse("f", text, &mut Registry::default()).map(|_| ()).expect_err("no plugins");
+    let error = assemble::parse("f", text, &mut Registry::default()).map(|_| ()).expect_err("no plugins");
     assert_eq!(
         error.lines(),
         [

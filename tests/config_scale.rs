@@ -48,7 +48,7 @@ fn a_mistake_at_the_end_is_found_with_its_place() {
     let last = "  - name: frontend-7\n    kind: static:always\n    protocol: tcp\n    listen: 0.0.0.0:80\n    flow_timeout: 1m\n    \
                 target: target-0:https\n";
     let expected = [
-        r#"f:150004:11: frontends[10000] "frontend-7": name: "frontend-7" is the name of frontends[7] already: names are unique (line 90046)"#,
+        r#"f:150004:11: frontends[10000] "frontend-7": name: "frontend-7" is already the name of frontends[7]: names are unique (line 90046)"#,
         r#"f:150007:13: frontends[10000] "frontend-7": listen: 0.0.0.0:80/tcp overlaps with frontends[0] "frontend-0" on 192.0.0.1:80: a packet could go to either (line 90007)"#,
         r#"f:150009:13: frontends[10000] "frontend-7": target: the target "target-0" has no endpoint "https"; there are http"#,
     ];

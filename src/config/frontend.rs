@@ -4,77 +4,68 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use super::load;
+use super::element::Element;
 use super::suggest::{listed, quoted};
 use super::target::{NO_ADDRESS, ReadEndpoint, ReadTarget};
 use super::values::{KernelTimeout, ListenAddresses, Name, Reference};
 use super::{Access, Address, FrontendSpec, Kind, Protocol, Section};
-use crate::plugin::{Frontend, Registry};
 
 /// A frontend as far as it could be read.
-pub(super) struct ReadFrontend {
-    /// Complete; where something is wrong there is a stand-in.
-    pub(super) spec: FrontendSpec,
+pub(super) struct ReadFrontend<'a> {
+    pub(super) element: Element<'a, FrontendSpec>,
     /// Whether its protocol and its listens are what the file says.
     pub(super) listens: bool,
-    pub(super) frontend: Option<Frontend>,
 }
 
 /// The targets of the file, and where to find them by name.
 pub(super) struct Targets<'t> {
-    pub(super) list: &'t [ReadTarget],
-    pub(super) by_name: HashMap<&'t str, usize>,
+    list: &'t [ReadTarget<'t>],
+    by_name: HashMap<&'t str, usize>,
 }
 
-/// Reads one frontend. Its options are read even if something else is wrong with it, so that all problems show at once.
-pub(super) fn read(section: &mut Section<'_>, targets: &Targets<'_>, registry: &Registry) -> ReadFrontend {
+impl<'t> Targets<'t> {
+    pub(super) fn new(list: &'t [ReadTarget<'t>]) -> Targets<'t> {
+        let mut by_name = HashMap::new();
+        for (index, target) in list.iter().enumerate() {
+            by_name.entry(target.element.spec.name.as_str()).or_insert(index);
+        }
+        Targets { list, by_name }
+    }
+}
+
+/// Reads one frontend.
+pub(super) fn read<'a>(mut section: Section<'a>, targets: &Targets<'_>) -> ReadFrontend<'a> {
     let name = section.required("name").map(|Name(name)| name);
     let kind = section.required::<Kind>("kind");
     let before = section.problem_count();
     let mut protocol = section.optional::<Protocol>("protocol");
     let left_out = protocol.is_none() && section.problem_count() == before;
-    let listen = read_listen(section);
+    let listen = read_listen(&mut section);
     let flow_timeout = section.required("flow_timeout").map(|KernelTimeout(timeout)| timeout);
-    let endpoint = section.required("target").and_then(|reference| resolve(section, &reference, targets));
+    let endpoint = section.required("target").and_then(|reference| resolve(&mut section, &reference, targets));
     if let Some((target, endpoint)) = endpoint {
         let target = &targets.list[target];
         let endpoint = &target.endpoints[endpoint];
-        agree(section, protocol, listen.as_deref(), &target.spec.name, endpoint);
+        agree(&mut section, protocol, listen.as_deref(), &target.element.spec.name, endpoint);
         protocol = if left_out { endpoint.protocol } else { protocol };
     }
 
     let (target, endpoint) = endpoint.unwrap_or_default();
-    let mut spec = FrontendSpec {
+    let (listens, has_kind) = (protocol.is_some() && listen.is_some(), kind.is_some());
+    let spec = FrontendSpec {
         name: name.unwrap_or_default(),
-        kind: Kind { namespace: String::new(), name: String::new() },
         protocol: protocol.unwrap_or(Protocol::Tcp),
-        listen: listen.clone().unwrap_or_else(|| vec![NO_ADDRESS]),
+        listen: listen.unwrap_or_else(|| vec![NO_ADDRESS]),
         flow_timeout: flow_timeout.unwrap_or(Duration::from_secs(60)),
         target,
         endpoint,
-        access: Access::read(section),
+        access: Access::read(&mut section),
         masquerade: section.optional("masquerade").unwrap_or_default(),
+        kind: kind.unwrap_or_default(),
     };
-    let mut options = section.child("options");
-    let mut frontend = None;
-    if let Some(kind) = kind {
-        spec.kind = kind;
-        match registry.frontend(&spec.kind) {
-            Ok(make) => {
-                let before = options.problem_count();
-                frontend = make(&spec, &mut options);
-                if frontend.is_none() && !options.failed() && options.problem_count() == before {
-                    options.problem("", format_args!("{} refuses them without saying why", spec.kind));
-                }
-                options.finish();
-            }
-            Err(there_are) => {
-                let other = registry.target(&spec.kind).is_ok().then_some("target");
-                section.problem("kind", load::no_kind("frontend", &spec.kind, other, &there_are));
-            }
-        }
-    }
-    ReadFrontend { spec, listens: protocol.is_some() && listen.is_some(), frontend }
+    let options = section.child("options");
+    let options = has_kind.then_some(options);
+    ReadFrontend { element: Element { spec, section, options }, listens }
 }
 
 /// Reads `listen` and `dual_stack`, which is short for a list.
@@ -103,7 +94,7 @@ fn read_listen(section: &mut Section<'_>) -> Option<Vec<Address>> {
 /// Finds the target and the endpoint that a reference means.
 fn resolve(section: &mut Section<'_>, reference: &Reference, targets: &Targets<'_>) -> Option<(usize, usize)> {
     let Some(&index) = targets.by_name.get(reference.target.as_str()) else {
-        let names = targets.list.iter().map(|target| target.spec.name.as_str()).filter(|name| !name.is_empty());
+        let names = targets.list.iter().map(|target| target.element.spec.name.as_str()).filter(|name| !name.is_empty());
         let what = quoted(&reference.target);
         section.problem("target", format_args!("there is no target {what}; there are {}", listed(names)));
         return None;

@@ -7,13 +7,12 @@
 
 mod access;
 mod address;
+mod draft;
 mod duration;
+mod element;
 mod file;
 mod from_node;
 mod frontend;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
-mod load;
 mod model;
 mod node;
 mod overlap;
@@ -26,11 +25,12 @@ mod target;
 mod values;
 mod yaml;
 
-use std::fmt;
 use std::path::Path;
 
 pub use access::{Access, Prefix};
+pub(crate) use draft::Draft;
 pub use duration::parse_duration;
+pub(crate) use element::Element;
 pub use from_node::FromNode;
 pub use model::{
     Config, Endpoint, FrontendSpec, Kind, Log, LogOutput, Masquerade, Probe, Protocol, Readiness, TargetSpec,
@@ -41,61 +41,40 @@ pub use ports::{Address, Ports};
 pub use problem::LoadError;
 pub use route::{Route, Shift};
 pub use section::Section;
+pub(crate) use suggest::{listed, quoted};
 pub use values::MAX_KERNEL_TIMEOUT;
 
-use crate::plugin::{Frontend, Handler, Registry, Target};
 use problem::Problems;
-
-/// A valid configuration and everything that the plugins have made of it.
-pub struct Setup {
-    /// The configuration itself.
-    pub config: Config,
-    /// What runs the targets, in the order of [`Config::targets`].
-    pub targets: Vec<Box<dyn Target>>,
-    /// What the frontends do, in the order of [`Config::frontends`].
-    pub frontends: Vec<Frontend>,
-    /// What will not work as its author may expect; a line each, with its place in the file.
-    pub warnings: Vec<String>,
-    /// The handlers that run for as long as the daemon does, each with its plugin's namespace.
-    pub services: Vec<(String, Box<dyn Handler>)>,
-}
-
-impl fmt::Debug for Setup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Setup").field("config", &self.config).finish_non_exhaustive()
-    }
-}
 
 /// Reads a configuration file. Nothing but the file is touched.
 ///
 /// # Errors
-/// Everything that is wrong with the file; if it cannot be read or is no YAML, only that.
-pub fn load(path: &Path, registry: &mut Registry) -> Result<Setup, LoadError> {
+/// The file cannot be read, or `read` has returned an error.
+pub(crate) fn with_file<T>(path: &Path, read: impl FnOnce(&str, &str) -> Result<T, LoadError>) -> Result<T, LoadError> {
     let name = path.display().to_string();
     let bytes = file::read(path).map_err(|wrong| LoadError::file(&name, &wrong))?;
     let text = yaml::decode(&bytes).map_err(|invalid| LoadError::invalid(&name, &invalid))?;
-    parse(&name, text, registry)
+    read(&name, text)
 }
 
-/// Reads a configuration from a text. Messages call it by the name.
+/// Reads a configuration. `assemble` reads the sections of the plugins and reports its own problems on them. Messages call
+/// the text by the name. Returns the result and the warnings, a line each.
 ///
 /// # Errors
 /// Everything that is wrong with the text; if it is no YAML, only that.
-pub fn parse(name: &str, text: &str, registry: &mut Registry) -> Result<Setup, LoadError> {
+pub(crate) fn parse<T>(
+    name: &str,
+    text: &str,
+    assemble: impl FnOnce(Draft<'_>) -> T,
+) -> Result<(T, Vec<String>), LoadError> {
     if text.len() > file::MAX_SIZE {
         return Err(LoadError::file(name, &file::too_large()));
     }
-    let node = yaml::parse(text).map_err(|invalid| LoadError::invalid(name, &invalid))?;
-    let problems = Problems::default();
-    let setup = load::document(&node, &problems, registry);
-    match setup {
-        Some(setup) => Ok(Setup { warnings: problems.into_warnings(name, text), ..setup }),
-        None => Err(problems.into_error(name, text)),
-    }
+    with_document(name, text, yaml::parse(text), |top| draft::read(top).map(assemble))
 }
 
 /// Reads only `version` and the section of one plugin from a configuration file, for a program that has other plugins than
-/// the daemon or none. The section is empty if it is missing; keys that are not asked for are not looked at.
+/// the daemon or none. The section is empty if it is missing. Other keys are ignored.
 ///
 /// # Errors
 /// The file cannot be read or is no YAML, its version is another, or the reader has reported problems.
@@ -104,22 +83,34 @@ pub fn with_plugin_section<R>(
     plugin: &str,
     read: impl FnOnce(&mut Section<'_>) -> R,
 ) -> Result<R, LoadError> {
-    let name = path.display().to_string();
-    let bytes = file::read(path).map_err(|wrong| LoadError::file(&name, &wrong))?;
-    let text = yaml::decode(&bytes).map_err(|invalid| LoadError::invalid(&name, &invalid))?;
-    with_text_section(&name, text, plugin, read)
+    with_file(path, |name, text| with_text_section(name, text, plugin, read))
 }
 
-fn with_text_section<R>(
+pub(crate) fn with_text_section<R>(
     name: &str,
     text: &str,
     plugin: &str,
     read: impl FnOnce(&mut Section<'_>) -> R,
 ) -> Result<R, LoadError> {
-    let node = yaml::parse_only(text, &["version", "plugins"]).map_err(|invalid| LoadError::invalid(name, &invalid))?;
+    let node = yaml::parse_only(text, &["version", "plugins"]);
+    let (result, _) = with_document(name, text, node, |mut top| {
+        draft::version(&mut top);
+        Some(read(&mut top.child("plugins").named_child(plugin)))
+    })?;
+    Ok(result)
+}
+
+/// Reads a tree. Returns the result and the warnings if no problem was reported.
+fn with_document<T>(
+    name: &str,
+    text: &str,
+    node: Result<Node, yaml::Invalid>,
+    read: impl FnOnce(Section<'_>) -> Option<T>,
+) -> Result<(T, Vec<String>), LoadError> {
+    let node = node.map_err(|invalid| LoadError::invalid(name, &invalid))?;
     let problems = Problems::default();
-    let mut top = Section::new(&node, Vec::new(), String::new(), &problems);
-    load::version(&mut top);
-    let result = read(&mut top.child("plugins").named_child(plugin));
-    if problems.is_empty() { Ok(result) } else { Err(problems.into_error(name, text)) }
+    match read(Section::new(&node, Vec::new(), String::new(), &problems)) {
+        Some(result) if problems.is_empty() => Ok((result, problems.into_warnings(name, text))),
+        _ => Err(problems.into_error(name, text)),
+    }
 }

@@ -77,7 +77,7 @@ impl fmt::Display for Protocol {
 }
 
 /// A `namespace:name` reference to a kind that a plugin registers, such as `static:cmd`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Kind {
     /// The plugin's namespace, as `plugins.yaml` gives it.
     pub namespace: String,

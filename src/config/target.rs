@@ -1,13 +1,11 @@
 //! Reads an element of `targets`.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::load;
+use super::element::{Element, Names};
 use super::values::{EndpointAddresses, Name, Timeout};
 use super::{Address, Endpoint, Kind, Ports, Probe, Protocol, Readiness, Section, TargetSpec};
-use crate::plugin::{Registry, Target};
 
 /// How long a target may take until it is ready, unless it says otherwise.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -16,13 +14,10 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub(super) const NO_ADDRESS: Address = Address { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), ports: Ports::one(1) };
 
 /// A target as far as it could be read.
-pub(super) struct ReadTarget {
-    /// Complete; where something is wrong there is a stand-in.
-    pub(super) spec: TargetSpec,
-    /// By name, for the references of frontends: also endpoints with something wrong, so that a reference to them is no
-    /// problem of its own.
+pub(super) struct ReadTarget<'a> {
+    pub(super) element: Element<'a, TargetSpec>,
+    /// What frontends refer to: also endpoints with something wrong, so that a reference to them is no problem of its own.
     pub(super) endpoints: Vec<ReadEndpoint>,
-    pub(super) target: Option<Box<dyn Target>>,
 }
 
 /// An endpoint as far as it could be read.
@@ -32,8 +27,8 @@ pub(super) struct ReadEndpoint {
     pub(super) addresses: Option<Vec<Address>>,
 }
 
-/// Reads one target. Its options are read even if something else is wrong with it, so that all problems show at once.
-pub(super) fn read(mut section: Section<'_>, registry: &Registry) -> ReadTarget {
+/// Reads one target.
+pub(super) fn read(mut section: Section<'_>) -> ReadTarget<'_> {
     let name = section.required("name").map(|Name(name)| name);
     let kind = section.required::<Kind>("kind");
     let idle_timeout = section.required("idle_timeout").map(|Timeout(timeout)| timeout);
@@ -56,37 +51,18 @@ pub(super) fn read(mut section: Section<'_>, registry: &Registry) -> ReadTarget 
     if known.is_empty() {
         known.push(Endpoint { name: String::new(), protocol: Protocol::Tcp, addresses: vec![NO_ADDRESS] });
     }
-    let mut spec = TargetSpec {
+    let options = section.child("options");
+    let options = kind.is_some().then_some(options);
+    let spec = TargetSpec {
         name: name.unwrap_or_default(),
-        kind: Kind { namespace: String::new(), name: String::new() },
+        kind: kind.unwrap_or_default(),
         idle_timeout: idle_timeout.unwrap_or(DEADLINE),
         min_uptime,
         max_uptime,
         endpoints: known,
         readiness,
     };
-
-    let mut options = section.child("options");
-    let mut target = None;
-    if let Some(kind) = kind {
-        spec.kind = kind;
-        match registry.target(&spec.kind) {
-            Ok(make) => {
-                let before = options.problem_count();
-                target = make(&spec, &mut options);
-                if target.is_none() && !options.failed() && options.problem_count() == before {
-                    options.problem("", format_args!("{} refuses them without saying why", spec.kind));
-                }
-                options.finish();
-            }
-            Err(there_are) => {
-                let other = registry.frontend(&spec.kind).is_ok().then_some("frontend");
-                section.problem("kind", load::no_kind("target", &spec.kind, other, &there_are));
-            }
-        }
-    }
-    section.finish();
-    ReadTarget { spec, endpoints, target }
+    ReadTarget { element: Element { spec, section, options }, endpoints }
 }
 
 fn read_endpoints(section: &mut Section<'_>) -> Vec<ReadEndpoint> {
@@ -95,12 +71,10 @@ fn read_endpoints(section: &mut Section<'_>) -> Vec<ReadEndpoint> {
         section.problem("endpoints", "at least one is required, with name, protocol and address");
     }
     let elements = elements.unwrap_or_default();
-    let mut first = HashMap::new();
+    let mut names = Names::of("endpoints");
     let mut endpoints = Vec::with_capacity(elements.len());
     for (index, mut element) in elements.into_iter().enumerate() {
-        if let Some(name) = element.name() {
-            load::unique("endpoints", &mut first, name, index, &mut element);
-        }
+        names.add(index, &mut element);
         let name = element.required("name").map(|Name(name)| name);
         let protocol = element.required("protocol");
         let addresses = element.required("address").map(|EndpointAddresses(addresses)| addresses);

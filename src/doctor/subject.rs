@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use crate::config::{Config, Endpoint, FrontendSpec, Prefix, Protocol, Setup};
+use crate::assemble::Setup;
+use crate::config::{Config, Endpoint, FrontendSpec, Prefix, Protocol};
 use crate::dataplane::plan::ColdPath;
 use crate::dataplane::plan::{Plan, Timeouts};
 use crate::netlink::route::Routes;

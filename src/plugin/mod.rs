@@ -33,6 +33,6 @@ pub use accept::{Acceptance, Accepted};
 pub use frontend::Frontend;
 pub use handler::{Handler, Io, Readiness};
 pub use listen::listen;
-pub use registry::{MakeFrontend, MakeTarget, Namespace, Plugin, Registry};
+pub use registry::{Make, MakeFrontend, MakeTarget, Namespace, Plugin, Registry};
 pub use target::{Target, TargetContext};
 pub use {log, mio};

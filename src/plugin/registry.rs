@@ -18,11 +18,14 @@ pub trait Plugin: Send {
     fn unload(&mut self) {}
 }
 
-/// Makes a frontend of an element of `frontends`. `None` means that a problem was reported on the options.
-pub type MakeFrontend = dyn Fn(&FrontendSpec, &mut Section<'_>) -> Option<Frontend> + Send;
+/// Makes a target or a frontend of an element of the configuration. `None` means that a problem was reported on the options.
+pub type Make<S, T> = dyn Fn(&S, &mut Section<'_>) -> Option<T> + Send;
 
-/// Makes a target of an element of `targets`. `None` means that a problem was reported on the options.
-pub type MakeTarget = dyn Fn(&TargetSpec, &mut Section<'_>) -> Option<Box<dyn Target>> + Send;
+/// Makes a frontend of an element of `frontends`.
+pub type MakeFrontend = Make<FrontendSpec, Frontend>;
+
+/// Makes a target of an element of `targets`.
+pub type MakeTarget = Make<TargetSpec, Box<dyn Target>>;
 
 /// What one plugin offers.
 #[derive(Default)]

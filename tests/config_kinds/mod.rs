@@ -2,13 +2,13 @@
 
 #![allow(dead_code, reason = "each test uses some of it")]
 
-use proxygw::config::{self, Setup};
+use proxygw::assemble::{self, Setup};
 use proxygw::plugin::Registry;
 use proxygw::plugins::{ctl, packet, r#static};
 
 /// Reads a text; the file is called `f`.
 pub fn parse(text: &str) -> Result<Setup, String> {
-    config::parse("f", text, &mut registry()).map_err(|error| error.to_string())
+    assemble::parse("f", text, &mut registry()).map_err(|error| error.to_string())
 }
 
 /// The plugins that every build has.

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use proxygw::config::{self, Setup};
+use proxygw::assemble::{self, Setup};
 use proxygw::engine::core::Event;
 use proxygw::engine::{Inbox, Message};
 use proxygw::plugin::{Registry, StopSignal, TargetContext};
@@ -26,7 +26,7 @@ frontends:
     );
     let mut registry = Registry::default();
     registry.add("demo", crate::plugin());
-    config::parse("test.yaml", &text, &mut registry).map_err(|error| error.to_string())
+    assemble::parse("test.yaml", &text, &mut registry).map_err(|error| error.to_string())
 }
 
 /// An address that is free at the moment.
