@@ -332,4 +332,8 @@ fn shortened(name: &str) -> &str {
 }
 
 #[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
 mod tests;
