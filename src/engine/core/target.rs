@@ -101,10 +101,12 @@ impl Target {
 
     /// Takes an input in. The only place where the state changes.
     pub(super) fn step(&mut self, input: Input, around: &mut Around<'_>) {
-        let before = self.state.visible();
-        self.state = self.next(self.state, input, around);
+        let before = self.state;
+        self.state = self.next(before, input, around);
+        #[cfg(test)]
+        super::simulation::transitions::record(before, self.state);
         let after = self.state.visible();
-        if after != before {
+        if after != before.visible() {
             self.since = around.now;
         }
         match after {

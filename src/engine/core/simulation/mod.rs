@@ -4,6 +4,7 @@
 //! `PROXYGW_SIM_STEPS` sets the number of steps in all (default 1,000,000), `PROXYGW_SIM_SEED` replays one world.
 
 mod checks;
+pub(super) mod transitions;
 mod world;
 
 use std::time::Duration;
