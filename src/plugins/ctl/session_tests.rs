@@ -111,7 +111,7 @@ fn garbage_is_answered_if_it_has_an_id_and_ends_the_session() {
     let lines: Vec<&str> = output.lines().collect();
     assert_eq!(lines.len(), 2);
     assert_eq!(lines[0], "{\"id\":4,\"method\":9,\"body\":{}}");
-    assert!(lines[1].starts_with("{\"id\":5,\"method\":1,\"body\":{\"msg\":\"this is not a json packet: "));
+    assert!(lines[1].starts_with("{\"id\":5,\"method\":1,\"body\":{\"msg\":\"not a json packet: "));
     assert_eq!(requests.len(), 1);
     let long = format!("{{\"id\":6,\"method\":2,\"body\":\"{}", "x".repeat(MAX_REQUEST));
     let expected = "{\"id\":6,\"method\":1,\"body\":{\"msg\":\"the packet is longer than 65536 bytes\"}}\n";

@@ -1,178 +1,138 @@
-//! Where a CBOR packet ends, and what it says.
+//! End and contents of a CBOR packet.
 //!
-//! Only the structure of RFC 8949 is followed here, without recursion: heads, lengths, and how many items are still open.
+//! The scanner follows only the structure of RFC 8949, without recursion: heads, lengths, and the items still open.
 
 use ciborium::Value;
+use ciborium_ll::{Decoder, Error, Header};
 
-use super::reader::{FrameError, MAX_DEPTH};
+use super::frame::{FrameError, Framer, MAX_DEPTH};
 
-/// What an item that has begun is still waiting for.
+/// What an item that has begun still needs.
 #[derive(Debug)]
 enum Open {
-    /// So many more items.
-    Items(u64),
+    /// This number of further items.
+    Items(usize),
     /// Items until a break.
-    Sequence,
-    /// Pairs until a break, which may not come between a key and its value.
-    Pairs { key_seen: bool },
-    /// Strings of this major type until a break.
-    Chunks(u8),
+    Array,
+    /// A key or a break.
+    Key,
+    /// The value of a key.
+    Value,
+    /// Byte strings until a break.
+    Bytes,
+    /// Text strings until a break.
+    Text,
 }
 
-/// Follows one packet from its first head to its last byte, each head and string once.
+/// Scans one packet, each byte once.
 #[derive(Debug, Default)]
-pub(super) struct Framer {
+pub(super) struct CborFramer {
+    /// Bytes of all heads and strings so far; the last string may not have arrived yet.
     scanned: usize,
-    /// What is left of the string that has begun.
-    string: usize,
     open: Vec<Open>,
 }
 
-impl Framer {
-    /// The packet's length, once all of it is in `pending`; `pending` begins with the packet and only ever grows.
-    pub(super) fn scan(&mut self, pending: &[u8], limit: usize) -> Result<Option<usize>, FrameError> {
-        loop {
-            if self.string > 0 {
-                let come = self.string.min(pending.len() - self.scanned);
-                self.scanned += come;
-                self.string -= come;
-                if self.string > 0 {
-                    return Ok(None);
-                }
-                if self.item_done() {
-                    return Ok(Some(self.scanned));
-                }
-            }
-            let Some(head) = Head::read(&pending[self.scanned..])? else {
+impl Framer for CborFramer {
+    fn scan(&mut self, pending: &[u8], limit: usize) -> Result<Option<usize>, FrameError> {
+        while self.scanned == 0 || !self.open.is_empty() {
+            let Some(rest) = pending.get(self.scanned..) else { return Ok(None) };
+            let Some((header, length)) = head(rest)? else {
                 return if self.scanned >= limit { Err(FrameError::TooLong) } else { Ok(None) };
             };
-            let first = self.scanned == 0;
-            if first && head.major != MAP {
+            if self.scanned == 0 && !matches!(header, Header::Map(_)) {
                 return Err(FrameError::malformed("a packet is a map"));
             }
-            self.scanned += head.length;
-            // Each of the items that a head announces takes a byte at least.
-            let bytes = if head.major == MAP { head.value.saturating_mul(2) } else { head.value };
-            let announces = matches!(head.major, BYTES | TEXT | ARRAY | MAP) && !head.indefinite;
-            let room = limit.checked_sub(self.scanned).ok_or(FrameError::TooLong)?;
-            if announces && bytes > room as u64 {
+            self.scanned += length;
+            // Each announced item takes at least one byte.
+            let size = match header {
+                Header::Bytes(Some(size)) | Header::Text(Some(size)) | Header::Array(Some(size)) => size,
+                Header::Map(Some(pairs)) => pairs.saturating_mul(2),
+                _ => 0,
+            };
+            if limit.checked_sub(self.scanned).is_none_or(|space| size > space) {
                 return Err(FrameError::TooLong);
             }
-            if self.enter(&head, bytes)? {
-                return Ok(Some(self.scanned));
-            }
+            self.enter(&header, size)?;
         }
+        Ok((self.scanned <= pending.len()).then_some(self.scanned))
     }
 
-    /// Takes a head in; whether the packet is complete with it. `size` is the string's length or the number of items.
-    fn enter(&mut self, head: &Head, size: u64) -> Result<bool, FrameError> {
-        let is_break = head.major == OTHER && head.indefinite;
-        if let Some(&Open::Chunks(major)) = self.open.last()
-            && !is_break
-            && (head.major != major || head.indefinite)
-        {
-            return Err(FrameError::malformed("a string's part is something else"));
+    fn decode(&self, mut packet: &[u8]) -> Result<Value, String> {
+        use ciborium::de::Error;
+        let value = ciborium::from_reader(&mut packet).map_err(|error| match error {
+            Error::Io(_) => "an item ends too early".to_owned(),
+            Error::Syntax(offset) => format!("syntax error at byte {offset}"),
+            Error::Semantic(_, message) => message,
+            Error::RecursionLimitExceeded => "nested too deeply".to_owned(),
+        })?;
+        if packet.is_empty() { Ok(value) } else { Err("bytes after the last item".to_owned()) }
+    }
+
+    fn leading_id(&self, bytes: &[u8]) -> Option<u32> {
+        let Ok(Some((Header::Map(_), length))) = head(bytes) else { return None };
+        let Ok(Some((Header::Positive(id), _))) = head(bytes[length..].strip_prefix(b"\x62id")?) else { return None };
+        id.try_into().ok()
+    }
+}
+
+impl CborFramer {
+    /// Handles a head. `size` is the length of its string or its number of items.
+    fn enter(&mut self, header: &Header, size: usize) -> Result<(), FrameError> {
+        match (self.open.last(), header) {
+            (Some(Open::Bytes), Header::Bytes(Some(_)) | Header::Break)
+            | (Some(Open::Text), Header::Text(Some(_)) | Header::Break) => {}
+            (Some(Open::Bytes | Open::Text), _) => {
+                return Err(FrameError::malformed("a part of a string has another type"));
+            }
+            _ => {}
         }
-        let opened = match (head.major, head.indefinite) {
-            (BYTES | TEXT, false) if size > 0 => {
-                self.string = size as usize;
-                return Ok(false);
+        let opened = match header {
+            Header::Array(Some(1..)) | Header::Map(Some(1..)) => Open::Items(size),
+            Header::Array(None) => Open::Array,
+            Header::Map(None) => Open::Key,
+            Header::Bytes(None) => Open::Bytes,
+            Header::Text(None) => Open::Text,
+            Header::Tag(_) => return Ok(()),
+            Header::Break => match self.open.pop() {
+                None | Some(Open::Items(_) | Open::Value) => return Err(FrameError::malformed("unexpected break")),
+                Some(_) => {
+                    self.finish_item();
+                    return Ok(());
+                }
+            },
+            _ => {
+                self.scanned += size;
+                self.finish_item();
+                return Ok(());
             }
-            (BYTES | TEXT, true) => Open::Chunks(head.major),
-            (ARRAY, true) => Open::Sequence,
-            (MAP, true) => Open::Pairs { key_seen: false },
-            (ARRAY | MAP, false) if size > 0 => Open::Items(size),
-            (TAG, false) => return Ok(false),
-            (OTHER, true) => {
-                return match self.open.pop() {
-                    Some(Open::Sequence | Open::Chunks(_) | Open::Pairs { key_seen: false }) => Ok(self.item_done()),
-                    _ => Err(FrameError::malformed("a break where none can be")),
-                };
-            }
-            (UNSIGNED | NEGATIVE | TAG, true) => return Err(FrameError::malformed("a head that does not exist")),
-            _ => return Ok(self.item_done()),
         };
         if self.open.len() == MAX_DEPTH {
-            return Err(FrameError::malformed("it is nested too deeply"));
+            return Err(FrameError::malformed("nested too deeply"));
         }
         self.open.push(opened);
-        Ok(false)
+        Ok(())
     }
 
-    /// Counts an item, and those that it completes; whether the packet is complete.
-    fn item_done(&mut self) -> bool {
-        loop {
-            match self.open.last_mut() {
-                None => return true,
-                Some(Open::Items(1)) => {
-                    self.open.pop();
-                }
-                Some(Open::Items(left)) => {
-                    *left -= 1;
-                    return false;
-                }
-                Some(Open::Pairs { key_seen }) => {
-                    *key_seen = !*key_seen;
-                    return false;
-                }
-                Some(Open::Sequence | Open::Chunks(_)) => return false,
+    /// Counts an item, and those that it completes.
+    fn finish_item(&mut self) {
+        while let Some(open) = self.open.last_mut() {
+            match open {
+                Open::Items(1) => _ = self.open.pop(),
+                Open::Items(left) => return *left -= 1,
+                Open::Key => return *open = Open::Value,
+                Open::Value => return *open = Open::Key,
+                Open::Array | Open::Bytes | Open::Text => return,
             }
         }
     }
 }
 
-const UNSIGNED: u8 = 0;
-const NEGATIVE: u8 = 1;
-const BYTES: u8 = 2;
-const TEXT: u8 = 3;
-const ARRAY: u8 = 4;
-const MAP: u8 = 5;
-const TAG: u8 = 6;
-const OTHER: u8 = 7;
-
-/// The beginning of an item, RFC 8949 section 3.
-struct Head {
-    major: u8,
-    value: u64,
-    indefinite: bool,
-    /// How many bytes the head takes.
-    length: usize,
-}
-
-impl Head {
-    /// `None` if not all of it has come.
-    fn read(bytes: &[u8]) -> Result<Option<Head>, FrameError> {
-        let Some(&initial) = bytes.first() else { return Ok(None) };
-        let more = match initial & 0x1f {
-            0..24 | 31 => 0,
-            code @ 24..28 => 1usize << (code - 24),
-            _ => return Err(FrameError::malformed("a head that does not exist")),
-        };
-        let Some(argument) = bytes.get(1..=more) else { return Ok(None) };
-        let value = match more {
-            0 => u64::from(initial & 0x1f),
-            _ => argument.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)),
-        };
-        Ok(Some(Head { major: initial >> 5, value, indefinite: initial & 0x1f == 31, length: 1 + more }))
+/// The first head and its length. `None` if it has not arrived entirely.
+fn head(bytes: &[u8]) -> Result<Option<(Header, usize)>, FrameError> {
+    let mut decoder = Decoder::from(bytes);
+    match decoder.pull() {
+        Ok(header) => Ok(Some((header, decoder.offset()))),
+        Err(Error::Io(_)) => Ok(None),
+        Err(Error::Syntax(_)) => Err(FrameError::malformed("a head that does not exist")),
     }
-}
-
-/// Reads one whole packet.
-pub(super) fn decode(mut bytes: &[u8]) -> Result<Value, String> {
-    use ciborium::de::Error;
-    let value = ciborium::from_reader(&mut bytes).map_err(|error| match error {
-        Error::Io(_) => "an item ends too early".to_owned(),
-        Error::Syntax(offset) => format!("syntax error at byte {offset}"),
-        Error::Semantic(_, message) => message,
-        Error::RecursionLimitExceeded => "it is nested too deeply".to_owned(),
-    })?;
-    if bytes.is_empty() { Ok(value) } else { Err("its items do not fill it".to_owned()) }
-}
-
-/// The packet's id if that is the first key, as every client writes it, whatever comes after.
-pub(super) fn leading_id(bytes: &[u8]) -> Option<u32> {
-    let map = Head::read(bytes).ok()??;
-    let rest = bytes[map.length..].strip_prefix(b"\x62id")?;
-    let id = Head::read(rest).ok()??;
-    if map.major == MAP && id.major == UNSIGNED && !id.indefinite { id.value.try_into().ok() } else { None }
 }

@@ -1,26 +1,33 @@
-//! Where a JSON packet ends, and what it says.
+//! End and contents of a JSON packet.
 
 use ciborium::Value;
 
-use super::reader::{FrameError, MAX_DEPTH};
+use super::frame::{FrameError, Framer, MAX_DEPTH};
 
-/// Up to which size an incomplete packet is checked. What is longer has a sender that is no beginner with a typing error.
-const CHECKED_TO: usize = 64 << 10;
+/// Maximum size up to which an incomplete packet is checked. A longer one was not typed by hand.
+const MAX_CHECKED: usize = 64 << 10;
 
-/// Follows one packet from its opening brace to its closing one, each byte once. Whether it is JSON in between is for
-/// [`decode`] to say.
+/// Place of the last byte.
+#[derive(Debug, Default, Clone, Copy)]
+enum Place {
+    #[default]
+    Structure,
+    String,
+    Escape,
+}
+
+/// Scans one packet from its opening brace to its closing one, each byte once. [`Framer::decode`] finds out whether it is
+/// JSON in between.
 #[derive(Debug, Default)]
-pub(super) struct Framer {
+pub(super) struct JsonFramer {
     scanned: usize,
     depth: usize,
-    in_string: bool,
-    escaped: bool,
+    place: Place,
     checked: usize,
 }
 
-impl Framer {
-    /// The packet's length, once all of it is in `pending`; `pending` begins with the packet and only ever grows.
-    pub(super) fn scan(&mut self, pending: &[u8], limit: usize) -> Result<Option<usize>, FrameError> {
+impl Framer for JsonFramer {
+    fn scan(&mut self, pending: &[u8], limit: usize) -> Result<Option<usize>, FrameError> {
         while let Some(&byte) = pending.get(self.scanned) {
             if self.scanned == 0 && byte != b'{' {
                 return Err(FrameError::malformed("a packet begins with {"));
@@ -29,9 +36,21 @@ impl Framer {
                 return Err(FrameError::TooLong);
             }
             self.scanned += 1;
-            self.see(byte);
+            self.place = match (self.place, byte) {
+                (Place::String, b'\\') => Place::Escape,
+                (Place::String, b'"') => Place::Structure,
+                (Place::String | Place::Escape, _) | (Place::Structure, b'"') => Place::String,
+                (Place::Structure, _) => Place::Structure,
+            };
+            if matches!(self.place, Place::Structure) {
+                match byte {
+                    b'{' | b'[' => self.depth += 1,
+                    b'}' | b']' => self.depth -= 1,
+                    _ => {}
+                }
+            }
             if self.depth > MAX_DEPTH {
-                return Err(FrameError::malformed("it is nested too deeply"));
+                return Err(FrameError::malformed("nested too deeply"));
             }
             if self.depth == 0 {
                 return Ok(Some(self.scanned));
@@ -41,22 +60,29 @@ impl Framer {
         Ok(None)
     }
 
-    fn see(&mut self, byte: u8) {
-        match byte {
-            _ if self.escaped => self.escaped = false,
-            b'\\' if self.in_string => self.escaped = true,
-            b'"' => self.in_string = !self.in_string,
-            _ if self.in_string => {}
-            b'{' | b'[' => self.depth += 1,
-            b'}' | b']' => self.depth -= 1,
-            _ => {}
-        }
+    fn decode(&self, packet: &[u8]) -> Result<Value, String> {
+        serde_json::from_slice(packet).map_err(|error| error.to_string())
     }
 
-    /// Tells garbage from a packet that is not complete yet, so that its sender need not wait for an answer that would
-    /// never come. Done when the bytes have doubled, so all of it together is linear.
+    fn leading_id(&self, bytes: &[u8]) -> Option<u32> {
+        let mut rest = bytes;
+        for token in [&b"{"[..], b"\"id\"", b":"] {
+            rest = rest.trim_ascii_start().strip_prefix(token)?;
+        }
+        let rest = rest.trim_ascii_start();
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        match rest.get(digits)? {
+            b',' | b'}' | b' ' | b'\t' | b'\r' | b'\n' => std::str::from_utf8(&rest[..digits]).ok()?.parse().ok(),
+            _ => None,
+        }
+    }
+}
+
+impl JsonFramer {
+    /// Tells garbage from an incomplete packet, so that its sender does not wait for a response that never comes. Runs
+    /// each time the size has doubled, so all checks together are linear.
     fn check(&mut self, pending: &[u8]) -> Result<(), FrameError> {
-        if pending.len() < 2 * self.checked || pending.len() > CHECKED_TO {
+        if pending.len() < 2 * self.checked || pending.len() > MAX_CHECKED {
             return Ok(());
         }
         self.checked = pending.len();
@@ -64,24 +90,5 @@ impl Framer {
             Err(error) if !error.is_eof() => Err(FrameError::Malformed(error.to_string())),
             _ => Ok(()),
         }
-    }
-}
-
-/// Reads one whole packet.
-pub(super) fn decode(bytes: &[u8]) -> Result<Value, String> {
-    serde_json::from_slice(bytes).map_err(|error| error.to_string())
-}
-
-/// The packet's id if that is the first key, as every client writes it, whatever comes after.
-pub(super) fn leading_id(bytes: &[u8]) -> Option<u32> {
-    let mut rest = bytes;
-    for token in [&b"{"[..], b"\"id\"", b":"] {
-        rest = rest.trim_ascii_start().strip_prefix(token)?;
-    }
-    let rest = rest.trim_ascii_start();
-    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    match rest.get(digits)? {
-        b',' | b'}' | b' ' | b'\t' | b'\r' | b'\n' => std::str::from_utf8(&rest[..digits]).ok()?.parse().ok(),
-        _ => None,
     }
 }

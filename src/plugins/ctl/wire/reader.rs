@@ -4,31 +4,18 @@ use std::fmt;
 
 use ciborium::Value;
 
-use super::{Codec, Packet, cbor, get, json};
+use super::cbor::CborFramer;
+use super::frame::{FrameError, Framer};
+use super::json::JsonFramer;
+use super::packet::{Codec, Packet, get};
 
-/// How deeply the values of a packet may be nested. The decoders behind have higher limits of their own.
-pub(super) const MAX_DEPTH: usize = 64;
+/// Maximum capacity of an empty buffer. More is freed.
+const MAX_IDLE_CAPACITY: usize = 4096;
 
-/// What makes a buffer that has been emptied worth giving back.
-const KEEP: usize = 4096;
-
-/// Why the end of a packet will never be found.
-#[derive(Debug, PartialEq)]
-pub(super) enum FrameError {
-    TooLong,
-    Malformed(String),
-}
-
-impl FrameError {
-    pub(super) fn malformed(message: &str) -> FrameError {
-        FrameError::Malformed(message.to_owned())
-    }
-}
-
-/// Why the stream can be read no further.
+/// Error after which the stream cannot be read any further.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReadError {
-    /// The id of the packet that is wrong, if that much of it could be read and it is not a notification.
+    /// Id of the malformed packet, if it could be read and the packet is not a notification.
     pub id: Option<u32>,
     message: String,
 }
@@ -41,71 +28,49 @@ impl fmt::Display for ReadError {
 
 impl std::error::Error for ReadError {}
 
-#[derive(Debug)]
-enum Framer {
-    Json(json::Framer),
-    Cbor(cbor::Framer),
-}
-
-impl Framer {
-    fn new(codec: Codec) -> Framer {
-        match codec {
-            Codec::Json => Framer::Json(json::Framer::default()),
-            Codec::Cbor => Framer::Cbor(cbor::Framer::default()),
-        }
-    }
-
-    fn scan(&mut self, pending: &[u8], limit: usize) -> Result<Option<usize>, FrameError> {
-        match self {
-            Framer::Json(framer) => framer.scan(pending, limit),
-            Framer::Cbor(framer) => framer.scan(pending, limit),
-        }
-    }
-}
-
-/// Takes bytes as they come and gives packets. After an error it is of no more use.
+/// Receives bytes as they come and returns packets. Useless after an error.
 #[derive(Debug)]
 pub struct Reader {
     codec: Codec,
     limit: usize,
     buffer: Vec<u8>,
-    /// Where in the buffer the current packet begins.
+    /// Start of the current packet in the buffer.
     start: usize,
-    framer: Framer,
+    framer: Box<dyn Framer>,
 }
 
 impl Reader {
-    /// A reader for packets of at most `limit` bytes.
+    /// A reader of packets of at most `limit` bytes.
     pub fn new(codec: Codec, limit: usize) -> Reader {
-        Reader { codec, limit, buffer: Vec::new(), start: 0, framer: Framer::new(codec) }
+        Reader { codec, limit, buffer: Vec::new(), start: 0, framer: framer(codec) }
     }
 
-    /// Takes more bytes. Call [`Reader::packet`] until it has none before giving it more: what has not been read is kept.
+    /// Adds bytes. Call [`Reader::packet`] until it returns none before adding more: bytes that were not read are kept.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.start);
         self.start = 0;
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Whether nothing of a next packet has come.
+    /// Returns true if no byte of a next packet is there.
     pub fn is_empty(&self) -> bool {
         self.start == self.buffer.len()
     }
 
-    /// The next packet, if all of it has come.
+    /// The next packet, if all of it is there.
     ///
     /// # Errors
-    /// It is too long, or not a packet. Where the next one begins is then unknown.
+    /// It is too long, or not a packet. The start of the next one is then unknown.
     pub fn packet(&mut self) -> Result<Option<Packet>, ReadError> {
         if self.codec == Codec::Json {
             let rest = &self.buffer[self.start..];
-            // Not once a packet has begun: it begins with a brace.
+            // Not within a packet: a packet begins with a brace.
             self.start += rest.len() - rest.trim_ascii_start().len();
         }
         if self.is_empty() {
             self.start = 0;
             self.buffer.clear();
-            if self.buffer.capacity() > KEEP {
+            if self.buffer.capacity() > MAX_IDLE_CAPACITY {
                 self.buffer = Vec::new();
             }
             return Ok(None);
@@ -114,40 +79,42 @@ impl Reader {
         let length = match self.framer.scan(pending, self.limit) {
             Ok(None) => return Ok(None),
             Ok(Some(length)) => length,
-            Err(error) => return Err(self.wrong(pending, error)),
+            Err(error) => return Err(self.error(pending, error)),
         };
         let bytes = &pending[..length];
-        let packet = self.decode(bytes).map_err(|message| self.wrong(bytes, FrameError::Malformed(message)))?;
+        let value = self.framer.decode(bytes).and_then(packet);
+        let packet = value.map_err(|message| self.error(bytes, FrameError::Malformed(message)))?;
         self.start += length;
-        self.framer = Framer::new(self.codec);
+        self.framer = framer(self.codec);
         Ok(Some(packet))
     }
 
-    fn decode(&self, bytes: &[u8]) -> Result<Packet, String> {
-        let mut value = match self.codec {
-            Codec::Json => json::decode(bytes),
-            Codec::Cbor => cbor::decode(bytes),
-        }?;
-        let (id, method) = (number(&value, "id", u32::MAX)?, number(&value, "method", u16::MAX)?);
-        let mut entries = value.as_map_mut().into_iter().flatten();
-        let body = entries.rfind(|(key, _)| key.as_text() == Some("body")).map(|(_, body)| body);
-        Ok(Packet { id, method, body: body.map_or(Value::Null, |body| std::mem::replace(body, Value::Null)) })
-    }
-
-    fn wrong(&self, bytes: &[u8], error: FrameError) -> ReadError {
-        let id = match self.codec {
-            Codec::Json => json::leading_id(bytes),
-            Codec::Cbor => cbor::leading_id(bytes),
-        };
+    fn error(&self, bytes: &[u8], error: FrameError) -> ReadError {
+        let id = self.framer.leading_id(bytes).filter(|&id| id != 0);
         let message = match error {
             FrameError::TooLong => format!("the packet is longer than {} bytes", self.limit),
-            FrameError::Malformed(message) => format!("this is not a {} packet: {message}", self.codec.name()),
+            FrameError::Malformed(message) => format!("not a {} packet: {message}", self.codec.name()),
         };
-        ReadError { id: id.filter(|&id| id != 0), message }
+        ReadError { id, message }
     }
 }
 
-/// A number of the packet's own, within its range.
+fn framer(codec: Codec) -> Box<dyn Framer> {
+    match codec {
+        Codec::Json => Box::new(JsonFramer::default()),
+        Codec::Cbor => Box::new(CborFramer::default()),
+    }
+}
+
+/// The packet in a decoded value.
+fn packet(mut value: Value) -> Result<Packet, String> {
+    let (id, method) = (number(&value, "id", u32::MAX)?, number(&value, "method", u16::MAX)?);
+    let mut entries = value.as_map_mut().into_iter().flatten();
+    let body = entries.rfind(|(key, _)| key.as_text() == Some("body")).map(|(_, body)| body);
+    Ok(Packet { id, method, body: body.map_or(Value::Null, |body| std::mem::replace(body, Value::Null)) })
+}
+
+/// A number of the packet itself, within its range.
 fn number<T: TryFrom<u64>>(packet: &Value, key: &str, max: impl fmt::Display) -> Result<T, String> {
     let value = get(packet, key).ok_or_else(|| format!("it has no {key}"))?;
     let number = value.as_integer().and_then(|integer| u64::try_from(integer).ok());
