@@ -26,12 +26,13 @@ use crate::dataplane::render::TABLE;
 use crate::dataplane::rules::Table;
 use crate::dataplane::watch::{Notices, Watch};
 use crate::doctor::{self, Asker, Subject};
-use crate::engine::{Engine, Inbox};
+use crate::engine::{Engine, Inbox, NewFrontend, NewTarget};
+use crate::ids::{FrontendId, TargetId};
 use crate::logging;
 use crate::netlink::instance_lock::InstanceLock;
 use crate::netlink::loopback;
 use crate::netlink::nftables::delete_table;
-use crate::plugin::Registry;
+use crate::plugin::{Frontend, Registry};
 use crate::reactor::{Reactor, Service};
 use crate::system::processes::{self, Mark};
 use crate::system::vital::{self, Vital};
@@ -194,9 +195,19 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     let plan = Plan::new(&config, frontends.iter().map(|frontend| frontend.cold));
     let nft = Nft::find();
     let localnet = Localnet::start(&plan, &nft, passed);
-    let keeps_warm = frontends.iter().map(|frontend| frontend.keeps_warm).collect();
-    let handlers: Vec<_> = frontends.into_iter().map(|frontend| frontend.handler).collect();
-    let has_handler = handlers.iter().map(Option::is_some).collect();
+    let mut handlers = Vec::new();
+    let frontends = config.frontends.iter().zip(frontends).enumerate().map(|(at, (spec, frontend))| {
+        let id = FrontendId::at(at);
+        let target = TargetId::at(spec.target);
+        let Frontend { cold, keeps_warm, handler } = frontend;
+        let has_handler = handler.is_some();
+        handlers.extend(handler.map(|handler| (id, handler)));
+        NewFrontend { id, spec: spec.clone(), target, cold, keeps_warm, has_handler }
+    });
+    let frontends = frontends.collect();
+    let targets = config.targets.iter().zip(targets).enumerate();
+    let targets = targets.map(|(at, (spec, handler))| NewTarget { id: TargetId::at(at), spec: spec.clone(), handler });
+    let targets = targets.collect();
     let (inbox, receiver) = Inbox::new(config.targets.len(), config.frontends.len());
     let notices = Arc::new(Notices::default());
     let guarded = localnet.clone();
@@ -231,7 +242,6 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
         ))
     })?;
 
-    let config = Arc::new(config);
     let no_thread = Failure::system("cannot start a thread");
     let (flows, conntrack) = flows::spawn(&config, table.plan(), Box::new(inbox.clone())).map_err(&no_thread)?;
     let counts = (config.targets.len(), config.frontends.len());
@@ -240,22 +250,9 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
         notify("READY=1");
         doctor::log_from_a_thread(subject);
     });
-    let engine = Engine {
-        config,
-        targets,
-        keeps_warm,
-        has_handler,
-        table,
-        on_link,
-        flows,
-        orders,
-        inbox,
-        receiver,
-        holds,
-        ready,
-    }
-    .spawn()
-    .map_err(&no_thread)?;
+    let engine = Engine { targets, frontends, table, on_link, flows, orders, inbox, receiver, holds, ready }
+        .spawn()
+        .map_err(&no_thread)?;
     // Created last: it must be dropped before what undoes a setting.
     let _vital = Vital::new("main");
     if let Err(error) = reactor.run(|signal| exit_at_once(&mark, &localnet, signal)) {

@@ -1,10 +1,60 @@
 //! Identifiers that the whole program shares, at the bottom of its modules.
+//!
+//! An id is assigned once and not used again while the daemon lives, so it can name chains, counters and accounts.
 
-/// A target, as its position in the configuration.
-pub type TargetId = usize;
+use std::fmt;
 
-/// A frontend, as its position in the configuration.
-pub type FrontendId = usize;
+/// A target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TargetId(u32);
+
+/// A frontend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrontendId(u32);
+
+impl TargetId {
+    /// The id with a number.
+    pub const fn new(number: u32) -> TargetId {
+        TargetId(number)
+    }
+}
+
+impl FrontendId {
+    /// The id with a number.
+    pub const fn new(number: u32) -> FrontendId {
+        FrontendId(number)
+    }
+}
+
+impl fmt::Display for TargetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for FrontendId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A handler on the reactor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HandlerId {
+    /// The handler of a frontend.
+    Frontend(FrontendId),
+    /// A service, by the order of its start.
+    Service(u32),
+}
+
+/// A request of a handler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId {
+    /// The handler, which receives the reply.
+    pub handler: HandlerId,
+    /// Number of the handler's own choice.
+    pub tag: u64,
+}
 
 /// Change of a frontend's target, as its handler sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,3 +97,37 @@ impl Family {
         }
     }
 }
+// Until everything is keyed by ids.
+macro_rules! positions {
+    ($id:ident) => {
+        impl $id {
+            pub(crate) fn at(position: usize) -> $id {
+                $id(position as u32)
+            }
+        }
+        impl<T> std::ops::Index<$id> for Vec<T> {
+            type Output = T;
+            fn index(&self, id: $id) -> &T {
+                &self[id.0 as usize]
+            }
+        }
+        impl<T> std::ops::IndexMut<$id> for Vec<T> {
+            fn index_mut(&mut self, id: $id) -> &mut T {
+                &mut self[id.0 as usize]
+            }
+        }
+        impl<T> std::ops::IndexMut<$id> for [T] {
+            fn index_mut(&mut self, id: $id) -> &mut T {
+                &mut self[id.0 as usize]
+            }
+        }
+        impl<T> std::ops::Index<$id> for [T] {
+            type Output = T;
+            fn index(&self, id: $id) -> &T {
+                &self[id.0 as usize]
+            }
+        }
+    };
+}
+positions!(TargetId);
+positions!(FrontendId);

@@ -15,12 +15,12 @@ pub struct Listens {
 
 impl Listens {
     /// The listens of these frontends.
-    pub fn new<'a>(frontends: impl Iterator<Item = (FrontendId, &'a Rules)>) -> Listens {
+    pub fn new<'a>(frontends: impl IntoIterator<Item = (&'a FrontendId, &'a Rules)>) -> Listens {
         let mut listens = Listens::default();
         for (id, rules) in frontends {
             for route in &rules.routes {
                 let key = (rules.protocol, route.listen.ip);
-                listens.by_address.entry(key).or_default().insert(route.listen.ports, id);
+                listens.by_address.entry(key).or_default().insert(route.listen.ports, *id);
             }
         }
         listens

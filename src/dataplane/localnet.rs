@@ -154,7 +154,7 @@ fn create(nft: &Nft) -> Option<GuardTable> {
 
 fn cannot_set(plan: &Plan, error: &io::Error) {
     const CANNOT: &str = "cannot set net.ipv4.conf.all.route_localnet";
-    if plan.frontends.iter().any(Rules::enters_loopback) {
+    if plan.frontends.values().any(Rules::enters_loopback) {
         log::error!("{CANNOT}, so clients from outside do not reach endpoints on 127.0.0.0/8: {error}");
     } else if plan.needs_route_localnet() {
         log::warn!("{CANNOT}, so clients on 127.0.0.0/8 do not reach endpoints on other hosts: {error}");

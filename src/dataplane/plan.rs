@@ -1,10 +1,13 @@
 //! What should be in the kernel, as plain data.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::config::{Access, Address, Config, MAX_KERNEL_TIMEOUT, Masquerade, Prefix, Protocol, Route, Shift};
+use crate::config::{
+    Access, Address, Config, FrontendSpec, MAX_KERNEL_TIMEOUT, Masquerade, Prefix, Protocol, Route, Shift,
+};
+use crate::ids::{FrontendId, TargetId};
 
 /// The longest time that conntrack shows a closed TCP connection for; the kernel's default for TIME_WAIT.
 const LONGEST_TRACE: Duration = Duration::from_secs(120);
@@ -12,8 +15,8 @@ const LONGEST_TRACE: Duration = Duration::from_secs(120);
 /// All rules that there can be. It never changes while the daemon runs; [`State`] says which of them are in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// One per frontend, in the configuration's order.
-    pub frontends: Vec<Rules>,
+    /// Rules of each frontend.
+    pub frontends: BTreeMap<FrontendId, Rules>,
 }
 
 /// The rules of one frontend.
@@ -21,6 +24,8 @@ pub struct Plan {
 pub struct Rules {
     /// The frontend's name, for people who read the rule set.
     pub name: String,
+    /// Target behind it.
+    pub target: TargetId,
     /// What is matched, with the next field.
     pub protocol: Protocol,
     /// Each listen, and where it leads; at least one.
@@ -171,15 +176,15 @@ impl Timeouts {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     /// The frontends whose cold path is in.
-    pub cold: BTreeSet<usize>,
+    pub cold: BTreeSet<FrontendId>,
     /// The frontends whose DNAT is in.
-    pub active: BTreeSet<usize>,
+    pub active: BTreeSet<FrontendId>,
     /// The frontends whose cold path refuses clients.
-    pub refusing: BTreeSet<usize>,
+    pub refusing: BTreeSet<FrontendId>,
     /// Who is on which link.
     pub on_link: BTreeSet<OnLink>,
     /// The UDP endpoints of targets, on loopback addresses, that answer from any address of this host.
-    pub wildcards: BTreeSet<(usize, Address)>,
+    pub wildcards: BTreeSet<(TargetId, Address)>,
 }
 
 /// The addresses that are on the link of an interface.
@@ -194,37 +199,39 @@ pub struct OnLink {
 impl Plan {
     /// The plan of a configuration; `cold` says what each frontend's plugin wants for its cold path.
     pub fn new(config: &Config, cold: impl Iterator<Item = ColdPath>) -> Plan {
-        let frontends = config.frontends.iter().zip(cold).map(|(frontend, cold)| Rules {
+        let rules = |frontend: &FrontendSpec, cold| Rules {
             name: frontend.name.clone(),
+            target: TargetId::at(frontend.target),
             protocol: frontend.protocol,
             routes: config.endpoint_of(frontend).routes(&frontend.listen).collect(),
             timeouts: Timeouts::new(frontend.flow_timeout),
             cold,
             access: frontend.access.clone(),
             masquerade: frontend.masquerade,
-        });
-        Plan { frontends: frontends.collect() }
+        };
+        let frontends = config.frontends.iter().zip(cold).enumerate();
+        Plan { frontends: frontends.map(|(at, (spec, cold))| (FrontendId::at(at), rules(spec, cold))).collect() }
     }
 
     /// Whether any frontend that sends its clients to other hosts masquerades like this.
     pub fn has_masquerade(&self, how: Masquerade) -> bool {
-        self.frontends.iter().any(|rules| rules.masquerade == how && rules.masqueraded().next().is_some())
+        self.frontends.values().any(|rules| rules.masquerade == how && rules.masqueraded().next().is_some())
     }
 
     /// Whether any frontend sends clients from outside to 127.0.0.0/8, or from there to the outside.
     pub fn needs_route_localnet(&self) -> bool {
-        self.frontends.iter().any(Rules::needs_route_localnet)
+        self.frontends.values().any(Rules::needs_route_localnet)
     }
 
     /// Whether any frontend sends clients on ::1 to other hosts.
     pub fn needs_loopback_routes(&self) -> bool {
         let local = |listen: IpAddr| listen.is_ipv6() && (listen.is_unspecified() || listen.is_loopback());
-        self.frontends.iter().any(|rules| rules.masqueraded().any(|route| local(route.listen.ip)))
+        self.frontends.values().any(|rules| rules.masqueraded().any(|route| local(route.listen.ip)))
     }
 
     /// The NFLOG group that first packets are held by, if any frontend holds them.
     pub fn group(&self) -> Option<u16> {
-        self.frontends.iter().find_map(|rules| match rules.cold {
+        self.frontends.values().find_map(|rules| match rules.cold {
             ColdPath::Hold(options) => Some(options.group),
             ColdPath::Local | ColdPath::Drop => None,
         })
@@ -232,12 +239,12 @@ impl Plan {
 
     /// Every range that leads to other ports than its own.
     pub fn shifts(&self) -> BTreeSet<Shift> {
-        self.frontends.iter().flat_map(|rules| &rules.routes).filter_map(|route| route.shift()).collect()
+        self.frontends.values().flat_map(|rules| &rules.routes).filter_map(|route| route.shift()).collect()
     }
 
     /// Every distinct set of timeouts.
     pub fn timeouts(&self) -> BTreeSet<Timeouts> {
-        self.frontends.iter().map(|rules| rules.timeouts).collect()
+        self.frontends.values().map(|rules| rules.timeouts).collect()
     }
 }
 

@@ -10,7 +10,7 @@ use super::report::View;
 use super::status::{TargetState, as_text};
 use crate::config::{Protocol, TargetSpec};
 use crate::dataplane::flows::FlowDetail;
-use crate::ids::TargetId;
+use crate::ids::{FrontendId, TargetId};
 
 /// Why a target is in its state. Keys that do not apply are left out.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -140,9 +140,10 @@ fn cause_name(cause: Cause) -> &'static str {
 impl View<'_> {
     /// Why a target is in its state.
     pub(super) fn explain(&self, id: TargetId) -> Explanation {
-        let spec = &self.config.targets[id];
+        let target = &self.targets[&id];
+        let spec = target.spec();
         let life = self.core.life(id);
-        let name_of = |id: usize| self.config.frontends[id].name.clone();
+        let name_of = |id: FrontendId| self.frontends[&id].spec.name.clone();
         let woken_by = life.woken.map(|woken| {
             let (frontend, source) = match woken.by {
                 WokenBy::Client(id, source) => (Some(name_of(id)), source),
@@ -158,15 +159,15 @@ impl View<'_> {
             state: life.state,
             since: self.wall.text(life.since),
             woken_by,
-            kept_warm_by: self.core.keepers(id).map(name_of).collect(),
+            kept_warm_by: self.core.pins(id).map(name_of).collect(),
             drained_because: life.drained.map(cause_name),
-            pid: self.pids[id],
+            pid: target.pid(),
             flows: self.use_of(id).map(|used| used.flows),
             flow_list: details.iter().map(|detail| self.flow(detail)).collect(),
             drains_in: self.drains_in_silence(id, &life).or_else(|| self.drains_in(id)),
             last_error: life.last_error.map(str::to_owned),
             retry_in: self.retry_in(id),
-            waiting_for: self.missing(id).map(|missing| missing.what.clone()),
+            waiting_for: self.missing(id).map(|missing| missing.what),
             waiting_since: self.missing(id).map(|missing| self.wall.text(missing.since)),
             sentences: Vec::new(),
         };
@@ -188,7 +189,7 @@ impl View<'_> {
             bytes: counters.bytes,
         };
         FlowStatus {
-            frontend: self.config.frontends[detail.frontend].name.clone(),
+            frontend: self.frontends[&detail.frontend].spec.name.clone(),
             protocol: entry.protocol,
             source: entry.original.source,
             destination: entry.original.destination,

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -16,7 +16,7 @@ use super::status::Request;
 use crate::config::Address;
 use crate::dataplane::flows::{self, Reports, Survey};
 use crate::dataplane::plan::OnLink;
-use crate::ids::{FrontendId, TargetId};
+use crate::ids::{FrontendId, RequestId, TargetId};
 
 /// How many requests can wait for the engine; a further one is refused.
 const MOST_REQUESTS: usize = 256;
@@ -29,15 +29,8 @@ const SPARE: usize = 64;
 pub enum Message {
     /// Something for the core.
     Event(Event),
-    /// A question or an order from a handler on the reactor.
-    Request {
-        /// Who asks.
-        handler: usize,
-        /// What it calls its question.
-        tag: u64,
-        /// What it wants.
-        request: Request,
-    },
+    /// A request of a handler on the reactor.
+    Request(RequestId, Request),
     /// A target is about to say that it is ready: which of its endpoints answer from any address of this host.
     Wildcards(TargetId, BTreeSet<Address>),
     /// What there is of flows, or why nobody can tell.
@@ -52,8 +45,8 @@ pub enum Message {
 #[derive(Debug, Clone)]
 pub struct Inbox {
     sender: Sender<Message>,
-    /// Which frontends have a wake under way.
-    wakes: Arc<[AtomicBool]>,
+    /// Frontends with a wake in the channel.
+    wakes: Arc<Mutex<BTreeSet<FrontendId>>>,
     requests: Arc<AtomicUsize>,
     /// Who is on which link, where the engine does not know yet.
     on_link: Arc<Mutex<Option<BTreeSet<OnLink>>>>,
@@ -64,8 +57,7 @@ impl Inbox {
     pub fn new(targets: usize, frontends: usize) -> (Inbox, Receiver<Message>) {
         let room = 8 * frontends + 8 * targets + MOST_REQUESTS + SPARE;
         let (sender, receiver) = crossbeam_channel::bounded(room);
-        let wakes = (0..frontends).map(|_| AtomicBool::new(false)).collect();
-        (Inbox { sender, wakes, requests: Arc::default(), on_link: Arc::default() }, receiver)
+        (Inbox { sender, wakes: Arc::default(), requests: Arc::default(), on_link: Arc::default() }, receiver)
     }
 
     /// Sends what the bounds above allow for.
@@ -84,14 +76,14 @@ impl Inbox {
 
     /// Says that a client has come to a frontend; nothing if that has been said and not been taken in yet.
     pub fn wake(&self, frontend: FrontendId, source: Option<SocketAddr>) {
-        if self.wakes.get(frontend).is_some_and(|wake| !wake.swap(true, Ordering::Relaxed)) {
+        if lock(&self.wakes).insert(frontend) {
             self.send(Message::Event(Event::Wake { frontend, source }));
         }
     }
 
     /// Says who is on which link; one message, however often that changes before it is taken in.
     pub fn tell_on_link(&self, links: BTreeSet<OnLink>) {
-        let before = self.on_link.lock().unwrap_or_else(PoisonError::into_inner).replace(links);
+        let before = lock(&self.on_link).replace(links);
         if before.is_none() {
             self.send(Message::OnLink);
         }
@@ -99,14 +91,14 @@ impl Inbox {
 
     /// For the engine: what [`Message::OnLink`] has announced.
     pub(super) fn on_link(&self) -> Option<BTreeSet<OnLink>> {
-        self.on_link.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.on_link).take()
     }
 
     /// For the engine: a message has been taken out, so there is room for another of its sort.
     pub(super) fn taken(&self, message: &Message) {
         match message {
-            Message::Event(Event::Wake { frontend, .. }) => self.wakes[*frontend].store(false, Ordering::Relaxed),
-            Message::Request { .. } => {
+            Message::Event(Event::Wake { frontend, .. }) => _ = lock(&self.wakes).remove(frontend),
+            Message::Request(..) => {
                 self.requests.fetch_sub(1, Ordering::Relaxed);
             }
             Message::Event(_)
@@ -128,31 +120,36 @@ impl Reports for Inbox {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::HandlerId;
 
     #[test]
     fn any_number_of_wakes_is_one_until_it_is_taken_in() {
         let (inbox, receiver) = Inbox::new(1, 2);
         for _ in 0..10_000 {
-            inbox.wake(0, None);
-            inbox.wake(1, None);
+            inbox.wake(FrontendId::new(0), None);
+            inbox.wake(FrontendId::new(1), None);
         }
         assert_eq!(receiver.len(), 2);
         let message = receiver.recv().expect("there is one");
         inbox.taken(&message);
-        inbox.wake(0, None);
+        inbox.wake(FrontendId::new(0), None);
         assert_eq!(receiver.len(), 2);
     }
 
     #[test]
     fn requests_beyond_the_bound_are_refused_and_leave_room_for_events() {
         let (inbox, receiver) = Inbox::new(0, 1);
-        let request = || Message::Request { handler: 0, tag: 0, request: Request::Status };
+        let request = || Message::Request(RequestId { handler: HandlerId::Service(0), tag: 0 }, Request::Status);
         let sent = (0..1000).filter(|_| inbox.try_send(request())).count();
         assert_eq!(sent, MOST_REQUESTS);
-        inbox.wake(0, None);
+        inbox.wake(FrontendId::new(0), None);
         inbox.taken(&receiver.recv().expect("there is one"));
         assert!(inbox.try_send(request()) && !inbox.try_send(request()));
     }

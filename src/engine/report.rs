@@ -1,27 +1,27 @@
 //! Puts the status together.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::core::Core;
+use super::runner::Runner;
+use super::shell::Frontend;
 use super::status::{EndpointStatus, FrontendStatus, Status, TargetState, TargetStatus};
 use super::wall::Wall;
-use crate::config::{Address, Config};
+use crate::config::Address;
 use crate::dataplane::flows::{Survey, TargetUse};
 use crate::dataplane::hold::AllCounters;
-use crate::ids::TargetId;
+use crate::ids::{FrontendId, TargetId};
 use crate::readiness::Missing;
 
 /// All that can be told at one moment.
 pub(super) struct View<'a> {
     pub now: Instant,
     pub wall: Wall,
-    pub config: &'a Config,
     pub core: &'a Core,
+    pub targets: &'a BTreeMap<TargetId, Runner>,
+    pub frontends: &'a BTreeMap<FrontendId, Frontend>,
     pub holds: &'a AllCounters,
-    /// The processes of the targets.
-    pub pids: Vec<Option<u32>>,
-    /// What each target waits for, while it warms.
-    pub missing: Vec<Option<Missing>>,
     /// The flows, or why nobody can tell.
     pub survey: Result<&'a Survey, &'a String>,
 }
@@ -29,7 +29,8 @@ pub(super) struct View<'a> {
 impl View<'_> {
     /// The state of everything, sorted by name.
     pub(super) fn status(&self) -> Status {
-        let targets = self.config.targets.iter().enumerate().map(|(id, spec)| {
+        let targets = self.targets.iter().map(|(&id, target)| {
+            let spec = target.spec();
             let life = self.core.life(id);
             let endpoints = spec.endpoints.iter().map(|endpoint| EndpointStatus {
                 name: endpoint.name.clone(),
@@ -44,16 +45,18 @@ impl View<'_> {
                 since: self.wall.text(life.since),
                 flows: self.use_of(id).map(|used| used.flows),
                 drains_in: self.drains_in(id),
-                pid: self.pids[id],
+                pid: target.pid(),
                 retry_in: self.retry_in(id),
                 last_error: life.last_error.map(str::to_owned),
-                waiting_for: self.missing(id).map(|missing| missing.what.clone()),
+                waiting_for: self.missing(id).map(|missing| missing.what),
                 endpoints: endpoints.collect(),
             }
         });
-        let frontends = self.config.frontends.iter().enumerate().map(|(id, spec)| {
+        let frontends = self.frontends.iter().map(|(&id, frontend)| {
+            let spec = &frontend.spec;
             let (state, last_error) = self.core.frontend(id);
-            let endpoint = self.config.endpoint_of(spec);
+            let target = self.targets[&frontend.target].spec();
+            let endpoint = &target.endpoints[spec.endpoint];
             FrontendStatus {
                 name: spec.name.clone(),
                 kind: spec.kind.to_string(),
@@ -63,7 +66,7 @@ impl View<'_> {
                 protocol: spec.protocol,
                 listen: spec.listen[0],
                 listens: several(&spec.listen),
-                target_name: self.config.targets[spec.target].name.clone(),
+                target_name: target.name.clone(),
                 endpoint_name: endpoint.name.clone(),
                 proxy_address: endpoint.addresses[0],
                 proxy_addresses: several(&endpoint.addresses),
@@ -79,9 +82,9 @@ impl View<'_> {
     }
 
     /// What a target waits for, while it warms.
-    pub(super) fn missing(&self, id: TargetId) -> Option<&Missing> {
+    pub(super) fn missing(&self, id: TargetId) -> Option<Missing> {
         let warms = self.core.life(id).state == TargetState::Warming;
-        self.missing[id].as_ref().filter(|_| warms)
+        self.targets[&id].missing().filter(|_| warms)
     }
 
     /// The use of a target, if it is known.

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use super::backend::{Target, TargetContext};
 use super::core::Event;
 use super::inbox::{Inbox, Message};
 use crate::Error;
 use crate::config::TargetSpec;
 use crate::ids::TargetId;
-use crate::plugin::{Target, TargetContext};
 use crate::readiness::{Missing, Notice, Prober, Waiting, wildcards};
 use crate::system::StopSignal;
 
@@ -90,6 +90,11 @@ impl Runner {
                 Err(error.into())
             }
         }
+    }
+
+    /// Its configuration.
+    pub(super) fn spec(&self) -> &TargetSpec {
+        &self.spec
     }
 
     /// What the target waits for while it warms.

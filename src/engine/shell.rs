@@ -3,30 +3,29 @@
 //! It drains its inbox before it runs nft, so that a thousand wakes at once become a few transactions. It blocks on its
 //! inbox until the core's nearest deadline, on nft, and for a moment on the reactor's bounded orders; on nothing else.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use super::backend::Target;
 use super::core::{Core, Effect, Event, FrontendPlan, TargetPlan};
 use super::inbox::{Inbox, Message};
+use super::orders::{Order, Orders};
 use super::questions::{Question, Questions};
 use super::report::View;
 use super::runner::Runner;
 use super::status::{FrontendState, Reply, Request};
 use super::wall::Wall;
-use crate::config::{Config, Probe, Protocol};
+use crate::config::{FrontendSpec, Probe, Protocol, TargetSpec};
 use crate::dataplane::flows::{FlowOrder, FlowOrders, Survey};
 use crate::dataplane::hold::AllCounters;
 use crate::dataplane::plan::{ColdPath, HoldOptions, OnFailure};
 use crate::dataplane::plan::{OnLink, State};
 use crate::dataplane::rules::{Repaired, Table};
-use crate::ids::FrontendId;
-use crate::plugin::Target;
-use crate::reactor::{Order, Orders};
+use crate::ids::{FrontendId, TargetId};
 use crate::system::vital;
 
 /// What the end may take beyond the longest grace time of a target.
@@ -35,16 +34,38 @@ const END_MARGIN: Duration = Duration::from_secs(10);
 /// What the daemon does once every frontend has been started.
 type Ready = Box<dyn FnOnce() + Send>;
 
+/// A target as the engine receives it.
+pub struct NewTarget {
+    /// Its id.
+    pub id: TargetId,
+    /// Its configuration.
+    pub spec: TargetSpec,
+    /// Its plugin's handler.
+    pub handler: Box<dyn Target>,
+}
+
+/// A frontend as the engine receives it.
+pub struct NewFrontend {
+    /// Its id.
+    pub id: FrontendId,
+    /// Its configuration.
+    pub spec: FrontendSpec,
+    /// The target behind it.
+    pub target: TargetId,
+    /// Its cold path.
+    pub cold: ColdPath,
+    /// Whether it pins its target.
+    pub keeps_warm: bool,
+    /// Whether it has a handler on the reactor.
+    pub has_handler: bool,
+}
+
 /// All that the engine works with.
 pub struct Engine {
-    /// The configuration.
-    pub config: Arc<Config>,
-    /// The targets' handlers, in the configuration's order.
-    pub targets: Vec<Box<dyn Target>>,
-    /// Which frontends keep their targets warm.
-    pub keeps_warm: Vec<bool>,
-    /// Which frontends have a handler on the reactor.
-    pub has_handler: Vec<bool>,
+    /// The targets.
+    pub targets: Vec<NewTarget>,
+    /// The frontends.
+    pub frontends: Vec<NewFrontend>,
     /// The loaded table.
     pub table: Table,
     /// Who is on which link.
@@ -75,10 +96,9 @@ impl Engine {
 }
 
 struct Shell {
-    config: Arc<Config>,
     core: Core,
-    runners: Vec<Runner>,
-    has_handler: Vec<bool>,
+    targets: BTreeMap<TargetId, Runner>,
+    frontends: BTreeMap<FrontendId, Frontend>,
     table: Table,
     /// Everything that is wanted of the rules, by the core and by the shell itself.
     wanted: State,
@@ -94,42 +114,61 @@ struct Shell {
     questions: Questions,
     wall: Wall,
     ready: Option<Ready>,
-    /// When the end is given up on, once it has begun.
-    patience: Option<Instant>,
+    shutdown: Shutdown,
     grace: Duration,
-    finished: bool,
-    /// Something did not end in time.
-    gave_up: bool,
+}
+
+/// A frontend, as far as the core does not know it.
+pub(super) struct Frontend {
+    pub spec: FrontendSpec,
+    pub target: TargetId,
+    has_handler: bool,
+}
+
+/// Progress of the shutdown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shutdown {
+    NotBegun,
+    /// What has not ended by then is left behind.
+    Until(Instant),
+    Done,
+    TimedOut,
 }
 
 impl Shell {
     fn new(engine: Engine) -> Shell {
-        let config = engine.config;
-        let targets = config.targets.iter().zip(&engine.targets).map(|(spec, handler)| TargetPlan {
-            name: spec.name.clone(),
-            idle_timeout: spec.idle_timeout,
-            ready_deadline: spec.readiness.deadline,
-            min_uptime: spec.min_uptime,
-            max_uptime: spec.max_uptime,
-            external: handler.external(),
-            unwatched: handler.unwatched() && spec.readiness.probe != Probe::None,
+        let now = Instant::now();
+        let mut core = Core::default();
+        let grace = engine.targets.iter().map(|target| target.handler.stop_grace()).max().unwrap_or_default();
+        let targets = engine.targets.into_iter().map(|NewTarget { id, spec, handler }| {
+            let plan = TargetPlan {
+                name: spec.name.clone(),
+                idle_timeout: spec.idle_timeout,
+                ready_deadline: spec.readiness.deadline,
+                min_uptime: spec.min_uptime,
+                max_uptime: spec.max_uptime,
+                external: handler.external(),
+                unwatched: handler.unwatched() && spec.readiness.probe != Probe::None,
+            };
+            core.add_target(now, id, plan);
+            (id, Runner::new(id, spec, handler, engine.inbox.clone()))
         });
-        let rules = &engine.table.plan().frontends;
-        let frontends = config.frontends.iter().zip(&engine.keeps_warm).zip(rules);
-        let frontends = frontends.map(|((spec, keeps_warm), rules)| FrontendPlan {
-            name: spec.name.clone(),
-            target: spec.target,
-            keeps_warm: *keeps_warm,
-            refuses: matches!(rules.cold, ColdPath::Hold(HoldOptions { on_failure: OnFailure::Reject, .. })),
+        let targets = targets.collect();
+        let frontends = engine.frontends.into_iter().map(|new| {
+            let plan = FrontendPlan {
+                name: new.spec.name.clone(),
+                target: new.target,
+                keeps_warm: new.keeps_warm,
+                refuses: matches!(new.cold, ColdPath::Hold(HoldOptions { on_failure: OnFailure::Reject, .. })),
+            };
+            core.add_frontend(new.id, plan);
+            (new.id, Frontend { spec: new.spec, target: new.target, has_handler: new.has_handler })
         });
-        let core = Core::new(Instant::now(), targets.collect(), frontends.collect());
-        let grace = engine.targets.iter().map(|target| target.stop_grace()).max().unwrap_or_default();
-        let specs = config.targets.iter().cloned().zip(engine.targets).enumerate();
-        let runners = specs.map(|(id, (spec, handler))| Runner::new(id, spec, handler, engine.inbox.clone())).collect();
+        let frontends = frontends.collect();
         Shell {
             core,
-            runners,
-            has_handler: engine.has_handler,
+            targets,
+            frontends,
             table: engine.table,
             wanted: State { on_link: engine.on_link, ..State::default() },
             stale: Vec::new(),
@@ -140,46 +179,52 @@ impl Shell {
             own: VecDeque::from([Event::RulesChanged, Event::Start]),
             holds: engine.holds,
             questions: Questions::default(),
-            wall: Wall::new(Instant::now(), SystemTime::now()),
+            wall: Wall::new(now, SystemTime::now()),
             ready: Some(engine.ready),
-            patience: None,
+            shutdown: Shutdown::NotBegun,
             grace,
-            finished: false,
-            gave_up: false,
-            config,
         }
     }
 
     fn run(mut self) -> bool {
-        while !self.finished {
+        while !self.is_over() {
             self.repair();
             self.settle();
-            if self.finished {
+            if self.is_over() {
                 break;
             }
-            let deadline = self.core.next_deadline().into_iter().chain(self.patience).chain(self.repair_due()).min();
+            let timeout = match self.shutdown {
+                Shutdown::Until(at) => Some(at),
+                _ => None,
+            };
+            let deadline = self.core.next_deadline().into_iter().chain(timeout).chain(self.repair_due()).min();
             match self.receive(deadline) {
-                Ok(message) => message.into_iter().for_each(|message| self.take(message)),
+                Ok(message) => message.into_iter().for_each(|message| self.handle(message)),
                 Err(()) => break,
             }
             while let Ok(message) = self.receiver.try_recv() {
                 self.inbox.taken(&message);
-                self.take(message);
+                self.handle(message);
             }
-            // Not only when no message has come: the channel prefers messages, and somebody may ask for the status all the time.
+            // Not only when no message has come: the channel prefers messages, and requests may come all the time.
             if deadline.is_some_and(|at| at <= Instant::now()) {
                 self.tick();
             }
         }
-        if !self.gave_up {
-            self.runners.iter_mut().for_each(Runner::ended);
+        let all_ended = self.shutdown != Shutdown::TimedOut;
+        if all_ended {
+            self.targets.values_mut().for_each(Runner::ended);
         }
         if let Err(error) = self.table.remove() {
             log::error!("the rules could not be removed: {error}");
         }
         self.flows.send(FlowOrder::End);
         self.orders.send(Order::End);
-        !self.gave_up
+        all_ended
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.shutdown, Shutdown::Done | Shutdown::TimedOut)
     }
 
     /// Waits for a message; `None` when the deadline has come.
@@ -198,13 +243,13 @@ impl Shell {
         }
     }
 
-    fn take(&mut self, message: Message) {
+    fn handle(&mut self, message: Message) {
         match message {
-            Message::Event(event) => self.give(event),
-            Message::Request { handler, tag, request } => match self.answer(request) {
-                Ok(reply) => self.orders.send(Order::Reply { handler, tag, reply }),
+            Message::Event(event) => self.dispatch(event),
+            Message::Request(id, request) => match self.answer(request) {
+                Ok(reply) => self.orders.send(Order::Reply(id, reply)),
                 Err(question) => {
-                    if let Some(details) = self.questions.add(handler, tag, question) {
+                    if let Some(details) = self.questions.add(id, question) {
                         self.flows.send(FlowOrder::Survey(details));
                     }
                 }
@@ -212,13 +257,13 @@ impl Shell {
             Message::Wildcards(id, endpoints) => {
                 self.wanted.wildcards.retain(|(target, _)| *target != id);
                 self.wanted.wildcards.extend(endpoints.into_iter().map(|endpoint| (id, endpoint)));
-                self.give(Event::RulesChanged);
+                self.dispatch(Event::RulesChanged);
             }
             Message::Surveyed(survey) => self.answer_questions(survey),
             Message::OnLink => {
                 if let Some(links) = self.inbox.on_link() {
                     self.wanted.on_link = links;
-                    self.give(Event::RulesChanged);
+                    self.dispatch(Event::RulesChanged);
                 }
             }
             Message::RulesChanged if self.core.closing() => {}
@@ -236,27 +281,26 @@ impl Shell {
         let now = Instant::now();
         if self.repair_due().is_some_and(|due| due <= now) && self.table.repair(now) == Repaired::Lost {
             // It is loaded again as a whole.
-            self.give(Event::RulesChanged);
+            self.dispatch(Event::RulesChanged);
         }
     }
 
     fn tick(&mut self) {
-        if self.patience.is_some_and(|at| at <= Instant::now()) {
-            let running = self.config.targets.iter().enumerate().filter(|(id, _)| !self.core.has_ended(*id));
-            let running: Vec<_> = running.map(|(_, target)| target.name.as_str()).collect();
+        if matches!(self.shutdown, Shutdown::Until(at) if at <= Instant::now()) {
+            let running = self.targets.iter().filter(|(id, _)| !self.core.has_ended(**id));
+            let running: Vec<_> = running.map(|(_, target)| target.spec().name.as_str()).collect();
             log::error!("shutdown timed out, exiting with targets still running: {}", running.join(", "));
-            self.finished = true;
-            self.gave_up = true;
+            self.shutdown = Shutdown::TimedOut;
         }
-        self.give(Event::Tick);
+        self.dispatch(Event::Tick);
     }
 
     /// Hands the core an event and performs what it wants done.
-    fn give(&mut self, event: Event) {
+    fn dispatch(&mut self, event: Event) {
         match &event {
-            Event::TargetEnded(id, _) => self.runners[*id].ended(),
-            Event::Shutdown if self.patience.is_none() => {
-                self.patience = Some(Instant::now() + self.grace + END_MARGIN)
+            Event::TargetEnded(id, _) => self.with_target(*id, Runner::ended),
+            Event::Shutdown if self.shutdown == Shutdown::NotBegun => {
+                self.shutdown = Shutdown::Until(Instant::now() + self.grace + END_MARGIN)
             }
             _ => {}
         }
@@ -265,13 +309,21 @@ impl Shell {
         effects.into_iter().for_each(|effect| self.perform(effect));
     }
 
+    fn with_target(&mut self, id: TargetId, action: impl FnMut(&mut Runner)) {
+        self.targets.get_mut(&id).into_iter().for_each(action);
+    }
+
+    fn has_handler(&self, id: FrontendId) -> bool {
+        self.frontends.get(&id).is_some_and(|frontend| frontend.has_handler)
+    }
+
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::StartTarget(id) => self.runners[id].start(),
-            Effect::StopTarget(id) => self.runners[id].stop(),
-            Effect::StartFrontend(id) if self.has_handler[id] => self.orders.send(Order::Start(id)),
+            Effect::StartTarget(id) => self.with_target(id, Runner::start),
+            Effect::StopTarget(id) => self.with_target(id, |target| target.stop()),
+            Effect::StartFrontend(id) if self.has_handler(id) => self.orders.send(Order::Start(id)),
             Effect::StartFrontend(id) => self.own.push_back(Event::FrontendStarted(id)),
-            Effect::StopFrontend(id) if self.has_handler[id] => self.orders.send(Order::Stop(id)),
+            Effect::StopFrontend(id) if self.has_handler(id) => self.orders.send(Order::Stop(id)),
             Effect::StopFrontend(id) => self.own.push_back(Event::FrontendStopped(id)),
             Effect::SetCold(id, true) => _ = self.wanted.cold.insert(id),
             Effect::SetCold(id, false) => _ = self.wanted.cold.remove(&id),
@@ -279,14 +331,16 @@ impl Shell {
             Effect::SetActive(id, false) => _ = self.wanted.active.remove(&id),
             Effect::SetRefusing(id, true) => _ = self.wanted.refusing.insert(id),
             Effect::SetRefusing(id, false) => _ = self.wanted.refusing.remove(&id),
-            Effect::Tell(frontend, change) => self.orders.send(Order::Tell { frontend, change }),
+            Effect::Notify(frontend, change) => self.orders.send(Order::Notify { frontend, change }),
             Effect::WatchFlows { target, asked } => self.flows.send(FlowOrder::Watch { target, asked }),
             Effect::ReleaseFlows(id) => self.flows.send(FlowOrder::Release(id)),
             Effect::CheckFlows { target, asked } => self.flows.send(FlowOrder::Check { target, asked }),
             Effect::FlushFlows { target, scope } => self.flows.send(FlowOrder::Flush { target, scope }),
-            Effect::DeleteStaleFlows(id) if self.config.frontends[id].protocol == Protocol::Udp => self.stale.push(id),
-            Effect::DeleteStaleFlows(_) => {}
-            Effect::Finished => self.finished = true,
+            Effect::DeleteStaleFlows(id) => {
+                let is_udp = self.frontends.get(&id).is_some_and(|frontend| frontend.spec.protocol == Protocol::Udp);
+                self.stale.extend(is_udp.then_some(id));
+            }
+            Effect::Finished => self.shutdown = Shutdown::Done,
         }
     }
 
@@ -294,14 +348,14 @@ impl Shell {
     fn settle(&mut self) {
         loop {
             while let Some(event) = self.own.pop_front() {
-                self.give(event);
+                self.dispatch(event);
             }
             let Some(revision) = self.core.rules_due(Instant::now()) else { break };
             let began = Instant::now();
             let result = self.table.apply(&self.wanted);
             let (active, cold) = (self.wanted.active.len(), self.wanted.cold.len());
             log::debug!("rules: {active} active, {cold} cold, in {:.1?}", began.elapsed());
-            self.give(match result {
+            self.dispatch(match result {
                 Ok(()) => Event::Applied(revision),
                 Err(error) => Event::ApplyFailed(error.to_string()),
             });
@@ -309,22 +363,26 @@ impl Shell {
         if !self.stale.is_empty() {
             self.flows.send(FlowOrder::DeleteStale(std::mem::take(&mut self.stale)));
         }
-        self.tell_when_ready();
+        self.notify_when_ready();
     }
 
-    fn tell_when_ready(&mut self) {
-        let started = |id| self.core.frontend(id).0 != FrontendState::Starting;
-        if self.ready.is_some() && (0..self.config.frontends.len()).all(started) {
+    fn notify_when_ready(&mut self) {
+        let started = |id: &FrontendId| self.core.frontend(*id).0 != FrontendState::Starting;
+        if self.ready.is_some() && self.frontends.keys().all(started) {
             self.ready.take().into_iter().for_each(|ready| ready());
         }
     }
 
     /// Carries an order out, or says which question it is that needs to know of the flows first.
     fn answer(&mut self, request: Request) -> Result<Reply, Question> {
-        let targets = &self.config.targets;
-        let frontends = &self.config.frontends;
-        let target = |name: &str| targets.iter().position(|target| target.name == name);
-        let frontend = |name: &str| frontends.iter().position(|frontend| frontend.name == name);
+        let target = |name: &str| {
+            let found = self.targets.iter().find(|(_, target)| target.spec().name == name);
+            found.map(|(id, _)| *id)
+        };
+        let frontend = |name: &str| {
+            let found = self.frontends.iter().find(|(_, frontend)| frontend.spec.name == name);
+            found.map(|(id, _)| *id)
+        };
         let (kind, event, name) = match request {
             Request::Status => return Err(Question::Status),
             Request::Explain(name) => match target(&name) {
@@ -345,7 +403,7 @@ impl Shell {
             Some(_) if self.core.closing() => Reply::Refused("the daemon is ending".to_owned()),
             Some(event) => {
                 // At once, so that a status that is asked for next shows it.
-                self.give(event);
+                self.dispatch(event);
                 Reply::Done
             }
         })
@@ -357,20 +415,17 @@ impl Shell {
         let view = View {
             now,
             wall: self.wall,
-            config: &self.config,
             core: &self.core,
+            targets: &self.targets,
+            frontends: &self.frontends,
             holds: &self.holds,
-            pids: self.runners.iter().map(Runner::pid).collect(),
-            missing: self.runners.iter().map(Runner::missing).collect(),
             survey: survey.as_ref(),
         };
         let (answered, next) = self.questions.answer(|question| match question {
             Question::Status => Reply::Status(Box::new(view.status())),
             Question::Explain(id) => Reply::Explanation(Box::new(view.explain(id))),
         });
-        for (handler, tag, reply) in answered {
-            self.orders.send(Order::Reply { handler, tag, reply });
-        }
+        answered.into_iter().for_each(|(id, reply)| self.orders.send(Order::Reply(id, reply)));
         if let Some(details) = next {
             self.flows.send(FlowOrder::Survey(details));
         }

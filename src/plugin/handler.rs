@@ -7,10 +7,9 @@ use std::time::Instant;
 use mio::Interest;
 use mio::event::Source;
 
-use super::Error;
+use super::{Error, IoCore};
 use crate::engine::{Reply, Request};
-use crate::ids::{Change, FrontendId};
-use crate::reactor::IoCore;
+use crate::ids::{Change, FrontendId, HandlerId};
 
 /// Something that owns sockets on the reactor thread: a frontend's listener, a plugin's service.
 ///
@@ -63,7 +62,7 @@ pub struct Readiness {
 pub struct Io<'a> {
     pub(crate) core: &'a mut IoCore,
     /// Which handler is being called.
-    pub(crate) owner: usize,
+    pub(crate) owner: HandlerId,
 }
 
 impl Io<'_> {

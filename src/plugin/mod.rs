@@ -14,9 +14,9 @@
 mod accept;
 mod frontend;
 mod handler;
+mod io;
 mod listen;
 mod registry;
-mod target;
 
 pub use crate::Error;
 pub use crate::config::{
@@ -24,7 +24,8 @@ pub use crate::config::{
 };
 pub use crate::dataplane::plan::{ColdPath, HoldOptions, OnFailure};
 pub use crate::engine::{
-    EndpointStatus, FrontendState, FrontendStatus, Reply, Request, Status, TargetState, TargetStatus,
+    EndpointStatus, FrontendState, FrontendStatus, Reply, Request, Status, Target, TargetContext, TargetState,
+    TargetStatus,
 };
 pub use crate::ids::{Change, FrontendId};
 pub use crate::system::StopSignal;
@@ -32,7 +33,7 @@ pub use crate::system::files::Share;
 pub use accept::{Acceptance, Accepted};
 pub use frontend::Frontend;
 pub use handler::{Handler, Io, Readiness};
+pub(crate) use io::IoCore;
 pub use listen::listen;
 pub use registry::{Make, MakeFrontend, MakeTarget, Namespace, Plugin, Registry};
-pub use target::{Target, TargetContext};
 pub use {log, mio};

@@ -7,7 +7,6 @@
 //!
 //! A panic of a handler is caught: a frontend's is reported to the engine, a service ([`service`]) is started again.
 
-mod io_core;
 mod service;
 mod signals;
 #[cfg(test)]
@@ -19,74 +18,30 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use mio::{Events, Poll, Token, Waker};
 
+use crate::Error;
 use crate::engine::core::Event;
-use crate::engine::{Inbox, Message, Reply};
-use crate::ids::{Change, FrontendId};
-use crate::plugin::{Error, Handler, Io, Readiness};
+use crate::engine::{Inbox, Message, Order, Orders, Reply};
+use crate::ids::{Change, FrontendId, HandlerId, RequestId};
+use crate::plugin::{Handler, Io, IoCore, Readiness};
 use crate::system::children;
-pub use io_core::IoCore;
-use io_core::{SIGNALS, WAKER};
 pub use service::Service;
 use service::Supervision;
 pub use signals::{Signal, Signals};
 
-/// How many events one round takes from the kernel; what is left comes in the next.
-const EVENTS_PER_ROUND: usize = 256;
+/// Token of the engine's waker.
+const WAKER: Token = Token(usize::MAX);
 
-/// How many orders the engine can be ahead of the reactor before it waits.
-const ORDERS: usize = 1024;
+/// Token of the signals.
+const SIGNALS: Token = Token(usize::MAX - 1);
+
+/// Events that one round takes from the kernel; the next round takes the rest.
+const EVENTS_PER_ROUND: usize = 256;
 
 /// Error of a handler that has panicked. The log has the place and the message of the panic.
 const PANICKED: &str = "its handler has panicked";
-
-/// What the engine wants of the reactor.
-#[derive(Debug)]
-pub enum Order {
-    /// Start a frontend's handler; answered with `FrontendStarted` or `FrontendFailed`.
-    Start(FrontendId),
-    /// Stop a frontend's handler; answered with `FrontendStopped`.
-    Stop(FrontendId),
-    /// Tell a frontend's handler and all services what has become of the frontend's target.
-    Tell {
-        /// Whose target.
-        frontend: FrontendId,
-        /// What has become of it.
-        change: Change,
-    },
-    /// The answer to a request.
-    Reply {
-        /// Who asked.
-        handler: usize,
-        /// What it called its question.
-        tag: u64,
-        /// The answer.
-        reply: Reply,
-    },
-    /// Everything has ended: stop the services and return.
-    End,
-}
-
-/// The engine's way to the reactor.
-#[derive(Clone)]
-pub struct Orders {
-    sender: Sender<Order>,
-    waker: Arc<Waker>,
-}
-
-impl Orders {
-    /// Passes an order on; waits while the reactor is too far behind. The reactor never waits for the engine, so this ends.
-    pub fn send(&self, order: Order) {
-        // It is gone only at the end, when nobody needs it any more.
-        if self.sender.send(order).is_ok()
-            && let Err(error) = self.waker.wake()
-        {
-            log::error!("cannot wake the reactor: {error}");
-        }
-    }
-}
 
 /// One handler and whether it runs.
 struct Slot {
@@ -108,12 +63,10 @@ impl Slot {
 pub struct Reactor {
     poll: Poll,
     core: IoCore,
-    /// The frontends' handlers at the frontends' numbers, then the services.
-    slots: Vec<Option<Slot>>,
-    frontends: usize,
+    handlers: BTreeMap<HandlerId, Slot>,
     /// Last change of each frontend's target, for services that are started again.
     changes: BTreeMap<FrontendId, Change>,
-    deadlines: BTreeSet<(Instant, usize)>,
+    deadlines: BTreeSet<(Instant, HandlerId)>,
     orders: Receiver<Order>,
     /// Kept here too: a waker that is closed takes its last wake with it.
     _waker: Arc<Waker>,
@@ -126,31 +79,30 @@ impl Reactor {
     /// # Errors
     /// The operating system's error.
     pub fn new(
-        frontends: Vec<Option<Box<dyn Handler>>>,
+        frontends: impl IntoIterator<Item = (FrontendId, Box<dyn Handler>)>,
         services: Vec<Service>,
         inbox: Inbox,
     ) -> io::Result<(Reactor, Orders)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let (sender, orders) = crossbeam_channel::bounded(ORDERS);
+        let (sender, orders) = Orders::channel(waker.clone());
         let signals = Signals::register(poll.registry(), SIGNALS)?;
         let core = IoCore::new(poll.registry().try_clone()?, inbox);
-        let count = frontends.len();
-        let frontends = frontends.into_iter().map(|handler| handler.map(|handler| Slot::new(handler, None)));
-        let services =
-            services.into_iter().map(|service| Some(Slot::new(service.handler, Some(Supervision::new(service.name)))));
+        let frontends = frontends.into_iter().map(|(id, handler)| (HandlerId::Frontend(id), Slot::new(handler, None)));
+        let services = (0..).zip(services).map(|(at, service)| {
+            (HandlerId::Service(at), Slot::new(service.handler, Some(Supervision::new(service.name))))
+        });
         let reactor = Reactor {
             poll,
             core,
-            slots: frontends.chain(services).collect(),
-            frontends: count,
+            handlers: frontends.chain(services).collect(),
             changes: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             orders,
-            _waker: waker.clone(),
+            _waker: waker,
             signals,
         };
-        Ok((reactor, Orders { sender, waker }))
+        Ok((reactor, sender))
     }
 
     /// Starts the services.
@@ -158,10 +110,10 @@ impl Reactor {
     /// # Errors
     /// A service could not start; those before it have been stopped again.
     pub fn start_services(&mut self) -> Result<(), Error> {
-        for id in self.frontends..self.slots.len() {
+        for id in self.services() {
             if let Err(error) = self.start(id) {
                 self.stop_all();
-                return Err(match &self.slots[id] {
+                return Err(match self.handlers.get(&id) {
                     Some(Slot { supervision: Some(supervision), .. }) if error.to_string() == PANICKED => {
                         format!("service {}: {error}", supervision.name).into()
                     }
@@ -213,13 +165,17 @@ impl Reactor {
                     }
                 }
             }
-            if self.obey() {
+            if self.handle_orders() {
                 self.stop_all();
                 return Ok(());
             }
-            self.ring();
+            self.fire_timers();
             self.answer_refused();
         }
+    }
+
+    fn services(&self) -> Vec<HandlerId> {
+        self.handlers.range(HandlerId::Service(0)..).map(|(id, _)| *id).collect()
     }
 
     fn ready(&mut self, token: Token, readiness: Readiness) {
@@ -228,26 +184,28 @@ impl Reactor {
         }
     }
 
-    /// Does what the engine wants; true if it wants the end.
-    fn obey(&mut self) -> bool {
+    /// Handles the engine's orders; returns whether the engine has ended.
+    fn handle_orders(&mut self) -> bool {
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 Order::Start(id) => {
-                    let event = match self.start(id) {
+                    let event = match self.start(HandlerId::Frontend(id)) {
                         Ok(()) => Event::FrontendStarted(id),
                         Err(error) => Event::FrontendFailed(id, error.to_string()),
                     };
                     self.core.inbox.send(Message::Event(event));
                 }
                 Order::Stop(id) => {
-                    self.stop(id);
+                    self.stop(HandlerId::Frontend(id));
                     self.core.inbox.send(Message::Event(Event::FrontendStopped(id)));
                 }
-                Order::Reply { handler, tag, reply } => self.call(handler, |handler, io| handler.reply(io, tag, reply)),
-                Order::Tell { frontend, change } => {
+                Order::Reply(RequestId { handler, tag }, reply) => {
+                    self.call(handler, |handler, io| handler.reply(io, tag, reply));
+                }
+                Order::Notify { frontend, change } => {
                     self.changes.insert(frontend, change);
-                    for id in std::iter::once(frontend).chain(self.frontends..self.slots.len()) {
-                        self.tell(id, frontend, change);
+                    for id in std::iter::once(HandlerId::Frontend(frontend)).chain(self.services()) {
+                        self.notify(id, frontend, change);
                     }
                 }
                 Order::End => return true,
@@ -257,12 +215,12 @@ impl Reactor {
     }
 
     /// Calls the handlers whose deadlines have come, each once: one that never gets on costs the others no more than time.
-    fn ring(&mut self) {
-        let due: Vec<_> = self.deadlines.range(..=(self.core.now(), usize::MAX)).copied().collect();
+    fn fire_timers(&mut self) {
+        let due: Vec<_> = self.deadlines.range(..=(self.core.now(), HandlerId::Service(u32::MAX))).copied().collect();
         for (at, id) in due {
             // The call before may have changed it.
             if self.deadlines.remove(&(at, id)) {
-                let Some(slot) = &mut self.slots[id] else { continue };
+                let Some(slot) = self.handlers.get_mut(&id) else { continue };
                 slot.deadline = None;
                 if slot.running {
                     self.call(id, |handler, io| handler.timeout(io));
@@ -274,23 +232,23 @@ impl Reactor {
     }
 
     /// Reports a change of a frontend's target to a handler.
-    fn tell(&mut self, id: usize, frontend: FrontendId, change: Change) {
+    fn notify(&mut self, id: HandlerId, frontend: FrontendId, change: Change) {
         self.call(id, |handler, io| handler.target_changed(io, frontend, change));
-        if let Some(Some(Slot { running: false, supervision: Some(supervision), .. })) = self.slots.get_mut(id) {
+        if let Some(Slot { running: false, supervision: Some(supervision), .. }) = self.handlers.get_mut(&id) {
             supervision.missed.insert(frontend);
         }
     }
 
-    /// Tells handlers of requests that found no room in the engine's inbox.
+    /// Answers requests for which the engine's inbox had no space.
     fn answer_refused(&mut self) {
-        while let Some((owner, tag)) = self.core.next_refused() {
+        while let Some(RequestId { handler, tag }) = self.core.next_refused() {
             let reply = Reply::Refused("the engine is too busy".to_owned());
-            self.call(owner, |handler, io| handler.reply(io, tag, reply));
+            self.call(handler, |handler, io| handler.reply(io, tag, reply));
         }
     }
 
-    fn start(&mut self, id: usize) -> Result<(), Error> {
-        let Some(slot) = &mut self.slots[id] else { return Ok(()) };
+    fn start(&mut self, id: HandlerId) -> Result<(), Error> {
+        let Some(slot) = self.handlers.get_mut(&id) else { return Ok(()) };
         if slot.running {
             return Ok(());
         }
@@ -306,15 +264,15 @@ impl Reactor {
             supervision.started(Instant::now());
         }
         self.call(id, |_, _| {});
-        match &self.slots[id] {
+        match self.handlers.get(&id) {
             Some(slot) if slot.running => Ok(()),
             _ => Err(PANICKED.into()),
         }
     }
 
-    fn stop(&mut self, id: usize) {
+    fn stop(&mut self, id: HandlerId) {
         self.call(id, |handler, io| handler.stop(io));
-        if let Some(slot) = &mut self.slots[id] {
+        if let Some(slot) = self.handlers.get_mut(&id) {
             slot.running = false;
             if let Some(at) = slot.deadline.take() {
                 self.deadlines.remove(&(at, id));
@@ -324,12 +282,13 @@ impl Reactor {
     }
 
     fn stop_all(&mut self) {
-        (0..self.slots.len()).for_each(|id| self.stop(id));
+        let all: Vec<_> = self.handlers.keys().copied().collect();
+        all.into_iter().for_each(|id| self.stop(id));
     }
 
     /// Stops a handler that has panicked. It is started again later, as the panic has left it.
-    fn broke(&mut self, id: usize) {
-        let Some(slot) = &mut self.slots[id] else { return };
+    fn broke(&mut self, id: HandlerId) {
+        let Some(slot) = self.handlers.get_mut(&id) else { return };
         slot.running = false;
         if let Some(at) = slot.deadline.take() {
             self.deadlines.remove(&(at, id));
@@ -339,15 +298,17 @@ impl Reactor {
             log::error!("a handler that has panicked panics again when it is stopped");
         }
         self.core.forget(id);
-        match slot.supervision {
-            Some(_) => self.restart_later(id, PANICKED),
-            None => self.core.inbox.send(Message::Event(Event::FrontendBroke(id, PANICKED.to_owned()))),
+        match id {
+            HandlerId::Service(_) => self.restart_later(id, PANICKED),
+            HandlerId::Frontend(id) => {
+                self.core.inbox.send(Message::Event(Event::FrontendBroke(id, PANICKED.to_owned())));
+            }
         }
     }
 
     /// Schedules the next start of a service that has failed.
-    fn restart_later(&mut self, id: usize, reason: &str) {
-        let Some(Slot { supervision: Some(supervision), deadline, .. }) = &mut self.slots[id] else { return };
+    fn restart_later(&mut self, id: HandlerId, reason: &str) {
+        let Some(Slot { supervision: Some(supervision), deadline, .. }) = self.handlers.get_mut(&id) else { return };
         let now = Instant::now();
         let pause = supervision.failed(now);
         log::error!("service {}: {reason}; next start in {} ms", supervision.name, pause.as_millis());
@@ -356,27 +317,27 @@ impl Reactor {
     }
 
     /// Starts a service that has failed, and reports to it what it has missed.
-    fn restart(&mut self, id: usize) {
+    fn restart(&mut self, id: HandlerId) {
         if let Err(error) = self.start(id) {
             // If it has panicked after its start, that is scheduled already.
-            if matches!(&self.slots[id], Some(slot) if slot.deadline.is_none()) {
+            if self.handlers.get(&id).is_some_and(|slot| slot.deadline.is_none()) {
                 self.restart_later(id, &format!("cannot start: {error}"));
             }
             return;
         }
-        let Some(Slot { supervision: Some(supervision), .. }) = &mut self.slots[id] else { return };
+        let Some(Slot { supervision: Some(supervision), .. }) = self.handlers.get_mut(&id) else { return };
         log::info!("service {}: runs again", supervision.name);
         let missed = std::mem::take(&mut supervision.missed);
         for (frontend, change) in self.changes.clone() {
             // The end of a start is an event, not a state: it is reported once.
             let stale = change == Change::Failed && !missed.contains(&frontend);
-            self.tell(id, frontend, if stale { Change::Inactive } else { change });
+            self.notify(id, frontend, if stale { Change::Inactive } else { change });
         }
     }
 
-    /// Calls a running handler, and asks for its deadline afterwards.
-    fn call(&mut self, id: usize, call: impl FnOnce(&mut dyn Handler, &mut Io<'_>)) {
-        let Some(Some(slot)) = self.slots.get_mut(id) else { return };
+    /// Calls a running handler, and queries its deadline afterwards.
+    fn call(&mut self, id: HandlerId, call: impl FnOnce(&mut dyn Handler, &mut Io<'_>)) {
+        let Some(slot) = self.handlers.get_mut(&id) else { return };
         if !slot.running {
             return;
         }

@@ -9,6 +9,9 @@ use mio::net::TcpListener;
 
 use super::*;
 
+/// Frontends.
+const F: [FrontendId; 4] = [FrontendId::new(0), FrontendId::new(1), FrontendId::new(2), FrontendId::new(3)];
+
 /// How long anything here may take.
 const SOON: Duration = Duration::from_secs(10);
 
@@ -49,9 +52,9 @@ impl Drop for End {
     }
 }
 
-fn guard(panics: bool) -> (Option<Box<dyn Handler>>, Receiver<SocketAddr>) {
+fn guard(panics: bool) -> (Box<dyn Handler>, Receiver<SocketAddr>) {
     let (address, receiver) = mpsc::channel();
-    (Some(Box::new(Guard { listener: None, panics, address })), receiver)
+    (Box::new(Guard { listener: None, panics, address }), receiver)
 }
 
 fn connect(address: SocketAddr) -> io::Result<std::net::TcpStream> {
@@ -76,7 +79,7 @@ fn a_handler_that_panics_is_closed_and_can_be_started_again_and_the_others_go_on
     let (bad, bad_address) = guard(true);
     let (good, good_address) = guard(false);
     let (inbox, receiver) = Inbox::new(0, 2);
-    let (mut reactor, orders) = Reactor::new(vec![bad, good], Vec::new(), inbox).expect("a reactor");
+    let (mut reactor, orders) = Reactor::new([(F[0], bad), (F[1], good)], Vec::new(), inbox).expect("a reactor");
     let heard = |expected: Event| match receiver.recv_timeout(SOON) {
         Ok(Message::Event(event)) => assert_eq!(event, expected),
         other => panic!("{other:?}"),
@@ -84,7 +87,7 @@ fn a_handler_that_panics_is_closed_and_can_be_started_again_and_the_others_go_on
     std::thread::scope(|scope| {
         scope.spawn(|| reactor.run(|_| ()).expect("it ends"));
         let _end = End(orders.clone());
-        for id in [1, 0] {
+        for id in [F[1], F[0]] {
             orders.send(Order::Start(id));
             heard(Event::FrontendStarted(id));
         }
@@ -93,13 +96,13 @@ fn a_handler_that_panics_is_closed_and_can_be_started_again_and_the_others_go_on
             let bad = bad_address.recv_timeout(SOON).expect("started");
             // It may be reset before connect has returned.
             let _ = connect(bad);
-            heard(Event::FrontendBroke(0, PANICKED.to_owned()));
+            heard(Event::FrontendBroke(F[0], PANICKED.to_owned()));
             await_refusal(bad);
             connect(good).expect("it still listens");
-            orders.send(Order::Stop(0));
-            heard(Event::FrontendStopped(0));
-            orders.send(Order::Start(0));
-            heard(Event::FrontendStarted(0));
+            orders.send(Order::Stop(F[0]));
+            heard(Event::FrontendStopped(F[0]));
+            orders.send(Order::Start(F[0]));
+            heard(Event::FrontendStarted(F[0]));
         }
     });
 }
@@ -163,7 +166,7 @@ fn fragile(heard: Sender<Heard>) -> Fragile {
 /// Runs a reactor with these services while `test` runs.
 fn with_services(services: Vec<Service>, test: impl FnOnce(&Orders)) {
     let (inbox, _receiver) = Inbox::new(0, 4);
-    let (mut reactor, orders) = Reactor::new(vec![None, None, None, None], services, inbox).expect("a reactor");
+    let (mut reactor, orders) = Reactor::new([], services, inbox).expect("a reactor");
     reactor.start_services().expect("they start");
     std::thread::scope(|scope| {
         scope.spawn(|| reactor.run(|_| ()).expect("it ends"));
@@ -175,15 +178,15 @@ fn with_services(services: Vec<Service>, test: impl FnOnce(&Orders)) {
 #[test]
 fn a_service_that_panics_restarts_and_learns_what_it_missed() {
     let (sender, heard) = mpsc::channel();
-    let trap = Some((2, Change::Inactive));
+    let trap = Some((F[2], Change::Inactive));
     let service = Service::new("fragile", Fragile { trap, ..fragile(sender) });
     let (other_sender, other) = mpsc::channel();
     let next = |from: &Receiver<Heard>| from.recv_timeout(SOON).expect("it reports");
     with_services(vec![service, Service::new("sound", fragile(other_sender))], |orders| {
-        let tell = |frontend, change| orders.send(Order::Tell { frontend, change });
+        let tell = |frontend, change| orders.send(Order::Notify { frontend, change });
         assert_eq!((next(&heard), next(&other)), (Heard::Started, Heard::Started));
         let began = Instant::now();
-        let told = [(0, Change::Active), (1, Change::Active), (3, Change::Failed), (2, Change::Inactive)];
+        let told = [(F[0], Change::Active), (F[1], Change::Active), (F[3], Change::Failed), (F[2], Change::Inactive)];
         for (frontend, change) in told {
             tell(frontend, change);
             assert_eq!(next(&heard), Heard::Change(frontend, change));
@@ -191,19 +194,20 @@ fn a_service_that_panics_restarts_and_learns_what_it_missed() {
         }
         assert_eq!(next(&heard), Heard::Stopped);
         // While it is down: one target drains, one fails.
-        for (frontend, change) in [(0, Change::Inactive), (2, Change::Failed)] {
+        for (frontend, change) in [(F[0], Change::Inactive), (F[2], Change::Failed)] {
             tell(frontend, change);
             assert_eq!(next(&other), Heard::Change(frontend, change));
         }
         assert_eq!(next(&heard), Heard::Started);
         assert!(began.elapsed() >= service::FIRST_PAUSE);
-        let state = [(0, Change::Inactive), (1, Change::Active), (2, Change::Failed), (3, Change::Inactive)];
+        let state =
+            [(F[0], Change::Inactive), (F[1], Change::Active), (F[2], Change::Failed), (F[3], Change::Inactive)];
         for (frontend, change) in state {
             assert_eq!(next(&heard), Heard::Change(frontend, change));
         }
-        tell(1, Change::Inactive);
-        assert_eq!(next(&heard), Heard::Change(1, Change::Inactive));
-        assert_eq!(next(&other), Heard::Change(1, Change::Inactive));
+        tell(F[1], Change::Inactive);
+        assert_eq!(next(&heard), Heard::Change(F[1], Change::Inactive));
+        assert_eq!(next(&other), Heard::Change(F[1], Change::Inactive));
     });
     assert_eq!(heard.try_iter().chain(other.try_iter()).collect::<Vec<_>>(), [Heard::Stopped, Heard::Stopped]);
 }
@@ -211,16 +215,16 @@ fn a_service_that_panics_restarts_and_learns_what_it_missed() {
 #[test]
 fn failed_restarts_are_retried_with_growing_pauses() {
     let (sender, heard) = mpsc::channel();
-    let service = Fragile { trap: Some((0, Change::Active)), failing_starts: 2, ..fragile(sender) };
+    let service = Fragile { trap: Some((F[0], Change::Active)), failing_starts: 2, ..fragile(sender) };
     with_services(vec![Service::new("fragile", service)], |orders| {
         let next = || heard.recv_timeout(SOON).expect("it reports");
         assert_eq!(next(), Heard::Started);
-        orders.send(Order::Tell { frontend: 0, change: Change::Active });
-        assert_eq!((next(), next()), (Heard::Change(0, Change::Active), Heard::Stopped));
+        orders.send(Order::Notify { frontend: F[0], change: Change::Active });
+        assert_eq!((next(), next()), (Heard::Change(F[0], Change::Active), Heard::Stopped));
         let began = Instant::now();
         assert_eq!(next(), Heard::Started);
         assert!(began.elapsed() >= service::FIRST_PAUSE * (1 + 2 + 4) - Duration::from_millis(50));
-        assert_eq!(next(), Heard::Change(0, Change::Active));
+        assert_eq!(next(), Heard::Change(F[0], Change::Active));
     });
 }
 
@@ -246,7 +250,7 @@ fn a_service_that_panics_at_its_first_start_is_named() {
         fn ready(&mut self, _io: &mut Io<'_>, _key: usize, _readiness: Readiness) {}
     }
     let (inbox, _receiver) = Inbox::new(0, 0);
-    let (mut reactor, _orders) = Reactor::new(vec![], vec![Service::new("broken", Broken)], inbox).expect("a reactor");
+    let (mut reactor, _orders) = Reactor::new([], vec![Service::new("broken", Broken)], inbox).expect("a reactor");
     let error = reactor.start_services().expect_err("it panics");
     assert_eq!(error.to_string(), format!("service broken: {PANICKED}"));
 }

@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use proxygw::dataplane::links::Links;
 use proxygw::dataplane::watch::Watch;
-use proxygw::engine::{Inbox, Message};
+use proxygw::engine::{Inbox, Message, Order, Orders};
 use proxygw::ids::{Change, FrontendId};
 use proxygw::plugin::{Error, Handler, Io, Readiness};
-use proxygw::reactor::{Order, Orders, Reactor, Service};
+use proxygw::reactor::{Reactor, Service};
 
 use crate::setup::SOON;
 use crate::support::{Lab, nft, require_namespaces};
 
-/// A service that panics when frontend 0 becomes active, and reports when it has stopped.
+const FRONTEND: FrontendId = FrontendId::new(0);
+
+/// A service that panics when the frontend's target becomes active, and reports when it has stopped.
 struct Panicking<H> {
     service: H,
     stopped: Sender<()>,
@@ -38,7 +40,7 @@ impl<H: Handler> Handler for Panicking<H> {
     }
 
     fn target_changed(&mut self, _io: &mut Io<'_>, frontend: FrontendId, change: Change) {
-        assert_ne!((frontend, change), (0, Change::Active));
+        assert_ne!((frontend, change), (FRONTEND, Change::Active));
     }
 }
 
@@ -54,13 +56,13 @@ fn run(
         let (inbox, receiver) = Inbox::new(0, 1);
         let (stopped, wait) = mpsc::channel();
         let services = vec![Service::new("panicking", Panicking { service, stopped })];
-        let (mut reactor, orders) = Reactor::new(vec![None], services, inbox).expect("a reactor");
+        let (mut reactor, orders) = Reactor::new([], services, inbox).expect("a reactor");
         reactor.start_services().expect("started");
         std::thread::scope(|scope| {
             scope.spawn(|| reactor.run(|_| ()).expect("it ends"));
             let _end = End(orders.clone());
-            orders.send(Order::Tell { frontend: 0, change: Change::Active });
-            orders.send(Order::Tell { frontend: 0, change: Change::Inactive });
+            orders.send(Order::Notify { frontend: FRONTEND, change: Change::Active });
+            orders.send(Order::Notify { frontend: FRONTEND, change: Change::Inactive });
             wait.recv_timeout(SOON).expect("it stops");
             while_down();
             then(&|timeout| receiver.recv_timeout(timeout).ok());

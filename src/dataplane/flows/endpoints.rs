@@ -213,15 +213,15 @@ mod tests {
     #[test]
     fn each_finding_is_returned_with_the_result_that_settles_it() {
         let mut inquiries = Inquiries::default();
-        inquiries.begin(0, at(1), true, &[at(1)]);
-        inquiries.begin(1, at(2), false, &[at(2), at(3), at(4)]);
-        inquiries.begin(2, at(1), false, &[at(1), at(5)]);
+        inquiries.begin(FrontendId::new(0), at(1), true, &[at(1)]);
+        inquiries.begin(FrontendId::new(1), at(2), false, &[at(2), at(3), at(4)]);
+        inquiries.begin(FrontendId::new(2), at(1), false, &[at(1), at(5)]);
         assert_eq!(inquiries.probed(at(9), &Ok(())), (vec![], vec![]));
         let (findings, next) = inquiries.probed(at(1), &failed(Errno::CONNREFUSED));
-        assert_eq!(findings, [(0, unanswered(true))]);
+        assert_eq!(findings, [(FrontendId::new(0), unanswered(true))]);
         assert_eq!(next, [at(5)]);
-        assert_eq!(inquiries.probed(at(2), &Ok(())), (vec![(1, Finding::Answers)], vec![]));
-        assert_eq!(inquiries.probed(at(5), &Ok(())), (vec![(2, unanswered(false))], vec![]));
+        assert_eq!(inquiries.probed(at(2), &Ok(())), (vec![(FrontendId::new(1), Finding::Answers)], vec![]));
+        assert_eq!(inquiries.probed(at(5), &Ok(())), (vec![(FrontendId::new(2), unanswered(false))], vec![]));
         assert!(inquiries.open.is_empty());
     }
 
@@ -229,30 +229,33 @@ mod tests {
     fn a_target_is_silent_only_if_none_of_its_endpoints_answers() {
         let others = [at(1), at(2), at(3)];
         let mut inquiries = Inquiries::default();
-        inquiries.begin(0, at(1), true, &others);
+        inquiries.begin(FrontendId::new(0), at(1), true, &others);
         assert_eq!(inquiries.probed(at(1), &failed(Errno::CONNREFUSED)), (vec![], vec![at(2), at(3)]));
         assert_eq!(inquiries.probed(at(1), &Ok(())), (vec![], vec![]), "another inquiry's probe");
         assert_eq!(inquiries.probed(at(3), &failed(Errno::TIMEDOUT)), (vec![], vec![]));
-        assert_eq!(inquiries.probed(at(2), &failed(Errno::TIMEDOUT)), (vec![(0, unanswered(true))], vec![]));
+        assert_eq!(
+            inquiries.probed(at(2), &failed(Errno::TIMEDOUT)),
+            (vec![(FrontendId::new(0), unanswered(true))], vec![])
+        );
     }
 
     #[test]
     fn a_lack_of_descriptors_is_no_endpoint_that_does_not_answer() {
         let mut inquiries = Inquiries::default();
-        inquiries.begin(0, at(1), true, &[at(1), at(2)]);
+        inquiries.begin(FrontendId::new(0), at(1), true, &[at(1), at(2)]);
         let (findings, next) = inquiries.probed(at(1), &failed(Errno::MFILE));
-        assert!(matches!(findings[..], [(0, Finding::Unknown(_))]) && next.is_empty());
+        assert!(matches!(findings[..], [(_, Finding::Unknown(_))]) && next.is_empty());
         // Nor is an endpoint that cannot be probed unresponsive.
-        inquiries.begin(0, at(1), true, &[at(1), at(2)]);
+        inquiries.begin(FrontendId::new(0), at(1), true, &[at(1), at(2)]);
         assert!(inquiries.probed(at(1), &failed(Errno::CONNREFUSED)).0.is_empty());
-        assert_eq!(inquiries.probed(at(2), &failed(Errno::MFILE)).0, [(0, unanswered(false))]);
+        assert_eq!(inquiries.probed(at(2), &failed(Errno::MFILE)).0, [(FrontendId::new(0), unanswered(false))]);
     }
 
     #[test]
     fn a_frontend_that_is_reset_has_no_finding() {
         let mut inquiries = Inquiries::default();
-        inquiries.begin(0, at(1), true, &[at(1)]);
-        inquiries.cancel(0);
+        inquiries.begin(FrontendId::new(0), at(1), true, &[at(1)]);
+        inquiries.cancel(FrontendId::new(0));
         assert_eq!(inquiries.probed(at(1), &Ok(())), (vec![], vec![]));
     }
 }

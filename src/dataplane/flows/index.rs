@@ -1,5 +1,6 @@
 //! Finds the frontend that a conntrack entry belongs to.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::dataplane::listens::Listens;
@@ -10,13 +11,13 @@ use crate::netlink::conntrack::Entry;
 /// The frontends by what they listen on.
 #[derive(Debug)]
 pub(super) struct Index {
-    rules: Vec<Rules>,
+    rules: BTreeMap<FrontendId, Rules>,
     listens: Listens,
 }
 
 impl Index {
     pub(super) fn new(plan: &Plan) -> Index {
-        Index { rules: plan.frontends.clone(), listens: Listens::new(plan.frontends.iter().enumerate()) }
+        Index { rules: plan.frontends.clone(), listens: Listens::new(&plan.frontends) }
     }
 
     /// The frontend whose rules have translated this flow, if any.
@@ -28,11 +29,11 @@ impl Index {
     pub(super) fn translation(&self, entry: &Entry) -> Option<(FrontendId, SocketAddr)> {
         let came_to = entry.original.destination;
         let id = self.listens.find(entry.protocol, came_to)?;
-        Some((id, self.rules[id].translate(entry.protocol, came_to)?))
+        Some((id, self.rules[&id].translate(entry.protocol, came_to)?))
     }
 
     /// The rules of a frontend.
     pub(super) fn rules(&self, id: FrontendId) -> &Rules {
-        &self.rules[id]
+        &self.rules[&id]
     }
 }

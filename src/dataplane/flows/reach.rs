@@ -152,9 +152,11 @@ impl Reach {
     }
 
     fn suspects(&self) -> impl Iterator<Item = (FrontendId, &Suspect)> {
-        self.frontends.iter().enumerate().filter_map(|(id, known)| match &known.doubt {
-            Doubt::Waiting(suspect) => Some((id, suspect)),
-            _ => None,
+        self.frontends.iter().enumerate().map(|(at, known)| (FrontendId::at(at), known)).filter_map(|(id, known)| {
+            match &known.doubt {
+                Doubt::Waiting(suspect) => Some((id, suspect)),
+                _ => None,
+            }
         })
     }
 

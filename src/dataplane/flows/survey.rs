@@ -77,12 +77,14 @@ impl<K: Kernel> Flows<K> {
             }
             None => {
                 for (target, survey_use) in survey.targets.iter_mut().enumerate() {
+                    let target = TargetId::at(target);
                     survey_use.flows = self.usage.flows(target).len() as u32;
                     self.usage.flows(target).values().for_each(|flow| survey.frontends[flow.frontend] += 1);
                 }
             }
         }
         for (target, survey_use) in survey.targets.iter_mut().enumerate() {
+            let target = TargetId::at(target);
             let polled = self.polled.get(&target).map(|(_, polled)| polled.since());
             survey_use.ended = if self.subscribed { self.usage.ended(target) } else { polled };
         }

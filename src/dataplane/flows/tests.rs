@@ -17,10 +17,11 @@ use super::{FlowOrder, Report, Reports, Scope, Survey, Use};
 use crate::config::{Access, Endpoint, FrontendSpec, Kind, Masquerade, Probe, Protocol, Readiness, TargetSpec};
 use crate::dataplane::plan::ColdPath;
 use crate::dataplane::plan::{Plan, Rules, Timeouts};
-use crate::ids::TargetId;
+use crate::ids::{FrontendId, TargetId};
 use crate::netlink::conntrack::{self, Entry, Key, Status, TcpState, Tuple};
 use crate::system::Waker;
 
+const TARGET: TargetId = TargetId::new(0);
 const SECOND: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(5);
 /// The `flow_timeout` of all frontends, in seconds.
@@ -168,6 +169,7 @@ impl Bench {
         let frontends = [frontend(Protocol::Tcp, 0), frontend(Protocol::Udp, 1)];
         let rules = frontends.iter().map(|spec| Rules {
             name: spec.name.clone(),
+            target: TARGET,
             protocol: spec.protocol,
             routes: target.endpoints[spec.endpoint].routes(&spec.listen).collect(),
             timeouts: Timeouts::new(spec.flow_timeout),
@@ -175,7 +177,7 @@ impl Bench {
             access: Access::default(),
             masquerade: Masquerade::Never,
         });
-        let plan = Plan { frontends: rules.collect() };
+        let plan = Plan { frontends: (0..).map(FrontendId::new).zip(rules).collect() };
         let kernel = Fake(Rc::new(Inner {
             // Far enough from the machine's start for the kernel's longest timeout.
             now: Cell::new(Instant::now() + 10_000 * SECOND),
@@ -284,7 +286,7 @@ fn a_failed_query_is_repeated_after_a_pause_and_is_never_taken_for_unused() {
     for reports in [true, false] {
         let mut bench = Bench::new(reports);
         bench.kernel.0.broken.set(Some(Errno::NOMEM));
-        bench.watch(0);
+        bench.watch(TARGET);
         let before = bench.queries();
         bench.pass(100 * RETRY);
         let tries = bench.queries() - before;
@@ -300,12 +302,12 @@ fn a_failed_query_is_repeated_after_a_pause_and_is_never_taken_for_unused() {
 #[test]
 fn a_flow_that_cannot_be_looked_up_keeps_its_target() {
     let mut bench = Bench::new(true);
-    bench.watch(0);
+    bench.watch(TARGET);
     assert!(bench.events().iter().all(is_unused));
     bench.kernel.0.table.borrow_mut().push(established(1));
     bench.event(conntrack::Event::Update(established(1)));
     bench.turn();
-    bench.watch(0);
+    bench.watch(TARGET);
     assert_eq!(bench.events(), []);
     // Its time is over, and it is gone, but the kernel does not answer.
     bench.kernel.0.table.borrow_mut().clear();
@@ -316,7 +318,7 @@ fn a_flow_that_cannot_be_looked_up_keeps_its_target() {
     let fixed = bench.kernel.now();
     bench.pass(RETRY);
     let events = bench.events();
-    let [Report::Unused { target: 0, since: Some(since), .. }] = events[..] else { panic!("{events:?}") };
+    let [Report::Unused { target: TARGET, since: Some(since), .. }] = events[..] else { panic!("{events:?}") };
     assert!(since >= fixed, "the end of use is not known any better");
 }
 
@@ -326,18 +328,21 @@ fn a_drain_is_called_off_by_a_check_that_fails() {
         let mut bench = Bench::new(reports);
         bench.turn();
         bench.kernel.0.broken.set(Some(Errno::NOBUFS));
-        bench.check(0);
-        let used = Report::Checked { target: 0, asked: bench.asked(), result: Use::InUse };
+        bench.check(TARGET);
+        let used = Report::Checked { target: TARGET, asked: bench.asked(), result: Use::InUse };
         assert_eq!(bench.events(), std::slice::from_ref(&used), "events: {reports}");
         // While the pause lasts, a check waits for the next try, and has that answer.
-        bench.check(0);
+        bench.check(TARGET);
         assert_eq!(bench.events(), []);
         bench.pass(RETRY);
         assert_eq!(bench.events(), [used], "events: {reports}");
         bench.kernel.0.broken.set(None);
         bench.pass(RETRY);
-        bench.check(0);
-        assert!(matches!(bench.events()[..], [Report::Checked { target: 0, result: Use::Unused { since: None }, .. }]));
+        bench.check(TARGET);
+        assert!(matches!(
+            bench.events()[..],
+            [Report::Checked { target: TARGET, result: Use::Unused { since: None }, .. }]
+        ));
     }
 }
 
@@ -346,10 +351,10 @@ fn a_failed_deletion_does_not_hold_up_a_drain() {
     let mut bench = Bench::new(true);
     bench.turn();
     bench.kernel.0.broken.set(Some(Errno::NOMEM));
-    bench.order(FlowOrder::Flush { target: 0, scope: Scope::All });
-    assert_eq!(bench.events(), [Report::Flushed(0)]);
-    bench.order(FlowOrder::DeleteStale(vec![0, 1]));
-    bench.order(FlowOrder::Survey(Some(0)));
+    bench.order(FlowOrder::Flush { target: TARGET, scope: Scope::All });
+    assert_eq!(bench.events(), [Report::Flushed(TARGET)]);
+    bench.order(FlowOrder::DeleteStale(vec![FrontendId::new(0), FrontendId::new(1)]));
+    bench.order(FlowOrder::Survey(Some(TARGET)));
     let surveyed = bench.reports.try_iter().any(|sent| matches!(sent, Sent::Survey(Err(_))));
     assert!(surveyed, "the error is reported");
 }
@@ -357,7 +362,7 @@ fn a_failed_deletion_does_not_hold_up_a_drain() {
 #[test]
 fn any_number_of_overruns_leads_to_one_dump() {
     let mut bench = Bench::new(true);
-    bench.watch(0);
+    bench.watch(TARGET);
     bench.pass(SECOND);
     let (dumps, _) = (bench.kernel.0.dumps.get(), bench.events());
     bench.kernel.0.table.borrow_mut().push(established(1));
@@ -366,7 +371,7 @@ fn any_number_of_overruns_leads_to_one_dump() {
     }
     bench.turn();
     assert_eq!(bench.kernel.0.dumps.get(), dumps + 1);
-    bench.watch(0);
+    bench.watch(TARGET);
     assert_eq!(bench.events(), [], "the flow whose event was lost is known");
     bench.pass(10 * SECOND);
     assert_eq!(bench.kernel.0.dumps.get(), dumps + 1);
@@ -378,7 +383,7 @@ fn a_dump_after_an_overrun_that_fails_is_repeated_before_anything_is_unused() {
     bench.turn();
     bench.event(conntrack::Event::Overrun);
     bench.kernel.0.broken.set(Some(Errno::INTR));
-    bench.watch(0);
+    bench.watch(TARGET);
     bench.pass(10 * SECOND);
     assert_eq!(bench.events(), []);
     bench.kernel.0.table.borrow_mut().push(established(1));
@@ -388,14 +393,14 @@ fn a_dump_after_an_overrun_that_fails_is_repeated_before_anything_is_unused() {
     bench.kernel.0.table.borrow_mut().clear();
     bench.event(conntrack::Event::Destroy(established(1)));
     bench.turn();
-    assert!(matches!(bench.events()[..], [Report::Unused { target: 0, since: Some(_), .. }]));
+    assert!(matches!(bench.events()[..], [Report::Unused { target: TARGET, since: Some(_), .. }]));
 }
 
 #[test]
 fn an_event_socket_that_fails_is_replaced_by_polling() {
     let mut bench = Bench::new(true);
     bench.kernel.0.table.borrow_mut().push(established(1));
-    bench.watch(0);
+    bench.watch(TARGET);
     bench.kernel.0.events.borrow_mut().push_back(Err(Errno::NOTCONN.into()));
     bench.turn();
     let mut unreadable = conntrack::Event::Update(established(2));
@@ -418,7 +423,7 @@ fn an_event_that_cannot_be_read_is_passed_over() {
     bench.kernel.0.events.borrow_mut().push_back(Err(io::ErrorKind::InvalidData.into()));
     bench.event(conntrack::Event::Update(established(1)));
     bench.kernel.0.table.borrow_mut().push(established(1));
-    bench.watch(0);
+    bench.watch(TARGET);
     assert_eq!(bench.events(), []);
     assert!(bench.flows.subscribed);
 }
@@ -430,11 +435,11 @@ fn a_flow_in_a_flowtable_is_in_use_until_the_kernel_hands_it_back() {
             let mut bench = Bench::new(reports);
             // As 6.1 and 6.12 show it: neither timeout nor state.
             bench.kernel.0.table.borrow_mut().push(flow(1, Protocol::Tcp, None, ANSWERED | bit, None));
-            bench.watch(0);
+            bench.watch(TARGET);
             bench.pass(10 * FLOW * SECOND);
             assert_eq!(bench.events(), [], "events: {reports}");
-            bench.check(0);
-            assert!(matches!(bench.events()[..], [Report::Checked { target: 0, result: Use::InUse, .. }]));
+            bench.check(TARGET);
+            assert!(matches!(bench.events()[..], [Report::Checked { target: TARGET, result: Use::InUse, .. }]));
             let before = bench.queries();
             bench.pass(600 * SECOND);
             let queries = bench.queries() - before;
@@ -461,7 +466,7 @@ fn many_flows_in_a_flowtable_cost_few_look_ups_and_no_dumps() {
     let mut bench = Bench::new(true);
     let offloaded = |id| flow(id, Protocol::Tcp, None, ANSWERED | Status::OFFLOAD, None);
     bench.kernel.0.table.borrow_mut().extend((1..=1000).map(offloaded));
-    bench.watch(0);
+    bench.watch(TARGET);
     let (dumps, look_ups) = (bench.kernel.0.dumps.get(), bench.kernel.0.look_ups.get());
     bench.pass(100 * OFFLOADED);
     assert_eq!(bench.kernel.0.dumps.get(), dumps);
@@ -479,9 +484,9 @@ fn an_entry_that_the_kernel_will_not_delete_keeps_no_other() {
     bench.turn();
     bench.kernel.0.table.borrow_mut().extend((1..=4).map(established));
     bench.kernel.0.undeletable.borrow_mut().insert(2, Errno::BUSY);
-    bench.order(FlowOrder::Flush { target: 0, scope: Scope::All });
+    bench.order(FlowOrder::Flush { target: TARGET, scope: Scope::All });
     assert_eq!(*bench.kernel.0.deleted.borrow(), [1, 3, 4]);
-    assert_eq!(bench.events(), [Report::Flushed(0)]);
+    assert_eq!(bench.events(), [Report::Flushed(TARGET)]);
 }
 
 #[test]
@@ -498,10 +503,10 @@ fn stale_udp_flows_are_those_that_bypass_the_rules_of_the_frontends_that_were_na
     unrelated.original.destination = at("198.51.100.9:80");
     let tcp = Entry { protocol: Protocol::Tcp, ..reply_from(5, "198.51.100.1:80") };
     bench.kernel.0.table.borrow_mut().extend([right, untranslated, elsewhere, unrelated, tcp]);
-    bench.order(FlowOrder::DeleteStale(vec![0]));
+    bench.order(FlowOrder::DeleteStale(vec![FrontendId::new(0)]));
     assert!(bench.kernel.0.deleted.borrow().is_empty(), "another frontend's");
-    bench.order(FlowOrder::DeleteStale(vec![1]));
-    bench.order(FlowOrder::DeleteStale(vec![0, 1]));
+    bench.order(FlowOrder::DeleteStale(vec![FrontendId::new(1)]));
+    bench.order(FlowOrder::DeleteStale(vec![FrontendId::new(0), FrontendId::new(1)]));
     assert_eq!(*bench.kernel.0.deleted.borrow(), [2, 3]);
 }
 
@@ -523,9 +528,9 @@ fn odd_entries_are_neither_use_nor_a_panic() {
         }
     }
     bench.turn();
-    bench.order(FlowOrder::Survey(Some(0)));
+    bench.order(FlowOrder::Survey(Some(TARGET)));
     bench.kernel.0.table.borrow_mut().clear();
-    bench.watch(0);
+    bench.watch(TARGET);
     bench.pass(30 * SECOND);
     assert!(bench.events().iter().any(is_unused));
 }

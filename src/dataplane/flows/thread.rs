@@ -19,7 +19,7 @@ use super::usage::{Known, Usage};
 use super::{FlowOrder, Report, Reports, Scope};
 use crate::config::{Endpoint, FrontendSpec, Protocol, TargetSpec};
 use crate::dataplane::plan::Plan;
-use crate::ids::TargetId;
+use crate::ids::{FrontendId, TargetId};
 use crate::system::connect::Connects;
 use crate::system::{Waker, wait_readable};
 
@@ -86,14 +86,14 @@ impl<K: Kernel> Flows<K> {
         // A target without frontends has no flows.
         let mut times: Vec<_> =
             targets.iter().map(|target| (target.idle_timeout, Duration::from_secs(1 << 30))).collect();
-        for (frontend, rules) in frontends.iter().zip(&plan.frontends) {
+        for (frontend, rules) in frontends.iter().zip(plan.frontends.values()) {
             let (_, trace) = &mut times[frontend.target];
             *trace = (*trace).min(Duration::from_secs(rules.timeouts.closed().into()));
         }
         Flows {
             kernel,
             index: Index::new(plan),
-            target_of: frontends.iter().map(|frontend| frontend.target).collect(),
+            target_of: frontends.iter().map(|frontend| TargetId::at(frontend.target)).collect(),
             reports,
             orders,
             waker,
@@ -178,6 +178,7 @@ impl<K: Kernel> Flows<K> {
             log::warn!("cannot delete the conntrack entries of drained targets: {error}");
         }
         for (frontend, _) in self.target_of.iter().enumerate().filter(|(_, target)| targets.contains_key(target)) {
+            let frontend = FrontendId::at(frontend);
             self.reach.reset(frontend);
             self.inquiries.cancel(frontend);
         }

@@ -74,7 +74,7 @@ impl Holder {
     pub fn new(plan: &Plan) -> Option<(Holder, AllCounters)> {
         let mut fronts = BTreeMap::new();
         let mut group = None;
-        for (id, rules) in plan.frontends.iter().enumerate() {
+        for (&id, rules) in &plan.frontends {
             if let ColdPath::Hold(options) = rules.cold {
                 let front = Front { options, store: Store::default(), active: false, counters: Arc::default() };
                 fronts.insert(id, front);
@@ -84,7 +84,7 @@ impl Holder {
         let totals = Arc::<Totals>::default();
         let frontends = fronts.iter().map(|(id, front)| (*id, front.counters.clone())).collect();
         let counters = AllCounters { frontends, totals: Some(totals.clone()) };
-        let held = plan.frontends.iter().enumerate().filter(|(id, _)| fronts.contains_key(id));
+        let held = plan.frontends.iter().filter(|(id, _)| fronts.contains_key(id));
         let listens = Listens::new(held);
         let holder = Holder { group: group?, fronts, listens, open: None, more: false, totals };
         Some((holder, counters))
@@ -146,7 +146,7 @@ impl Holder {
         }
         front.counters.made_room.add(made_room);
         front.count_waiting();
-        io.core.wake(id, Some(source));
+        io.core.inbox.wake(id, Some(source));
     }
 }
 

@@ -10,17 +10,18 @@ use super::words::{
 };
 use crate::config::Prefix;
 use crate::dataplane::plan::Rules;
+use crate::ids::FrontendId;
 
 /// Clients on this host, in a list of interfaces.
 const LOOPBACK: &str = "lo";
 
 /// The chain that sends away those who may not come in, and returns for the others.
-pub(super) fn gate_name(id: usize) -> String {
+pub(super) fn gate_name(id: FrontendId) -> String {
     format!("gate-{id}")
 }
 
 /// The gate of a frontend, where not everybody may come in.
-pub(super) fn gate(transaction: &mut Transaction, id: usize, rules: &Rules) {
+pub(super) fn gate(transaction: &mut Transaction, id: FrontendId, rules: &Rules) {
     let access = &rules.access;
     if access.is_open() {
         return;

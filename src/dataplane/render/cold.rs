@@ -32,6 +32,7 @@ use super::{PRIORITY, only_this_host, only_what_is_meant, only_who_may_come_in};
 use crate::config::{Protocol, Route};
 use crate::dataplane::plan::{ColdPath, OnFailure};
 use crate::dataplane::plan::{Plan, Rules};
+use crate::ids::FrontendId;
 
 /// The chain that drops packets with forged sources.
 const FORGED: &str = "forged";
@@ -60,7 +61,7 @@ fn has_own_chain(rules: &Rules) -> bool {
 }
 
 /// The chain of a route's cold path; `None` where its flows go on to this host's own sockets.
-pub(super) fn cold_chain(id: usize, rules: &Rules, route: &Route, refusing: bool) -> Option<String> {
+pub(super) fn cold_chain(id: FrontendId, rules: &Rules, route: &Route, refusing: bool) -> Option<String> {
     let shared = shared_name(rules, refusing);
     if has_own_chain(rules) {
         Some(own_name(id, rules, refusing))
@@ -71,7 +72,7 @@ pub(super) fn cold_chain(id: usize, rules: &Rules, route: &Route, refusing: bool
     }
 }
 
-fn own_name(id: usize, rules: &Rules, refusing: bool) -> String {
+fn own_name(id: FrontendId, rules: &Rules, refusing: bool) -> String {
     format!("{}-{id}", shared_name(rules, refusing).unwrap_or("cold-local"))
 }
 
@@ -99,7 +100,7 @@ pub(super) fn shared_chains(transaction: &mut Transaction, plan: &Plan) {
         drop_all(transaction, "cold-hold");
         names.push("cold-hold");
     }
-    if plan.frontends.iter().any(is_guarded) {
+    if plan.frontends.values().any(is_guarded) {
         guard(transaction, plan);
     }
     for name in names {
@@ -112,7 +113,7 @@ pub(super) fn shared_chains(transaction: &mut Transaction, plan: &Plan) {
 }
 
 /// The chains of a frontend with rules of its own.
-pub(super) fn own_chains(transaction: &mut Transaction, id: usize, rules: &Rules) {
+pub(super) fn own_chains(transaction: &mut Transaction, id: FrontendId, rules: &Rules) {
     if !has_own_chain(rules) {
         return;
     }
@@ -208,14 +209,14 @@ fn guard(transaction: &mut Transaction, plan: &Plan) {
 pub(super) fn change_guarded(
     transaction: &mut Transaction,
     plan: &Plan,
-    before: &BTreeSet<usize>,
-    after: &BTreeSet<usize>,
+    before: &BTreeSet<FrontendId>,
+    after: &BTreeSet<FrontendId>,
 ) {
-    let guarded = |id: &&usize| is_guarded(&plan.frontends[**id]);
+    let guarded = |id: &&FrontendId| is_guarded(&plan.frontends[id]);
     for map in Map::of(plan) {
         let set = map.name(GUARDED);
-        let keys = |ids: &mut dyn Iterator<Item = &usize>| -> Vec<Value> {
-            let routes = ids.filter(guarded).flat_map(|id| &plan.frontends[*id].routes);
+        let keys = |ids: &mut dyn Iterator<Item = &FrontendId>| -> Vec<Value> {
+            let routes = ids.filter(guarded).flat_map(|id| &plan.frontends[id].routes);
             routes.filter(|route| Map::for_route(route) == map).map(|route| key_of(None, route)).collect()
         };
         let removed = keys(&mut before.difference(after));

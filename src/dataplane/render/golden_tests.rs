@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::*;
 use crate::config::{Masquerade, Protocol};
 use crate::dataplane::plan::Timeouts;
+use crate::ids::TargetId;
 use samples::{ids, on_link, state, wildcards};
 
 /// One command per line: verb, kind and name of the object, and the rest of it.
@@ -152,7 +153,12 @@ fn wildcard_endpoints_are_merged_where_they_overlap() {
     let routes = routes.map(|ports| format!("192.0.2.1:{ports}>127.0.0.1:{ports}"));
     let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
     let plan = samples::plan([auto(&routes), auto(&["192.0.2.1:31-40>127.0.0.2:31-40"])]);
-    let all = plan.frontends.iter().flat_map(Rules::may_be_wildcards).map(|endpoint| (0, endpoint)).collect();
+    let all = plan
+        .frontends
+        .values()
+        .flat_map(Rules::may_be_wildcards)
+        .map(|endpoint| (TargetId::new(0), endpoint))
+        .collect();
     let change = changes(&plan, &State::default(), &State { wildcards: all, ..State::default() }).expect("a change");
     let expected = [("127.0.0.1", [10, 30]), ("127.0.0.1", [31, 40]), ("127.0.0.1", [50, 60]), ("127.0.0.2", [31, 40])];
     let expected = expected.map(|(ip, range)| {

@@ -24,7 +24,7 @@ impl Map {
         for (v4, any) in [(true, false), (true, true), (false, false), (false, true)] {
             maps.push(Map { v4, any, range: false });
             let ranges = Map { v4, any, range: true };
-            let mut routes = plan.frontends.iter().flat_map(|rules| &rules.routes);
+            let mut routes = plan.frontends.values().flat_map(|rules| &rules.routes);
             maps.extend(routes.any(|route| Map::for_route(route) == ranges).then_some(ranges));
         }
         maps

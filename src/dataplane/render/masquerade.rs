@@ -99,7 +99,7 @@ type Endpoint = (Protocol, Address);
 /// Who is sent to each endpoint that is reached through a link.
 fn endpoints(plan: &Plan) -> BTreeMap<Endpoint, Vec<(&Rules, &Route)>> {
     let mut endpoints: BTreeMap<Endpoint, Vec<(&Rules, &Route)>> = BTreeMap::new();
-    for rules in &plan.frontends {
+    for rules in plan.frontends.values() {
         for route in rules.masqueraded() {
             endpoints.entry((rules.protocol, route.endpoint)).or_default().push((rules, route));
         }

@@ -42,6 +42,7 @@ use super::apply::Language;
 use super::plan::{Plan, Rules, State};
 use super::repair::Parts;
 use crate::config::{Ports, Route, Shift};
+use crate::ids::FrontendId;
 use crate::netlink::nftables::{Listing, SetKind};
 use cold::cold_chain;
 use maps::{Map, key_of};
@@ -137,7 +138,7 @@ fn fill(transaction: &mut Transaction, plan: &Plan, state: &State) {
         transaction.add_chain(&timeout_chain(timeouts));
     }
     cold::shared_chains(transaction, plan);
-    for (id, rules) in plan.frontends.iter().enumerate() {
+    for (&id, rules) in &plan.frontends {
         access::gate(transaction, id, rules);
         active_chain(transaction, id, rules);
         cold::own_chains(transaction, id, rules);
@@ -187,7 +188,7 @@ fn entrance(transaction: &mut Transaction, plan: &Plan, chain: &str, hook: NfHoo
 }
 
 /// Where an active frontend's flows go.
-fn active_chain(transaction: &mut Transaction, id: usize, rules: &Rules) {
+fn active_chain(transaction: &mut Transaction, id: FrontendId, rules: &Rules) {
     let name = active_name(id);
     transaction.add_chain(&name);
     only_what_is_meant(transaction, &name, rules);
@@ -266,7 +267,7 @@ fn only_what_is_meant(transaction: &mut Transaction, chain: &str, rules: &Rules)
 }
 
 /// Sends clients away that the frontend's access rules do not admit.
-fn only_who_may_come_in(transaction: &mut Transaction, chain: &str, id: usize, rules: &Rules) {
+fn only_who_may_come_in(transaction: &mut Transaction, chain: &str, id: FrontendId, rules: &Rules) {
     if !rules.access.is_open() {
         // jump gate-0
         transaction.add_rule(chain, vec![jump(&access::gate_name(id))], None);
@@ -281,17 +282,17 @@ fn only_this_host(transaction: &mut Transaction, chain: &str, mut which: Vec<Sta
 }
 
 /// What is in force of one temperature: the chain of each route of each frontend.
-type Elements = BTreeMap<(usize, usize), String>;
+type Elements = BTreeMap<(FrontendId, usize), String>;
 
 fn change(transaction: &mut Transaction, plan: &Plan, before: &State, after: &State) {
-    let routes = |ids: &BTreeSet<usize>, chain: &dyn Fn(usize, &Route) -> Option<String>| -> Elements {
-        let of = |id: usize| plan.frontends[id].routes.iter().enumerate().map(move |(at, route)| (id, at, route));
+    let routes = |ids: &BTreeSet<FrontendId>, chain: &dyn Fn(FrontendId, &Route) -> Option<String>| -> Elements {
+        let of = |id: FrontendId| plan.frontends[&id].routes.iter().enumerate().map(move |(at, route)| (id, at, route));
         let all = ids.iter().flat_map(|id| of(*id));
         all.filter_map(|(id, at, route)| Some(((id, at), chain(id, route)?))).collect()
     };
     let active = |state: &State| routes(&state.active, &|id, _| Some(active_name(id)));
     let cold = |state: &State| {
-        let chain = |id, route: &Route| cold_chain(id, &plan.frontends[id], route, state.refusing.contains(&id));
+        let chain = |id, route: &Route| cold_chain(id, &plan.frontends[&id], route, state.refusing.contains(&id));
         routes(&state.cold, &chain)
     };
     change_maps(transaction, plan, "active", &active(before), &active(after));
@@ -304,12 +305,13 @@ fn change(transaction: &mut Transaction, plan: &Plan, before: &State, after: &St
 /// Brings the maps of one temperature from one set of elements to another. A transaction is seen as a whole or not at
 /// all, so that no packet meets neither path.
 fn change_maps(transaction: &mut Transaction, plan: &Plan, temperature: &str, before: &Elements, after: &Elements) {
-    let route_of = |(id, at): (usize, usize)| (Some(plan.frontends[id].protocol), &plan.frontends[id].routes[at]);
+    let route_of =
+        |(id, at): (FrontendId, usize)| (Some(plan.frontends[&id].protocol), &plan.frontends[&id].routes[at]);
     for map in Map::of(plan) {
-        let not_in = |at: (usize, usize), chain: &String, others: &Elements| {
+        let not_in = |at: (FrontendId, usize), chain: &String, others: &Elements| {
             Map::for_route(route_of(at).1) == map && others.get(&at) != Some(chain)
         };
-        let key = |at: (usize, usize)| {
+        let key = |at: (FrontendId, usize)| {
             let (protocol, route) = route_of(at);
             key_of(protocol, route)
         };
@@ -321,7 +323,7 @@ fn change_maps(transaction: &mut Transaction, plan: &Plan, temperature: &str, be
     }
 }
 
-fn active_name(id: usize) -> String {
+fn active_name(id: FrontendId) -> String {
     format!("frontend-{id}")
 }
 

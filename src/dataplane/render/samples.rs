@@ -26,6 +26,7 @@ pub(crate) fn route(text: &str) -> Route {
 pub(crate) fn rules(protocol: Protocol, routes: &[&str]) -> Rules {
     Rules {
         name: "f".to_owned(),
+        target: TargetId::new(0),
         protocol,
         routes: routes.iter().copied().map(route).collect(),
         timeouts: Timeouts::new(Duration::from_secs(60)),
@@ -54,22 +55,22 @@ pub(crate) fn masquerading(masquerade: Masquerade, protocol: Protocol, routes: &
 }
 
 pub(crate) fn plan(frontends: impl IntoIterator<Item = Rules>) -> Plan {
-    Plan { frontends: frontends.into_iter().collect() }
+    Plan { frontends: (0..).map(FrontendId::new).zip(frontends).collect() }
 }
 
-/// The frontends at these positions.
-pub(crate) fn ids(positions: &[usize]) -> BTreeSet<FrontendId> {
-    positions.iter().copied().collect()
+/// The frontends with these numbers.
+pub(crate) fn ids(numbers: &[u32]) -> BTreeSet<FrontendId> {
+    numbers.iter().copied().map(FrontendId::new).collect()
 }
 
 /// A state with these frontends active and cold.
-pub(crate) fn state(active: &[usize], cold: &[usize]) -> State {
+pub(crate) fn state(active: &[u32], cold: &[u32]) -> State {
     State { active: ids(active), cold: ids(cold), ..State::default() }
 }
 
 /// Endpoints of the first target that answer from any address.
 pub(crate) fn wildcards(endpoints: &[&str]) -> BTreeSet<(TargetId, crate::config::Address)> {
-    endpoints.iter().map(|text| (0, text.parse().expect("an address"))).collect()
+    endpoints.iter().map(|text| (TargetId::new(0), text.parse().expect("an address"))).collect()
 }
 
 /// A plan with every kind of cold path.

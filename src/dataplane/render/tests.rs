@@ -8,6 +8,7 @@ use super::*;
 use crate::config::{Access, Masquerade, Prefix, Protocol};
 use crate::dataplane::plan::{ColdPath, HoldOptions, OnFailure};
 use crate::dataplane::plan::{OnLink, Timeouts};
+use crate::ids::TargetId;
 
 /// A frontend with these routes, `LISTEN>ENDPOINT`.
 fn rules(protocol: Protocol, routes: &[&str]) -> Rules {
@@ -17,6 +18,7 @@ fn rules(protocol: Protocol, routes: &[&str]) -> Rules {
     };
     Rules {
         name: "f".to_owned(),
+        target: TargetId::new(0),
         protocol,
         routes: routes.iter().map(route).collect(),
         timeouts: Timeouts::new(Duration::from_secs(60)),
@@ -26,14 +28,24 @@ fn rules(protocol: Protocol, routes: &[&str]) -> Rules {
     }
 }
 
+/// A plan of frontends, numbered from 0.
+fn plan(frontends: Vec<Rules>) -> Plan {
+    Plan { frontends: (0..).map(FrontendId::new).zip(frontends).collect() }
+}
+
+/// Ids of frontends.
+fn ids(numbers: &[u32]) -> BTreeSet<FrontendId> {
+    numbers.iter().copied().map(FrontendId::new).collect()
+}
+
 /// The commands of a table in which the only frontend is cold and active.
 fn commands(rules: Rules) -> Vec<Value> {
-    commands_of(vec![rules], State { cold: [0].into(), active: [0].into(), ..State::default() })
+    commands_of(vec![rules], State { cold: ids(&[0]), active: ids(&[0]), ..State::default() })
 }
 
 /// The commands of a table in a state.
 fn commands_of(frontends: Vec<Rules>, state: State) -> Vec<Value> {
-    let text = table(&Plan { frontends }, &state);
+    let text = table(&plan(frontends), &state);
     let document: Value = serde_json::from_str(&text).expect("JSON");
     document["nftables"].as_array().expect("a list").clone()
 }
@@ -139,7 +151,7 @@ fn rich() -> (Plan, State) {
         Rules { access: Access { allow, ..Access::default() }, ..rules(Protocol::Tcp, &["[::]:81>[fd00::1]:80"]) },
         rules(Protocol::Tcp, &["0.0.0.0:82>127.0.0.1:80"]),
     ];
-    (Plan { frontends }, State { active: [0, 1, 3].into(), cold: [0, 1, 2, 3].into(), ..State::default() })
+    (plan(frontends), State { active: ids(&[0, 1, 3]), cold: ids(&[0, 1, 2, 3]), ..State::default() })
 }
 
 #[test]
@@ -249,7 +261,7 @@ const DROP: &str = r#"[{"drop":{}}]"#;
 fn shared_cold_chains_drop_forged_sources_before_anything_else() {
     let commands = commands_of(
         vec![holding(OnFailure::Reject, Access::default(), "0.0.0.0:80>10.0.0.1:81")],
-        State { cold: [0].into(), ..State::default() },
+        State { cold: ids(&[0]), ..State::default() },
     );
     let log = r#"[{"log":{"group":28775,"snaplen":65535}}]"#;
     assert_eq!(chain(&commands, "cold-hold"), [JUMP_FORGED, ONLY_FIRST, log, LOCAL_UDP, DROP]);
@@ -279,7 +291,7 @@ fn shared_cold_chains_drop_forged_sources_before_anything_else() {
 fn a_gate_that_may_answer_comes_after_the_forged_sources() {
     for reject in [false, true] {
         let frontend = holding(OnFailure::Reject, allowed(reject), "0.0.0.0:80>10.0.0.1:81");
-        let commands = commands_of(vec![frontend], State { cold: [0].into(), ..State::default() });
+        let commands = commands_of(vec![frontend], State { cold: ids(&[0]), ..State::default() });
         for shared in ["cold-hold", "cold-refuse"] {
             let own = chain(&commands, &format!("{shared}-0"));
             assert_eq!(own.len(), 4, "{own:?}");
@@ -298,9 +310,9 @@ fn a_gate_that_may_answer_comes_after_the_forged_sources() {
 
 #[test]
 fn a_refusing_frontend_changes_one_element() {
-    let plan = Plan { frontends: vec![holding(OnFailure::Reject, Access::default(), "192.0.2.1:80>10.0.0.1:81")] };
-    let cold = State { cold: [0].into(), ..State::default() };
-    let refusing = State { refusing: [0].into(), ..cold.clone() };
+    let plan = plan(vec![holding(OnFailure::Reject, Access::default(), "192.0.2.1:80>10.0.0.1:81")]);
+    let cold = State { cold: ids(&[0]), ..State::default() };
+    let refusing = State { refusing: ids(&[0]), ..cold.clone() };
     let text = changes(&plan, &cold, &refusing).expect("a change");
     let document: Value = serde_json::from_str(&text).expect("JSON");
     let commands = document["nftables"].as_array().expect("a list");

@@ -25,7 +25,7 @@ const PRIORITY: i32 = 99;
 
 /// The maps and chains, where any frontend can need them.
 pub(super) fn chains(transaction: &mut Transaction, plan: &Plan) {
-    let endpoints: BTreeSet<Address> = plan.frontends.iter().flat_map(Rules::may_be_wildcards).collect();
+    let endpoints: BTreeSet<Address> = plan.frontends.values().flat_map(Rules::may_be_wildcards).collect();
     let ranges = endpoints.iter().any(|endpoint| endpoint.ports.is_range());
     let families: BTreeSet<bool> = endpoints.iter().map(|endpoint| endpoint.is_ipv4()).collect();
     for v4 in families.iter().copied() {
@@ -74,7 +74,7 @@ fn elements(plan: &Plan, state: &State) -> BTreeSet<Address> {
     if state.wildcards.is_empty() {
         return BTreeSet::new();
     }
-    let may_be: BTreeSet<Address> = plan.frontends.iter().flat_map(Rules::may_be_wildcards).collect();
+    let may_be: BTreeSet<Address> = plan.frontends.values().flat_map(Rules::may_be_wildcards).collect();
     let endpoints: BTreeSet<_> = state.wildcards.iter().map(|(_, endpoint)| *endpoint).collect();
     let mut merged: Vec<Address> = Vec::new();
     for endpoint in endpoints.intersection(&may_be) {

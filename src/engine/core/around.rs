@@ -1,5 +1,6 @@
 //! The surroundings of a target's step: its frontends, the rules, and where the effects go.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::Effects;
@@ -14,7 +15,7 @@ pub(super) struct Around<'a> {
     pub now: Instant,
     /// Whether the daemon is ending.
     pub closing: bool,
-    pub frontends: &'a [Frontend],
+    pub frontends: &'a BTreeMap<FrontendId, Frontend>,
     /// The target's own frontends.
     pub members: &'a [FrontendId],
     pub rules: &'a mut Rules,
@@ -23,10 +24,10 @@ pub(super) struct Around<'a> {
 
 impl Around<'_> {
     fn members(&self) -> impl Iterator<Item = (FrontendId, &Frontend)> {
-        self.members.iter().map(|id| (*id, &self.frontends[*id]))
+        self.members.iter().filter_map(|id| Some((*id, self.frontends.get(id)?)))
     }
 
-    /// A frontend that keeps the target warm.
+    /// A frontend that pins the target.
     pub(super) fn pinned_by(&self) -> Option<FrontendId> {
         self.members().find(|(_, frontend)| frontend.pins()).map(|(id, _)| id)
     }
@@ -39,6 +40,6 @@ impl Around<'_> {
     /// Notifies the frontends that their waiting clients wait in vain.
     pub(super) fn notify_failed(&mut self, which: impl Fn(&Frontend) -> bool) {
         let notified: Vec<_> = self.members().filter(|(_, frontend)| which(frontend)).map(|(id, _)| id).collect();
-        self.effects.extend(notified.into_iter().map(|id| Effect::Tell(id, Change::Failed)));
+        self.effects.extend(notified.into_iter().map(|id| Effect::Notify(id, Change::Failed)));
     }
 }

@@ -75,9 +75,9 @@ pub enum Effect {
     SetActive(FrontendId, bool),
     /// Whether new flows to the frontend are refused, since its target backs off. Answered like `SetCold`.
     SetRefusing(FrontendId, bool),
-    /// Tell the frontend's handler, and those who hold its packets, what has become of its target. `Active` comes after the
-    /// DNAT is in, `Inactive` before it is taken out.
-    Tell(FrontendId, Change),
+    /// Notify the frontend's handler, and the packet holder, of a change of its target. `Active` comes after the DNAT is in,
+    /// `Inactive` before it is taken out.
+    Notify(FrontendId, Change),
     /// Report when no flow keeps the target in use, at once if none does; answered by `Unused`, unless `ReleaseFlows` or
     /// `FlushFlows` comes before.
     WatchFlows {

@@ -27,7 +27,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -47,19 +47,34 @@ use state::State;
 use target::{Input as OfTarget, Target};
 
 /// The state of all targets and frontends.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Core {
-    targets: Vec<Target>,
-    frontends: Vec<Frontend>,
-    /// The frontends of each target.
-    members: Vec<Vec<FrontendId>>,
+    targets: BTreeMap<TargetId, Member>,
+    frontends: BTreeMap<FrontendId, Frontend>,
     rules: Rules,
     /// Index of the deadlines of all targets and frontends.
     deadlines: Index<Instant>,
     /// Index of the revisions that targets and frontends wait for.
     waiting: Index<Revision>,
-    closing: bool,
-    finished: bool,
+    phase: Phase,
+}
+
+/// A target and its frontends.
+#[derive(Debug)]
+struct Member {
+    target: Target,
+    frontends: Vec<FrontendId>,
+}
+
+/// Phase of the engine's life.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Running,
+    /// Everything is being stopped.
+    Closing,
+    /// Everything has ended.
+    Finished,
 }
 
 /// A target or a frontend.
@@ -82,27 +97,25 @@ trait Deadline {
 #[derive(Debug)]
 struct Index<K> {
     order: BTreeSet<(K, Subject)>,
-    targets: Vec<Option<K>>,
-    frontends: Vec<Option<K>>,
+    keys: BTreeMap<Subject, K>,
+}
+
+impl<K> Default for Index<K> {
+    fn default() -> Index<K> {
+        Index { order: BTreeSet::new(), keys: BTreeMap::new() }
+    }
 }
 
 impl<K: Ord + Copy> Index<K> {
-    fn new(targets: usize, frontends: usize) -> Index<K> {
-        Index { order: BTreeSet::new(), targets: vec![None; targets], frontends: vec![None; frontends] }
-    }
-
     fn set(&mut self, subject: Subject, key: Option<K>) {
-        let entry = match subject {
-            Subject::Target(id) => &mut self.targets[id],
-            Subject::Frontend(id) => &mut self.frontends[id],
+        let old = match key {
+            Some(key) => self.keys.insert(subject, key),
+            None => self.keys.remove(&subject),
         };
-        if *entry == key {
-            return;
+        if old != key {
+            self.order.extend(key.map(|key| (key, subject)));
+            old.map(|old| self.order.remove(&(old, subject)));
         }
-        if let Some(old) = std::mem::replace(entry, key) {
-            self.order.remove(&(old, subject));
-        }
-        self.order.extend(key.map(|key| (key, subject)));
     }
 
     fn first(&self) -> Option<(K, Subject)> {
@@ -114,21 +127,16 @@ impl<K: Ord + Copy> Index<K> {
 type Effects = Vec<Effect>;
 
 impl Core {
-    /// Everything inactive and stopped.
-    pub fn new(now: Instant, targets: Vec<TargetPlan>, frontends: Vec<FrontendPlan>) -> Core {
-        let mut members = vec![Vec::new(); targets.len()];
-        for (id, frontend) in frontends.iter().enumerate() {
-            members[frontend.target].push(id);
-        }
-        Core {
-            deadlines: Index::new(targets.len(), frontends.len()),
-            waiting: Index::new(targets.len(), frontends.len()),
-            targets: targets.into_iter().map(|plan| Target::new(plan, now)).collect(),
-            frontends: frontends.into_iter().map(Frontend::new).collect(),
-            members,
-            rules: Rules::default(),
-            closing: false,
-            finished: false,
+    /// Adds an inactive target.
+    pub fn add_target(&mut self, now: Instant, id: TargetId, plan: TargetPlan) {
+        self.targets.insert(id, Member { target: Target::new(plan, now), frontends: Vec::new() });
+    }
+
+    /// Adds a stopped frontend of a target that was added before.
+    pub fn add_frontend(&mut self, id: FrontendId, plan: FrontendPlan) {
+        if let Some(member) = self.targets.get_mut(&plan.target) {
+            member.frontends.push(id);
+            self.frontends.insert(id, Frontend::new(plan));
         }
     }
 
@@ -136,38 +144,39 @@ impl Core {
 
     /// Whether the daemon is ending.
     pub fn closing(&self) -> bool {
-        self.closing
+        self.phase != Phase::Running
     }
 
     /// The state of a target, and its last error.
     pub fn target(&self, id: TargetId) -> (TargetState, Option<&str>) {
-        (self.targets[id].state.visible(), self.targets[id].last_error.as_deref())
+        let target = &self.targets[&id].target;
+        (target.state.visible(), target.last_error.as_deref())
     }
 
     /// Whether a target has gone down for good: the daemon ends.
     pub fn has_ended(&self, id: TargetId) -> bool {
-        self.targets[id].state == State::Closed
+        self.targets[&id].target.state == State::Closed
     }
 
     /// All that there is to know about a target.
     pub fn life(&self, id: TargetId) -> Life<'_> {
-        self.targets[id].life(self.keepers(id).next().is_some())
+        self.targets[&id].target.life(self.pins(id).next().is_some())
     }
 
     /// When an active target drains if no further flow comes, given how many use it and when the last one has ended; `None`
     /// if that is not known, or it is not active.
     pub fn drains_at(&self, id: TargetId, flows: u32, ended: Option<Instant>) -> Option<Instant> {
-        self.targets[id].drains_at(flows, ended)
+        self.targets[&id].target.drains_at(flows, ended)
     }
 
-    /// The frontends that keep a target warm.
-    pub fn keepers(&self, id: TargetId) -> impl Iterator<Item = FrontendId> + '_ {
-        self.members[id].iter().copied().filter(|id| self.frontends[*id].pins())
+    /// The frontends that pin a target.
+    pub fn pins(&self, id: TargetId) -> impl Iterator<Item = FrontendId> + '_ {
+        self.targets[&id].frontends.iter().copied().filter(|id| self.frontends[id].pins())
     }
 
     /// The state of a frontend, and its last error.
     pub fn frontend(&self, id: FrontendId) -> (FrontendState, Option<&str>) {
-        (self.frontends[id].visible(), self.frontends[id].last_error.as_deref())
+        (self.frontends[&id].visible(), self.frontends[&id].last_error.as_deref())
     }
 
     /// The revision of the rules to load now; answered with [`Event::Applied`] or [`Event::ApplyFailed`].
@@ -185,9 +194,7 @@ impl Core {
     /// Takes an event in and adds what is to be done to `effects`. `now` never goes back.
     pub fn handle(&mut self, now: Instant, event: Event, effects: &mut Effects) {
         match event {
-            Event::Start => {
-                (0..self.frontends.len()).for_each(|id| self.step_frontend(now, id, OfFrontend::Start, effects))
-            }
+            Event::Start => self.step_all_frontends(now, || OfFrontend::Start, effects),
             Event::Wake { frontend, source } => self.wake(now, frontend, source, effects),
             Event::WarmTarget(id) => self.step_target(now, id, OfTarget::Wake(WokenBy::Operator), effects),
             Event::DrainTarget(id) => self.step_target(now, id, OfTarget::Drain, effects),
@@ -227,16 +234,14 @@ impl Core {
             }
             Report::Flushed(id) => self.step_target(now, id, OfTarget::Flushed, effects),
             Report::ClientsLost { frontend, problem, unresponsive } => {
-                let none_answers = unresponsive == Unresponsive::Target;
-                self.clients_lost(now, frontend, problem, none_answers, effects)
+                self.clients_lost(now, frontend, problem, unresponsive, effects)
             }
             Report::ClientsAnswered(id) => self.clients_answered(id),
         }
     }
 
     fn wake(&mut self, now: Instant, id: FrontendId, source: Option<SocketAddr>, effects: &mut Effects) {
-        let frontend = &self.frontends[id];
-        if frontend.has_rules() {
+        if let Some(frontend) = self.frontends.get(&id).filter(|frontend| frontend.has_rules()) {
             let input = target::Input::Wake(WokenBy::Client(id, source));
             self.step_target(now, frontend.plan.target, input, effects);
         }
@@ -249,16 +254,14 @@ impl Core {
         now: Instant,
         id: FrontendId,
         problem: String,
-        none_answers: bool,
+        unresponsive: Unresponsive,
         effects: &mut Effects,
     ) {
-        let frontend = &mut self.frontends[id];
+        let Some(frontend) = self.frontends.get_mut(&id) else { return };
         let target = frontend.plan.target;
-        if !matches!(self.targets[target].state, State::Active(_)) {
-            return;
-        }
+        let Target { state: State::Active(_), plan, .. } = &self.targets[&target].target else { return };
         log::warn!("frontend {}: {problem}", frontend.plan.name);
-        if none_answers && self.targets[target].plan.unwatched {
+        if unresponsive == Unresponsive::Target && plan.unwatched {
             self.step_target(now, target, target::Input::Silent(problem), effects);
         } else {
             frontend.last_error = Some(problem);
@@ -266,27 +269,29 @@ impl Core {
     }
 
     fn clients_answered(&mut self, id: FrontendId) {
-        let frontend = &mut self.frontends[id];
-        if frontend.last_error.take().is_some() {
+        if let Some(frontend) = self.frontends.get_mut(&id)
+            && frontend.last_error.take().is_some()
+        {
             log::info!("frontend {}: clients get answers again", frontend.plan.name);
         }
     }
 
     fn shutdown(&mut self, now: Instant, effects: &mut Effects) {
-        if std::mem::replace(&mut self.closing, true) {
+        if self.phase != Phase::Running {
             return;
         }
-        (0..self.frontends.len()).for_each(|id| self.step_frontend(now, id, frontend::Input::Stop, effects));
-        (0..self.targets.len()).for_each(|id| self.step_target(now, id, target::Input::Drain, effects));
+        self.phase = Phase::Closing;
+        self.step_all_frontends(now, || frontend::Input::Stop, effects);
+        let targets: Vec<_> = self.targets.keys().copied().collect();
+        targets.into_iter().for_each(|id| self.step_target(now, id, target::Input::Drain, effects));
     }
 
     fn finish_if_done(&mut self, effects: &mut Effects) {
-        if self.closing
-            && !self.finished
-            && self.targets.iter().all(|target| target.state == State::Closed)
-            && self.frontends.iter().all(|frontend| frontend.state == frontend::State::Closed)
+        if self.phase == Phase::Closing
+            && self.targets.values().all(|member| member.target.state == State::Closed)
+            && self.frontends.values().all(|frontend| frontend.state == frontend::State::Closed)
         {
-            self.finished = true;
+            self.phase = Phase::Finished;
             effects.push(Effect::Finished);
         }
     }
@@ -294,45 +299,46 @@ impl Core {
     // ---- steps ----
 
     fn step_target(&mut self, now: Instant, id: TargetId, input: target::Input, effects: &mut Effects) {
-        let mut around = Around {
-            id,
-            now,
-            closing: self.closing,
-            frontends: &self.frontends,
-            members: &self.members[id],
-            rules: &mut self.rules,
-            effects,
-        };
-        self.targets[id].step(input, &mut around);
-        for at in 0..self.members[id].len() {
-            self.publish(self.members[id][at], effects);
-        }
+        let closing = self.closing();
+        let Some(Member { target, frontends }) = self.targets.get_mut(&id) else { return };
+        let (all, rules) = (&self.frontends, &mut self.rules);
+        target.step(input, &mut Around { id, now, closing, frontends: all, members: frontends, rules, effects });
+        let members = frontends.clone();
+        members.into_iter().for_each(|member| _ = self.publish(member, effects));
         self.index(Subject::Target(id));
     }
 
     fn step_frontend(&mut self, now: Instant, id: FrontendId, input: frontend::Input, effects: &mut Effects) {
-        let target = self.frontends[id].plan.target;
-        let before = self.keepers(target).next();
-        let was = self.frontends[id].state;
-        self.frontends[id].step(now, id, self.closing, input, effects);
-        let starts_running = self.frontends[id].state == frontend::State::Running && was != frontend::State::Running;
+        let closing = self.closing();
+        let Some(target) = self.frontends.get(&id).map(|frontend| frontend.plan.target) else { return };
+        let before = self.pins(target).next();
+        let starts_running = self.frontends.get_mut(&id).is_some_and(|frontend| {
+            let was = frontend.state;
+            frontend.step(now, id, closing, input, effects);
+            frontend.state == frontend::State::Running && was != frontend::State::Running
+        });
         if !self.publish(id, effects) && starts_running {
             effects.push(Effect::DeleteStaleFlows(id));
         }
-        let after = self.keepers(target).next();
+        let after = self.pins(target).next();
         match (before, after) {
-            (None, Some(keeper)) => self.step_target(now, target, target::Input::Pinned(keeper), effects),
+            (None, Some(pin)) => self.step_target(now, target, target::Input::Pinned(pin), effects),
             (Some(_), None) => self.step_target(now, target, target::Input::Unpinned, effects),
             _ => {}
         }
         self.index(Subject::Frontend(id));
     }
 
+    fn step_all_frontends(&mut self, now: Instant, input: impl Fn() -> frontend::Input, effects: &mut Effects) {
+        let frontends: Vec<_> = self.frontends.keys().copied().collect();
+        frontends.into_iter().for_each(|id| self.step_frontend(now, id, input(), effects));
+    }
+
     /// Derives from the states of a frontend and its target what is wanted of the rules, and what the frontend's handler has
     /// to know. Returns whether its flows begin to pass.
     fn publish(&mut self, id: FrontendId, effects: &mut Effects) -> bool {
-        let frontend = &mut self.frontends[id];
-        let target = &self.targets[frontend.plan.target];
+        let Some(frontend) = self.frontends.get_mut(&id) else { return false };
+        let target = &self.targets[&frontend.plan.target].target;
         let before = frontend.wanted;
         let cold = frontend.has_rules();
         let active = cold && target.state.is_routed();
@@ -340,7 +346,7 @@ impl Core {
         frontend.wanted = Wanted { cold, active, refusing };
         if frontend.passing && !active {
             frontend.passing = false;
-            effects.push(Effect::Tell(id, Change::Inactive));
+            effects.push(Effect::Notify(id, Change::Inactive));
         }
         if frontend.wanted != before {
             frontend.revision = self.rules.touch();
@@ -354,7 +360,7 @@ impl Core {
             frontend.passing = true;
             // Whether its clients get answers has to be seen again.
             frontend.last_error = None;
-            effects.extend([Effect::DeleteStaleFlows(id), Effect::Tell(id, Change::Active)]);
+            effects.extend([Effect::DeleteStaleFlows(id), Effect::Notify(id, Change::Active)]);
         }
         self.index(Subject::Frontend(id));
         begins
@@ -363,8 +369,8 @@ impl Core {
     /// Updates the indexes after a step.
     fn index(&mut self, subject: Subject) {
         let state: &dyn Deadline = match subject {
-            Subject::Target(id) => &self.targets[id],
-            Subject::Frontend(id) => &self.frontends[id],
+            Subject::Target(id) => &self.targets[&id].target,
+            Subject::Frontend(id) => &self.frontends[&id],
         };
         self.deadlines.set(subject, state.deadline());
         self.waiting.set(subject, state.awaits());
@@ -385,16 +391,16 @@ impl Core {
     }
 
     fn apply_failed(&mut self, now: Instant, error: String, effects: &mut Effects) {
-        if self.closing {
+        if self.closing() {
             self.rules.give_up();
             return self.resume(now, effects);
         }
         for (_, subject) in &self.waiting.order {
             let last_error = match subject {
-                Subject::Target(id) => &mut self.targets[*id].last_error,
-                Subject::Frontend(id) => &mut self.frontends[*id].last_error,
+                Subject::Target(id) => self.targets.get_mut(id).map(|member| &mut member.target.last_error),
+                Subject::Frontend(id) => self.frontends.get_mut(id).map(|frontend| &mut frontend.last_error),
             };
-            *last_error = Some(error.clone());
+            last_error.into_iter().for_each(|last| *last = Some(error.clone()));
         }
         if self.rules.error() != Some(&error) {
             log::error!("the rules could not be loaded, trying again every {:?}: {error}", rules::RETRY);

@@ -206,7 +206,7 @@ impl Target {
 
     fn note_wake(&mut self, by: WokenBy, around: &Around<'_>) {
         self.woken = Some(Woken { by, at: around.now });
-        let frontend = |id: FrontendId| &around.frontends[id].plan.name;
+        let frontend = |id: FrontendId| &around.frontends[&id].plan.name;
         let by = match by {
             WokenBy::Operator => "an operator".to_owned(),
             WokenBy::Client(id, Some(client)) => format!("frontend {} for {client}", frontend(id)),

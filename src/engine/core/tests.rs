@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::dataplane::flows::Use;
 
+const TARGET: TargetId = TargetId::new(0);
+const FRONTEND: FrontendId = FrontendId::new(0);
+
 /// A core with one target and one frontend, at a time that only the test moves.
 struct Bench {
     core: Core,
@@ -24,15 +27,17 @@ impl Bench {
             external: false,
             unwatched: false,
         };
-        let frontend = FrontendPlan { name: "f".to_owned(), target: 0, keeps_warm: false, refuses: false };
-        let mut bench = Bench { core: Core::new(now, vec![target], vec![frontend]), now };
+        let frontend = FrontendPlan { name: "f".to_owned(), target: TARGET, keeps_warm: false, refuses: false };
+        let mut bench = Bench { core: Core::default(), now };
+        bench.core.add_target(now, TARGET, target);
+        bench.core.add_frontend(FRONTEND, frontend);
         bench.give(Event::Start);
-        bench.give(Event::FrontendStarted(0));
+        bench.give(Event::FrontendStarted(FRONTEND));
         bench.apply();
-        bench.give(Event::WarmTarget(0));
-        bench.give(Event::TargetReady(0));
+        bench.give(Event::WarmTarget(TARGET));
+        bench.give(Event::TargetReady(TARGET));
         let effects = bench.apply();
-        assert_eq!(bench.core.target(0).0, TargetState::Active);
+        assert_eq!(bench.core.target(TARGET).0, TargetState::Active);
         (bench, effects)
     }
 
@@ -55,7 +60,7 @@ impl Bench {
         };
         let asked = effects.iter().find_map(watch).expect("its flows are watched");
         self.now += Duration::from_secs(1);
-        self.give(Event::Flows(Report::Unused { target: 0, asked, since: None }));
+        self.give(Event::Flows(Report::Unused { target: TARGET, asked, since: None }));
         match self.apply()[..] {
             [Effect::CheckFlows { asked, .. }] => asked,
             ref effects => panic!("{effects:?}"),
@@ -67,12 +72,12 @@ impl Bench {
 fn the_result_of_an_earlier_check_does_not_end_a_later_one() {
     let (mut bench, effects) = Bench::new();
     let first = bench.begin_check(&effects);
-    bench.give(Event::Wake { frontend: 0, source: None });
+    bench.give(Event::Wake { frontend: FRONTEND, source: None });
     let effects = bench.apply();
-    assert_eq!(bench.core.target(0).0, TargetState::Active);
+    assert_eq!(bench.core.target(TARGET).0, TargetState::Active);
     let second = bench.begin_check(&effects);
-    let unused = |asked| Event::Flows(Report::Checked { target: 0, asked, result: Use::Unused { since: None } });
+    let unused = |asked| Event::Flows(Report::Checked { target: TARGET, asked, result: Use::Unused { since: None } });
     assert_eq!(bench.give(unused(first)), []);
-    assert!(bench.core.life(0).checking);
-    assert_eq!(bench.give(unused(second)), [Effect::StopTarget(0)]);
+    assert!(bench.core.life(TARGET).checking);
+    assert_eq!(bench.give(unused(second)), [Effect::StopTarget(TARGET)]);
 }

@@ -29,7 +29,7 @@ fn tell(reach: &mut Reach, from_gateway: Option<&str>, answered: bool) -> bool {
         Some(client) => flow(client, "203.0.113.1:50000", answered),
         None => flow("198.51.100.2:50000", "198.51.100.2:50000", answered),
     };
-    reach.told(Instant::now(), 0, &entry, |ip| ip.to_string() == "203.0.113.1")
+    reach.told(Instant::now(), FrontendId::new(0), &entry, |ip| ip.to_string() == "203.0.113.1")
 }
 
 const OWN: Option<&str> = Some("203.0.113.1:40000");
@@ -91,9 +91,9 @@ fn the_gateways_own_flow_keeps_no_client_from_being_looked_at() {
 /// A client's SYN is refused.
 fn refuse(reach: &mut Reach, now: Instant) {
     let mut entry = flow("198.51.100.2:50000", "198.51.100.2:50000", false);
-    reach.told(now, 0, &entry, |_| false);
+    reach.told(now, FrontendId::new(0), &entry, |_| false);
     entry.tcp_state = Some(TcpState::Close);
-    reach.ended(now, 0, &entry);
+    reach.ended(now, FrontendId::new(0), &entry);
 }
 
 #[test]
@@ -138,16 +138,16 @@ fn a_new_flow_that_is_answered_ends_the_doubt_and_the_end_of_an_old_one_does_not
     tell(&mut reach, None, false);
     let mut other = flow("198.51.100.3:50000", "198.51.100.3:50000", true);
     other.tcp_state = Some(TcpState::FinWait);
-    reach.told(Instant::now(), 0, &other, |_| false);
+    reach.told(Instant::now(), FrontendId::new(0), &other, |_| false);
     assert!(reach.deadline().is_some());
     other.tcp_state = Some(TcpState::SynRecv);
-    reach.told(Instant::now(), 0, &other, |_| false);
+    reach.told(Instant::now(), FrontendId::new(0), &other, |_| false);
     assert_eq!(reach.deadline(), None);
     // Nor does it take back what was told.
     tell(&mut reach, None, false);
     assert!(ask(&mut reach, false));
     other.tcp_state = Some(TcpState::FinWait);
-    assert!(!reach.told(Instant::now(), 0, &other, |_| false));
+    assert!(!reach.told(Instant::now(), FrontendId::new(0), &other, |_| false));
     assert!(tell(&mut reach, None, true));
 }
 
@@ -175,7 +175,7 @@ fn the_same_is_not_told_again_and_again() {
         })
         .collect();
     assert_eq!(told, [true, false, false]);
-    reach.reset(0);
+    reach.reset(FrontendId::new(0));
     tell(&mut reach, None, false);
     assert!(ask(&mut reach, false), "the next start is another matter");
 }

@@ -60,7 +60,11 @@ struct Kernel {
 fn key(target: TargetId, port: u16) -> Key {
     let at = |last, port| SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)), port);
     let protocol = if port.is_multiple_of(2) { Protocol::Tcp } else { Protocol::Udp };
-    Key { protocol, original: Tuple { source: at(9, port), destination: at(target as u8, 80) }, zone: 0 }
+    Key {
+        protocol,
+        original: Tuple { source: at(9, port), destination: at(u8::from(target == TargetId::new(1)), 80) },
+        zone: 0,
+    }
 }
 
 impl Kernel {
@@ -181,7 +185,7 @@ impl Kernel {
 
     /// Something happens to a flow, or between flows.
     fn act(&mut self) {
-        let at = (self.random(2) as TargetId, self.random(8) as u16);
+        let at = (TargetId::new(self.random(2) as u32), self.random(8) as u16);
         let what = self.random(12);
         let Some(real) = self.table.get(&at).copied().filter(|real| real.expires > self.now) else {
             if what < 4 {
@@ -255,7 +259,7 @@ impl Kernel {
         expired.into_iter().for_each(|at| self.remove(at));
         let shown = |(at, real): (&(TargetId, u16), &Real)| {
             let entry = self.entry(*at, real);
-            (at.0, 0, entry, closed_between(&entry, FLOW, (self.now, self.now)).1)
+            (at.0, FrontendId::new(0), entry, closed_between(&entry, FLOW, (self.now, self.now)).1)
         };
         self.table.iter().map(shown).collect()
     }
@@ -270,7 +274,7 @@ impl Thread {
     fn read(&mut self, kernel: &mut Kernel) {
         for (_, told) in kernel.events.drain(..) {
             match told {
-                Told::Changed(target, entry) => self.usage.told(kernel.now, target, 0, &entry),
+                Told::Changed(target, entry) => self.usage.told(kernel.now, target, FrontendId::new(0), &entry),
                 Told::Gone(target, key, id) => self.usage.end(kernel.now, target, &key, Some(id)),
             }
         }
@@ -297,7 +301,7 @@ impl Thread {
     /// What is said of the targets, right after the events were read and all doubts asked for, is true.
     #[track_caller]
     fn check(&self, kernel: &Kernel, seed: u64) {
-        for target in 0..2 {
+        for target in [0, 1].map(TargetId::new) {
             let (true_end, said) = (kernel.ended[target], self.usage.ended(target));
             let late = if kernel.excused[target] { SECOND.max(DOUBT) } else { STEP + 2 * GATHER };
             if !self.usage.flows(target).is_empty() {
@@ -325,7 +329,7 @@ fn live(seed: u64, steps: u32, lossy: bool) {
     let mut kernel = Kernel::new(seed);
     // Some flows are older than the subscription.
     for port in 0..4 {
-        let at = (kernel.random(2) as TargetId, port);
+        let at = (TargetId::new(kernel.random(2) as u32), port);
         kernel.create(at, false);
         kernel.change(at, |real, _| {
             real.status |= Status::SEEN_REPLY | Status::ASSURED;
@@ -333,8 +337,8 @@ fn live(seed: u64, steps: u32, lossy: bool) {
         });
     }
     let mut thread = Thread { usage: Usage::new([DOUBT; 2].into_iter()) };
-    thread.usage.watch(0, true);
-    thread.usage.watch(1, true);
+    thread.usage.watch(TargetId::new(0), true);
+    thread.usage.watch(TargetId::new(1), true);
     let dump = kernel.dump();
     thread.usage.reconcile((kernel.now, kernel.now), &dump, Known::Nothing);
     for _ in 0..steps {
@@ -352,7 +356,7 @@ fn live(seed: u64, steps: u32, lossy: bool) {
             thread.ask(&mut kernel);
             thread.check(&kernel, seed);
             // What was excused is settled once it is out of use, and known to be.
-            for target in 0..2 {
+            for target in [0, 1].map(TargetId::new) {
                 if kernel.table.iter().all(|(at, real)| at.0 != target || real.tells) && kernel.in_use(target) {
                     kernel.excused[target] = false;
                 }

@@ -1,14 +1,15 @@
 //! The rules that the core has to keep, as assertions: on each effect, on each change of a state, and at any time.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::super::rules::RETRY;
 use super::super::state::{Idle, IdleDrain, Step, Teardown};
-use super::super::{Cause, Deadline as _, Effect, Event, State, WokenBy, backoff, frontend};
+use super::super::{Cause, Deadline as _, Effect, Event, State, Subject, WokenBy, backoff, frontend};
 use super::world::World;
 use crate::dataplane::flows::{Report, Scope};
 use crate::engine::status::{FrontendState, TargetState};
-use crate::ids::{Change, TargetId};
+use crate::ids::{Change, FrontendId, TargetId};
 
 impl World {
     /// Checks an effect before it is performed.
@@ -16,17 +17,17 @@ impl World {
         let kernel = &self.kernel;
         match *effect {
             Effect::StartTarget(id) => {
-                assert!(!self.backends[id].alive, "t{id} is started while it lives");
+                assert!(!self.backends[&id].alive, "t{id} is started while it lives");
                 assert!(!self.shut, "t{id} is started after the shutdown");
             }
             Effect::StopTarget(id) => {
                 let routed: Vec<_> = self.members(id).filter(|f| kernel.active.contains(f)).collect();
                 assert!(routed.is_empty() || self.nft_given_up, "t{id} is stopped while {routed:?} are routed to it");
-                let backend = &self.backends[id];
+                let backend = &self.backends[&id];
                 if self.core.life(id).drained == Some(Cause::Idle) {
                     assert_eq!(backend.flows, 0, "t{id} is stopped as idle with flows");
                     let unused = backend.used.map(|used| self.now - used);
-                    assert!(unused >= Some(self.plans[id].idle_timeout), "t{id} is stopped {unused:?} after its use");
+                    assert!(unused >= Some(self.plans[&id].idle_timeout), "t{id} is stopped {unused:?} after its use");
                 }
             }
             Effect::StopFrontend(id) => {
@@ -34,13 +35,13 @@ impl World {
                 assert!(!has_rules || self.nft_given_up, "f{id} closes with rules");
             }
             Effect::SetRefusing(id, true) => {
-                let alive = self.backends[self.plans_of_frontends[id].target].alive;
+                let alive = self.backends[&self.frontends[&id].target].alive;
                 assert!(!alive, "the clients of f{id} are refused while its target lives");
             }
-            Effect::Tell(id, Change::Active) => {
+            Effect::Notify(id, Change::Active) => {
                 assert!(kernel.active.contains(&id), "f{id} lets packets go without its DNAT");
             }
-            Effect::Tell(id, Change::Inactive) => {
+            Effect::Notify(id, Change::Inactive) => {
                 assert!(self.wanted.active.contains(&id), "f{id} lets packets go after its DNAT was removed");
             }
             Effect::CheckFlows { target, .. } => {
@@ -50,32 +51,35 @@ impl World {
             Effect::FlushFlows { target, scope } => {
                 let is_silent = self.core.life(target).drained == Some(Cause::Silent);
                 assert!((scope == Scope::Unanswered) == is_silent, "the wrong flows of t{target} are deleted");
-                assert!(!self.backends[target].alive, "the flows of t{target} are deleted before its backend is gone");
-                let live_on = self.shut && self.plans[target].external;
+                assert!(!self.backends[&target].alive, "the flows of t{target} are deleted before its backend is gone");
+                let live_on = self.shut && self.plans[&target].external;
                 assert!(!live_on, "the flows of t{target} are deleted, and could live on");
             }
             Effect::Finished => {
                 assert!(self.shut && !self.finished);
-                assert!(self.backends.iter().all(|backend| !backend.alive));
+                assert!(self.backends.values().all(|backend| !backend.alive));
             }
             _ => {}
         }
     }
 
     /// Checks that a result of an old query changes nothing.
-    pub fn check_stale(&self, event: &Event, before: &[State]) {
+    pub fn check_stale(&self, event: &Event, before: &BTreeMap<TargetId, State>) {
         let (id, is_current) = match *event {
             Event::Flows(Report::Checked { target, asked, .. }) => {
-                (target, before[target] == State::IdleDrain(IdleDrain::Verifying { asked }))
+                (target, before[&target] == State::IdleDrain(IdleDrain::Verifying { asked }))
             }
             Event::Flows(Report::Unused { target, asked, .. }) => {
                 let awaited = |at: Instant| at == asked;
-                let is_current = matches!(before[target], State::Active(Idle::InUse { asked, .. }) if awaited(asked));
+                let is_current = matches!(before[&target], State::Active(Idle::InUse { asked, .. }) if awaited(asked));
                 (target, is_current)
             }
             _ => return,
         };
-        assert!(is_current || self.core.targets[id].state == before[id], "t{id} takes an old result for a new one");
+        assert!(
+            is_current || self.core.targets[&id].target.state == before[&id],
+            "t{id} takes an old result for a new one"
+        );
     }
 
     /// Checks what an event has done to a target.
@@ -84,11 +88,12 @@ impl World {
         let (after, last_error) = self.core.target(id);
         let has_error = last_error.is_some();
         let cause = self.core.life(id).drained;
-        let failed: Vec<_> = self.members(id).filter(|f| effects.contains(&Effect::Tell(*f, Change::Failed))).collect();
+        let failed: Vec<_> =
+            self.members(id).filter(|f| effects.contains(&Effect::Notify(*f, Change::Failed))).collect();
         match (before, after) {
             (Warming | Draining, Active) => {
                 let now = self.now;
-                let backend = &mut self.backends[id];
+                let backend = self.backend(id);
                 backend.owed = false;
                 assert!(!backend.drain_asked, "t{id} is active again after a drain was requested");
                 backend.used = Some(now);
@@ -97,22 +102,21 @@ impl World {
             (Warming | Active, Draining) => {
                 self.check_cause(id, cause.expect("a drain has a cause"), before);
                 let fails = before == Warming && matches!(cause, Some(Cause::Died | Cause::NotReady));
-                let failed_at = &mut self.backends[id].failed;
-                *failed_at = fails.then_some(self.now).or(*failed_at);
+                self.backend(id).failed = fails.then_some(self.now).or(self.backends[&id].failed);
                 let expected: Vec<_> = self.members(id).filter(|_| fails).collect();
                 assert_eq!(failed, expected, "clients of t{id} that learn of its failure");
                 assert!(has_error || !matches!(cause, Some(Cause::Died | Cause::NotReady | Cause::Silent)));
             }
             (_, Inactive) if before != Inactive => {
-                let all_refuse = self.members(id).next().is_some()
-                    && self.members(id).all(|front| self.plans_of_frontends[front].refuses);
-                self.backends[id].owed &= !all_refuse;
+                let all_refuse =
+                    self.members(id).next().is_some() && self.members(id).all(|front| self.frontends[&front].refuses);
+                self.backend(id).owed &= !all_refuse;
                 let backs_off = self.core.life(id).retry_at.is_some();
-                let lately = self.backends[id].failed.is_some_and(|at| self.now < at + backoff::FIRST);
+                let lately = self.backends[&id].failed.is_some_and(|at| self.now < at + backoff::FIRST);
                 if lately && matches!(cause, Some(Cause::Died | Cause::NotReady)) {
                     assert!(backs_off && has_error, "t{id} has failed and may start again at once");
                 }
-                let refused = |f: &usize| self.plans_of_frontends[*f].refuses && backs_off;
+                let refused = |f: &FrontendId| self.frontends[f].refuses && backs_off;
                 let expected: Vec<_> = self.members(id).filter(refused).collect();
                 assert_eq!(failed, expected, "refused clients of t{id} that learn of its failure");
                 assert!(
@@ -121,12 +125,12 @@ impl World {
                 );
             }
             (Draining, Warming) => {
-                let is_pinned = self.core.keepers(id).next().is_some();
-                assert!(self.backends[id].owed || is_pinned, "t{id} starts again, and is not needed");
-                self.backends[id].owed = false;
+                let is_pinned = self.core.pins(id).next().is_some();
+                assert!(self.backends[&id].owed || is_pinned, "t{id} starts again, and is not needed");
+                self.backend(id).owed = false;
             }
             (Inactive, Warming) => {
-                self.backends[id].owed = false;
+                self.backend(id).owed = false;
                 let woken = self.core.life(id).woken.expect("it was woken").by;
                 match event {
                     Event::Wake { frontend, source } => assert_eq!(woken, WokenBy::Client(*frontend, *source)),
@@ -138,14 +142,14 @@ impl World {
             _ => {}
         }
         if matches!(after, Inactive | Closed) {
-            assert!(!self.backends[id].alive, "t{id} is {after:?} and its backend lives");
+            assert!(!self.backends[&id].alive, "t{id} is {after:?} and its backend lives");
         }
     }
 
     /// Checks that a drain has happened for its cause.
     fn check_cause(&self, id: TargetId, cause: Cause, before: TargetState) {
-        let (backend, plan) = (&self.backends[id], &self.plans[id]);
-        let is_pinned = self.core.keepers(id).next().is_some();
+        let (backend, plan) = (&self.backends[&id], &self.plans[&id]);
+        let is_pinned = self.core.pins(id).next().is_some();
         let since = |at: Option<Instant>| at.map(|at| self.now - at).unwrap_or_default();
         match cause {
             Cause::Idle => {
@@ -166,13 +170,14 @@ impl World {
 
     /// Checks the rules that hold at any time.
     pub fn check(&self) {
-        for id in 0..self.backends.len() {
+        for id in self.target_ids() {
             self.check_target(id);
             self.check_progress(id);
         }
-        for (id, front) in self.core.frontends.iter().enumerate() {
-            let target = &self.core.targets[front.plan.target];
-            let backend = &self.backends[front.plan.target];
+        for (id, front) in &self.core.frontends {
+            let target = &self.core.targets[&front.plan.target].target;
+            let backend = &self.backends[&front.plan.target];
+            let id = *id;
             let has_wanted = self.wanted.active.contains(&id);
             let is_routable = backend.alive && backend.ready && !backend.dead;
             assert!(!has_wanted || is_routable, "f{id} is to be routed to a backend that is not ready");
@@ -209,19 +214,19 @@ impl World {
 
     fn check_target(&self, id: TargetId) {
         let (state, error) = self.core.target(id);
-        let backend = &self.backends[id];
+        let backend = &self.backends[&id];
         if state == TargetState::Active {
             assert!(backend.alive && backend.ready && !backend.dead && error.is_none());
-            let too_old = self.plans[id].max_uptime.zip(backend.up).map(|(max, up)| up + max);
+            let too_old = self.plans[&id].max_uptime.zip(backend.up).map(|(max, up)| up + max);
             assert!(too_old.is_none_or(|at| at > self.now), "t{id} is older than its max_uptime");
             assert!(!backend.drain_asked, "t{id} is active after a drain was requested");
         }
-        let index = self.core.deadlines.targets[id];
+        let index = self.core.deadlines.keys.get(&Subject::Target(id)).copied();
         assert_eq!(index, self.deadline_of(id), "the index of t{id}");
     }
 
     pub fn deadline_of(&self, id: TargetId) -> Option<Instant> {
-        self.core.targets[id].deadline()
+        self.core.targets[&id].target.deadline()
     }
 
     /// Whether the rules are on their way: loaded, due, or to be tried again in time.
@@ -233,10 +238,10 @@ impl World {
 
     /// A target that is neither at rest nor in use waits for a result that will come, or has a deadline.
     fn check_progress(&self, id: TargetId) {
-        let backend = &self.backends[id];
+        let backend = &self.backends[&id];
         let is_coming = |event: &dyn Fn(&Event) -> bool| self.from_flows.iter().any(event);
-        let is_pinned = self.core.keepers(id).next().is_some();
-        match self.core.targets[id].state {
+        let is_pinned = self.core.pins(id).next().is_some();
+        match self.core.targets[&id].target.state {
             State::Inactive => assert!(self.shut || !is_pinned && !backend.owed, "t{id} is needed and inactive"),
             State::BackingOff { until, .. } => {
                 assert_eq!(self.core.life(id).wanted, backend.owed || is_pinned, "t{id} starts after its backoff");
@@ -245,7 +250,7 @@ impl World {
             }
             State::Starting { deadline } => {
                 assert!(backend.alive && !backend.stop_asked, "t{id} was not started");
-                assert_eq!(Some(deadline), backend.started.map(|at| at + self.plans[id].ready_deadline));
+                assert_eq!(Some(deadline), backend.started.map(|at| at + self.plans[&id].ready_deadline));
                 assert_eq!(self.deadline_of(id), Some(deadline));
             }
             State::Active(Idle::Pinned) => assert!(is_pinned, "t{id} is not pinned"),
@@ -279,9 +284,10 @@ impl World {
         if self.shut {
             return;
         }
-        let targets = self.core.targets.iter().filter(|target| target.awaits().is_some());
-        assert!(targets.into_iter().all(|target| target.last_error.is_some()));
-        let mut fronts = self.core.frontends.iter().filter(|front| front.awaits().is_some());
+        let targets = self.core.targets.values().map(|member| &member.target);
+        let mut targets = targets.filter(|target| target.awaits().is_some());
+        assert!(targets.all(|target| target.last_error.is_some()));
+        let mut fronts = self.core.frontends.values().filter(|front| front.awaits().is_some());
         assert!(fronts.all(|front| front.last_error.is_some()));
     }
 }

@@ -9,7 +9,7 @@ mod world;
 
 use std::time::Duration;
 
-use super::{Event, State, TargetId};
+use super::{Event, FrontendId, State, TargetId};
 use crate::engine::status::{FrontendState, TargetState};
 use world::World;
 
@@ -19,9 +19,9 @@ const STEPS_PER_WORLD: u64 = 400;
 impl World {
     /// One random event.
     fn step(&mut self) {
-        let target = self.random.below(self.backends.len() as u64) as usize;
-        let front = self.random.below(self.plans_of_frontends.len() as u64) as usize;
-        let backend = self.backends[target];
+        let target = TargetId::new(self.random.below(self.backends.len() as u64) as u32);
+        let front = FrontendId::new(self.random.below(self.frontends.len() as u64) as u32);
+        let backend = self.backends[&target];
         let may_die = backend.alive && !backend.dead;
         match self.random.below(22) {
             0 => _ = self.capture(front),
@@ -60,7 +60,7 @@ impl World {
                 _ = self.answer_watch(target) || self.answer_check(works) || self.answer_flush();
             }
             16 | 17 => _ = self.deliver_from_flows(),
-            18 if self.kernel.active.contains(&front) => self.begin_flow(self.plans_of_frontends[front].target),
+            18 if self.kernel.active.contains(&front) => self.begin_flow(self.frontends[&front].target),
             19 => self.end_flow(target),
             20 | 21 => {
                 let most = if self.random.chance(33) { 5_000 } else { 50 };
@@ -73,20 +73,20 @@ impl World {
 
     /// Answers one thing that is open; false if nothing is.
     fn answer(&mut self, starts_work: bool) -> bool {
-        let targets = 0..self.backends.len();
+        let targets = self.target_ids();
         if self.open(true)
             || self.close()
             || self.deliver_wake()
             || self.deliver_from_flows()
             || self.answer_check(true)
             || self.answer_flush()
-            || targets.clone().any(|id| self.answer_watch(id))
+            || targets.iter().any(|id| self.answer_watch(*id))
         {
             return true;
         }
-        if let Some(id) = targets.clone().find(|id| self.backends[*id].alive && self.backends[*id].stop_asked) {
+        if let Some(id) = targets.iter().copied().find(|id| self.backends[id].alive && self.backends[id].stop_asked) {
             self.end(id, false);
-        } else if let Some(id) = targets.clone().find(|id| starts_work && self.backends[*id].may_be_ready()) {
+        } else if let Some(id) = targets.iter().copied().find(|id| starts_work && self.backends[id].may_be_ready()) {
             self.ready(id);
         } else {
             return self.deliver_applied() || self.apply();
@@ -95,14 +95,14 @@ impl World {
     }
 
     fn state_at_rest(&self, id: TargetId) -> TargetState {
-        if self.core.keepers(id).next().is_some() { TargetState::Active } else { TargetState::Inactive }
+        if self.core.pins(id).next().is_some() { TargetState::Active } else { TargetState::Inactive }
     }
 
     /// Nothing new comes, everything works, and time goes on: the state has to settle.
     fn rest(&mut self) {
         self.nft_broken_until = None;
-        for id in 0..self.backends.len() {
-            while self.backends[id].flows > 0 {
+        for id in self.target_ids() {
+            while self.backends[&id].flows > 0 {
                 self.end_flow(id);
             }
         }
@@ -112,15 +112,15 @@ impl World {
             }
             // A target that is kept warm is renewed again and again.
             let rests = |id: TargetId| {
-                let renewed = self.core.keepers(id).next().is_some() && self.plans[id].max_uptime.is_some();
+                let renewed = self.core.pins(id).next().is_some() && self.plans[&id].max_uptime.is_some();
                 let settled = self.core.target(id).0 == self.state_at_rest(id);
                 settled && (renewed || self.deadline_of(id).is_none())
             };
             let is_retried = |state| matches!(state, super::frontend::State::Stopped { retry_at: Some(_) });
             let rules_rest = self.core.waiting.order.is_empty();
-            let fronts_rest = rules_rest && !self.core.frontends.iter().any(|front| is_retried(front.state));
+            let fronts_rest = rules_rest && !self.core.frontends.values().any(|front| is_retried(front.state));
             match self.core.next_deadline() {
-                Some(_) if fronts_rest && (0..self.backends.len()).all(rests) => return,
+                Some(_) if fronts_rest && self.target_ids().into_iter().all(rests) => return,
                 Some(at) => {
                     self.now = at;
                     self.give(Event::Tick);
@@ -136,16 +136,16 @@ impl World {
             self.step();
         }
         self.rest();
-        for id in 0..self.backends.len() {
+        for id in self.target_ids() {
             assert_eq!(self.core.target(id).0, self.state_at_rest(id), "t{id} at rest");
         }
         // It can be woken again, by every frontend, in any history.
-        for front in 0..self.plans_of_frontends.len() {
+        for front in self.frontend_ids() {
             self.give(Event::StartFrontend(front));
         }
         while self.answer(true) {}
         let cold = |world: &World| -> Vec<TargetId> {
-            let mut cold: Vec<_> = world.plans_of_frontends.iter().map(|plan| plan.target).collect();
+            let mut cold: Vec<_> = world.frontends.values().map(|plan| plan.target).collect();
             cold.retain(|id| world.core.target(*id).0 != TargetState::Active);
             cold
         };
@@ -154,8 +154,8 @@ impl World {
             if cold.is_empty() {
                 break;
             }
-            for front in 0..self.plans_of_frontends.len() {
-                let life = self.core.life(self.plans_of_frontends[front].target);
+            for front in self.frontend_ids() {
+                let life = self.core.life(self.frontends[&front].target);
                 if life.state == TargetState::Inactive && !life.wanted {
                     self.capture(front);
                 }
@@ -175,7 +175,7 @@ impl World {
         }
         for _ in 0..1000 {
             if self.finished {
-                assert!(self.core.targets.iter().all(|target| target.state == State::Closed));
+                assert!(self.core.targets.values().all(|member| member.target.state == State::Closed));
                 assert!(self.kernel.active.is_empty() || self.nft_given_up, "routed at the end");
                 return;
             }

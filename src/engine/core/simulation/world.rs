@@ -54,9 +54,9 @@ pub(super) struct World {
     pub random: Random,
     pub now: Instant,
     pub core: Core,
-    pub plans: Vec<TargetPlan>,
-    pub plans_of_frontends: Vec<FrontendPlan>,
-    pub backends: Vec<Backend>,
+    pub plans: BTreeMap<TargetId, TargetPlan>,
+    pub frontends: BTreeMap<FrontendId, FrontendPlan>,
+    pub backends: BTreeMap<TargetId, Backend>,
     pub wanted: RuleSet,
     pub kernel: RuleSet,
     /// nft has loaded this revision, and the core has not heard of it yet.
@@ -87,33 +87,41 @@ impl World {
     pub fn new(seed: u64) -> World {
         let mut random = Random(seed);
         let now = Instant::now();
-        let targets = 1 + random.below(3) as usize;
-        let plans: Vec<TargetPlan> = (0..targets)
-            .map(|id| TargetPlan {
-                name: format!("t{id}"),
-                idle_timeout: Duration::from_millis(100 + random.below(20_000)),
-                ready_deadline: Duration::from_millis(100 + random.below(5_000)),
-                min_uptime: Duration::from_millis(random.below(2) * random.below(20_000)),
-                max_uptime: random.chance(30).then(|| Duration::from_millis(20_000 + random.below(60_000))),
-                external: random.chance(30),
-                unwatched: random.chance(30),
+        let mut core = Core::default();
+        let targets = 1 + random.below(3) as u32;
+        let plans: BTreeMap<_, _> = (0..targets)
+            .map(|number| {
+                let plan = TargetPlan {
+                    name: format!("t{number}"),
+                    idle_timeout: Duration::from_millis(100 + random.below(20_000)),
+                    ready_deadline: Duration::from_millis(100 + random.below(5_000)),
+                    min_uptime: Duration::from_millis(random.below(2) * random.below(20_000)),
+                    max_uptime: random.chance(30).then(|| Duration::from_millis(20_000 + random.below(60_000))),
+                    external: random.chance(30),
+                    unwatched: random.chance(30),
+                };
+                core.add_target(now, TargetId::new(number), plan.clone());
+                (TargetId::new(number), plan)
             })
             .collect();
-        let plans_of_frontends: Vec<FrontendPlan> = (0..1 + random.below(4) as usize)
-            .map(|id| FrontendPlan {
-                name: format!("f{id}"),
-                target: random.below(targets as u64) as usize,
+        let frontends = (0..1 + random.below(4) as u32).map(|number| {
+            let plan = FrontendPlan {
+                name: format!("f{number}"),
+                target: TargetId::new(random.below(targets.into()) as u32),
                 keeps_warm: random.chance(20),
                 refuses: random.chance(40),
-            })
-            .collect();
+            };
+            core.add_frontend(FrontendId::new(number), plan.clone());
+            (FrontendId::new(number), plan)
+        });
+        let frontends = frontends.collect();
         let mut world = World {
             random,
             now,
-            core: Core::new(now, plans.clone(), plans_of_frontends.clone()),
-            backends: vec![Backend::default(); targets],
+            core,
+            backends: plans.keys().map(|id| (*id, Backend::default())).collect(),
             plans,
-            plans_of_frontends,
+            frontends,
             wanted: RuleSet::default(),
             kernel: RuleSet::default(),
             in_flight: None,
@@ -137,22 +145,33 @@ impl World {
     }
 
     pub fn members(&self, target: TargetId) -> impl Iterator<Item = FrontendId> + '_ {
-        let plans = self.plans_of_frontends.iter().enumerate();
-        plans.filter(move |(_, plan)| plan.target == target).map(|(id, _)| id)
+        self.frontends.iter().filter(move |(_, plan)| plan.target == target).map(|(id, _)| *id)
+    }
+
+    pub fn target_ids(&self) -> Vec<TargetId> {
+        self.plans.keys().copied().collect()
+    }
+
+    pub fn frontend_ids(&self) -> Vec<FrontendId> {
+        self.frontends.keys().copied().collect()
+    }
+
+    pub fn backend(&mut self, id: TargetId) -> &mut Backend {
+        self.backends.get_mut(&id).expect("a backend of each target")
     }
 
     /// Hands an event to the core, applies its effects to the model, and checks.
     pub fn give(&mut self, event: Event) {
-        let before: Vec<_> = (0..self.backends.len()).map(|id| self.core.target(id).0).collect();
+        let before: Vec<_> = self.backends.keys().map(|id| (*id, self.core.target(*id).0)).collect();
         self.note(&event);
-        let states: Vec<_> = self.core.targets.iter().map(|target| target.state).collect();
+        let states: BTreeMap<_, _> = self.core.targets.iter().map(|(id, member)| (*id, member.target.state)).collect();
         let mut effects = Vec::new();
         self.core.handle(self.now, event.clone(), &mut effects);
         self.check_stale(&event, &states);
         for effect in &effects {
             self.perform(effect);
         }
-        for (id, before) in before.into_iter().enumerate() {
+        for (id, before) in before {
             self.check_move(id, before, &event, &effects);
         }
         self.check();
@@ -161,38 +180,39 @@ impl World {
     /// Records the wishes of operators and clients.
     fn note(&mut self, event: &Event) {
         match event {
-            Event::Start => self.enabled = (0..self.plans_of_frontends.len()).collect(),
+            Event::Start => self.enabled = self.frontends.keys().copied().collect(),
             Event::StartFrontend(id) if !self.shut => _ = self.enabled.insert(*id),
             Event::StopFrontend(id) => _ = self.enabled.remove(id),
             Event::Shutdown => self.enabled.clear(),
-            Event::Wake { frontend, .. } if self.core.frontends[*frontend].has_rules() => {
-                self.owe(self.plans_of_frontends[*frontend].target)
+            Event::Wake { frontend, .. } if self.core.frontends[frontend].has_rules() => {
+                self.owe(self.frontends[frontend].target)
             }
             Event::WarmTarget(id) => self.owe(*id),
-            Event::DrainTarget(id) => self.backends[*id].owed = false,
+            Event::DrainTarget(id) => self.backend(*id).owed = false,
             _ => {}
         }
     }
 
     fn owe(&mut self, target: TargetId) {
         let state = self.core.target(target).0;
-        self.backends[target].owed |= matches!(state, TargetState::Inactive | TargetState::Draining);
+        self.backend(target).owed |= matches!(state, TargetState::Inactive | TargetState::Draining);
     }
 
     fn perform(&mut self, effect: &Effect) {
         self.check_effect(effect);
         match *effect {
             Effect::StartTarget(id) => {
-                let Backend { flows, owed, .. } = self.backends[id];
-                self.backends[id] = Backend { alive: true, flows, owed, started: Some(self.now), ..Backend::default() };
+                let Backend { flows, owed, .. } = self.backends[&id];
+                let started = Some(self.now);
+                *self.backend(id) = Backend { alive: true, flows, owed, started, ..Backend::default() };
             }
-            Effect::StopTarget(id) => self.backends[id].stop_asked = true,
+            Effect::StopTarget(id) => self.backend(id).stop_asked = true,
             Effect::StartFrontend(id) => self.opening.push_back(id),
             Effect::StopFrontend(id) => self.closing.push_back(id),
             Effect::SetCold(id, on) => set(&mut self.wanted.cold, id, on),
             Effect::SetActive(id, on) => set(&mut self.wanted.active, id, on),
             Effect::SetRefusing(id, on) => set(&mut self.wanted.refusing, id, on),
-            Effect::Tell(id, change) => set(&mut self.passing, id, change == Change::Active),
+            Effect::Notify(id, change) => set(&mut self.passing, id, change == Change::Active),
             Effect::WatchFlows { target, asked } => _ = self.watches.insert(target, asked),
             Effect::ReleaseFlows(id) => {
                 self.watches.remove(&id);
@@ -216,7 +236,7 @@ impl World {
     }
 
     pub fn drain(&mut self, target: TargetId) {
-        self.backends[target].drain_asked = true;
+        self.backend(target).drain_asked = true;
         self.give(Event::DrainTarget(target));
     }
 
@@ -243,24 +263,25 @@ impl World {
     }
 
     pub fn begin_flow(&mut self, target: TargetId) {
-        if !self.backends[target].dead {
-            self.backends[target].flows += 1;
+        if !self.backends[&target].dead {
+            self.backend(target).flows += 1;
         }
     }
 
     pub fn end_flow(&mut self, target: TargetId) {
-        let backend = &mut self.backends[target];
+        let now = self.now;
+        let backend = self.backend(target);
         if backend.flows > 0 {
             backend.flows -= 1;
             // A flow that outlives a start does not use the next one before it is active.
-            backend.used = backend.used.map(|_| self.now);
+            backend.used = backend.used.map(|_| now);
         }
     }
 
     /// The clients of a frontend get no answer; `none`: from none of the target's endpoints.
     pub fn lose_clients(&mut self, target: TargetId, none: bool) {
         let Some(frontend) = self.members(target).next() else { return };
-        self.backends[target].silent |= none && self.plans[target].unwatched;
+        self.backend(target).silent |= none && self.plans[&target].unwatched;
         let unresponsive = if none { Unresponsive::Target } else { Unresponsive::Endpoint };
         self.give(Event::Flows(Report::ClientsLost { frontend, problem: "no answer".to_owned(), unresponsive }));
     }
@@ -268,22 +289,24 @@ impl World {
     // ---- backends and frontends ----
 
     pub fn ready(&mut self, target: TargetId) {
-        self.backends[target].ready = true;
+        self.backend(target).ready = true;
         self.give(Event::TargetReady(target));
     }
 
     pub fn die(&mut self, target: TargetId) {
         let is_warming = self.core.target(target).0 == TargetState::Warming;
-        let backend = &mut self.backends[target];
+        let now = self.now;
+        let backend = self.backend(target);
         (backend.dead, backend.flows) = (true, 0);
-        backend.failed = is_warming.then_some(self.now).or(backend.failed);
+        backend.failed = is_warming.then_some(now).or(backend.failed);
         self.give(Event::TargetDied(target, "exit status: 1".to_owned()));
     }
 
     pub fn end(&mut self, target: TargetId, fails: bool) {
         let is_warming = self.core.target(target).0 == TargetState::Warming;
-        let backend = &mut self.backends[target];
-        backend.failed = is_warming.then_some(self.now).or(backend.failed);
+        let now = self.now;
+        let backend = self.backend(target);
+        backend.failed = is_warming.then_some(now).or(backend.failed);
         backend.alive = false;
         if !backend.silent {
             backend.flows = 0;
@@ -339,18 +362,18 @@ impl World {
 
     /// Reports that a watched target is not in use, if it is not.
     pub fn answer_watch(&mut self, target: TargetId) -> bool {
-        if self.backends[target].flows > 0 {
+        if self.backends[&target].flows > 0 {
             return false;
         }
         let Some(asked) = self.watches.remove(&target) else { return false };
-        self.from_flows.push_back(Event::Flows(Report::Unused { target, asked, since: self.backends[target].used }));
+        self.from_flows.push_back(Event::Flows(Report::Unused { target, asked, since: self.backends[&target].used }));
         true
     }
 
     /// Reports whether a target is in use; if that cannot be known, that it is.
     pub fn answer_check(&mut self, works: bool) -> bool {
         let Some((target, asked)) = self.checks.pop_first() else { return false };
-        let backend = &self.backends[target];
+        let backend = &self.backends[&target];
         let is_used = !works || backend.flows > 0;
         let result = if is_used { Use::InUse } else { Use::Unused { since: backend.used } };
         self.from_flows.push_back(Event::Flows(Report::Checked { target, asked, result }));

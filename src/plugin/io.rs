@@ -1,4 +1,4 @@
-//! What handlers reach through [`crate::plugin::Io`].
+//! The part of the reactor that handlers reach through [`Io`](super::Io).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -10,27 +10,22 @@ use mio::{Interest, Registry, Token};
 
 use crate::dataplane::plan::OnLink;
 use crate::engine::{Inbox, Message, Request};
-
-/// The token of the engine's waker.
-pub(super) const WAKER: Token = Token(usize::MAX);
-
-/// The token of the signals.
-pub(super) const SIGNALS: Token = Token(usize::MAX - 1);
+use crate::ids::{HandlerId, RequestId};
 
 /// The reactor's registrations, and the way to the engine.
 pub struct IoCore {
     registry: Registry,
     /// Which handler, and which of its keys, a token stands for.
-    tokens: Vec<Option<(usize, usize)>>,
+    tokens: Vec<Option<(HandlerId, usize)>>,
     free: Vec<usize>,
-    index: BTreeMap<(usize, usize), usize>,
+    index: BTreeMap<(HandlerId, usize), usize>,
     now: Instant,
-    pub(super) inbox: Inbox,
-    refused: Vec<(usize, u64)>,
+    pub(crate) inbox: Inbox,
+    refused: Vec<RequestId>,
 }
 
 impl IoCore {
-    pub(super) fn new(registry: Registry, inbox: Inbox) -> IoCore {
+    pub(crate) fn new(registry: Registry, inbox: Inbox) -> IoCore {
         let now = Instant::now();
         IoCore {
             registry,
@@ -43,25 +38,25 @@ impl IoCore {
         }
     }
 
-    pub(super) fn begin_round(&mut self) {
+    pub(crate) fn begin_round(&mut self) {
         self.now = Instant::now();
     }
 
-    pub(super) fn owner(&self, token: Token) -> Option<(usize, usize)> {
+    pub(crate) fn owner(&self, token: Token) -> Option<(HandlerId, usize)> {
         *self.tokens.get(token.0)?
     }
 
-    pub(super) fn next_refused(&mut self) -> Option<(usize, u64)> {
+    pub(crate) fn next_refused(&mut self) -> Option<RequestId> {
         self.refused.pop()
     }
 
     /// Forgets all keys of a handler that has been stopped.
-    pub(super) fn forget(&mut self, owner: usize) {
+    pub(crate) fn forget(&mut self, owner: HandlerId) {
         let keys: Vec<_> = self.index.range((owner, 0)..=(owner, usize::MAX)).map(|(key, _)| *key).collect();
         keys.into_iter().for_each(|key| self.release(key));
     }
 
-    fn release(&mut self, key: (usize, usize)) {
+    fn release(&mut self, key: (HandlerId, usize)) {
         if let Some(token) = self.index.remove(&key) {
             self.tokens[token] = None;
             self.free.push(token);
@@ -74,7 +69,7 @@ impl IoCore {
 
     pub(crate) fn register(
         &mut self,
-        owner: usize,
+        owner: HandlerId,
         source: &mut impl Source,
         key: usize,
         interest: Interest,
@@ -94,7 +89,7 @@ impl IoCore {
 
     pub(crate) fn reregister(
         &mut self,
-        owner: usize,
+        owner: HandlerId,
         source: &mut impl Source,
         key: usize,
         interest: Interest,
@@ -103,15 +98,17 @@ impl IoCore {
         self.registry.reregister(source, Token(*token), interest)
     }
 
-    pub(crate) fn deregister(&mut self, owner: usize, source: &mut impl Source, key: usize) {
+    pub(crate) fn deregister(&mut self, owner: HandlerId, source: &mut impl Source, key: usize) {
         if let Err(error) = self.registry.deregister(source) {
             log::debug!("cannot deregister a source: {error}");
         }
         self.release((owner, key));
     }
 
-    pub(crate) fn wake(&mut self, owner: usize, source: Option<SocketAddr>) {
-        self.inbox.wake(owner, source);
+    pub(crate) fn wake(&mut self, owner: HandlerId, source: Option<SocketAddr>) {
+        if let HandlerId::Frontend(frontend) = owner {
+            self.inbox.wake(frontend, source);
+        }
     }
 
     /// For the daemon's own handlers.
@@ -124,9 +121,10 @@ impl IoCore {
         self.inbox.tell_on_link(links);
     }
 
-    pub(crate) fn request(&mut self, owner: usize, tag: u64, request: Request) {
-        if !self.inbox.try_send(Message::Request { handler: owner, tag, request }) {
-            self.refused.push((owner, tag));
+    pub(crate) fn request(&mut self, owner: HandlerId, tag: u64, request: Request) {
+        let id = RequestId { handler: owner, tag };
+        if !self.inbox.try_send(Message::Request(id, request)) {
+            self.refused.push(id);
         }
     }
 }

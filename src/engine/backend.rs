@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Error;
+use crate::Error;
 use crate::system::{StopSignal, wait_readable};
 
 /// A backend that can be started and stopped any number of times.
