@@ -123,7 +123,7 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
     (
         "version: v1",
         "version: v1\nplugins:\n  ctl: {codec: xml}",
-        &[r#"f:3:16: plugins.ctl.codec: there is no codec "xml": write json or cbor"#],
+        &[r#"f:3:16: plugins.ctl.codec: unknown codec "xml": write json or cbor"#],
     ),
     ("version: v1", "version: v1\nplugins: [ctl]", &["f:2:11: plugins: a mapping is expected, found a list"]),
     // Names.

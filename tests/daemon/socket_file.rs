@@ -60,7 +60,7 @@ fn the_socket_comes_back_with_its_folder() {
     holds("it is logged once", 5 * SECOND, || count(&daemon, "ctl:") == 2);
     assert_answered(&mut client);
     std::fs::create_dir(&run).expect("a folder");
-    daemon.await_line("is there again", SOON);
+    daemon.await_line("run/proxygw.sock again", SOON);
     assert_answered(&mut connect(&socket));
     assert_answered(&mut client);
 

@@ -70,7 +70,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, String> {
             FlagId::Codec => {
                 let name = value()?;
                 let known = name.to_str().and_then(Codec::named);
-                codec = Some(known.ok_or_else(|| format!("--{long}: there is no codec {name:?}: give json or cbor"))?);
+                codec = Some(known.ok_or_else(|| format!("--{long}: unknown codec {name:?}: use json or cbor"))?);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! One question to a running daemon, and its answer. Blocks, for a bounded time.
+//! One request to a running daemon, and its response. Blocks for a bounded time.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -12,16 +12,16 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use super::methods::{self, Empty, Named};
 use super::wire::{Codec, Packet, Reader, Value, encode, get};
 
-/// The longest response, in bytes.
+/// Maximum size of a response, in bytes.
 const MAX_RESPONSE: usize = 64 << 20;
 
-/// The id of the only request of a connection.
+/// Id of the only request of a connection.
 const ID: u32 = 1;
 
-/// Why there is no answer. Shown with the socket's path, but for a refusal.
+/// Reason for a failed exchange. Its message has the socket's path, except for a refusal.
 #[derive(Debug)]
 pub enum ExchangeError {
-    /// The daemon has said no, and why.
+    /// The daemon refused the request, for this reason.
     Refused(String),
     /// Anything else.
     Failed(String),
@@ -37,18 +37,18 @@ impl fmt::Display for ExchangeError {
 
 impl std::error::Error for ExchangeError {}
 
-/// Asks the daemon at `socket` and returns the body of its answer. `patience` bounds all of it.
+/// Sends a request to the daemon at `socket` and returns the body of the response. `timeout` bounds all of it.
 ///
 /// # Errors
-/// No daemon is there, it does not answer in time or not as it should, or it refuses.
+/// There is no daemon, it refuses, or it does not respond correctly and in time.
 pub fn exchange(
     socket: &Path,
     codec: Codec,
     method: u16,
     name: Option<&str>,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Value, ExchangeError> {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     let mut request = Vec::new();
     let encoded = match name {
         Some(name) => encode(codec, ID, method, &Named { name }, &mut request),
@@ -56,45 +56,47 @@ pub fn exchange(
     };
     let failed = |message: String| ExchangeError::Failed(format!("{}: {message}", socket.display()));
     encoded.map_err(|error| failed(error.to_string()))?;
-    let mut stream = open(socket, patience).map_err(|error| failed(unreachable_because(&error)))?;
+    let mut stream = open(socket, timeout).map_err(|error| failed(connect_error(&error)))?;
     let packet = converse(&mut stream, codec, &request, deadline).map_err(failed)?;
     if packet.method == methods::ERROR {
         let message = get(&packet.body, "msg").and_then(Value::as_text);
-        return Err(ExchangeError::Refused(message.unwrap_or("the daemon refuses, and does not say why").to_owned()));
+        return Err(ExchangeError::Refused(
+            message.unwrap_or("the daemon refused the request without a reason").to_owned(),
+        ));
     }
     if packet.method != methods::response_to(method) {
-        return Err(failed(format!("the daemon answered method {method} with {}", packet.method)));
+        return Err(failed(format!("the daemon responded to method {method} with {}", packet.method)));
     }
     Ok(packet.body)
 }
 
-/// Connects. A full queue blocks a connect too, so the bound is set before it.
-fn open(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+/// Connects. A full queue blocks connect(2) too, so the timeout is set before it.
+fn open(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+    set_socket_timeout(&socket, Timeout::Send, Some(timeout))?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(UnixStream::from(socket))
 }
 
-/// Why nobody could be reached, and what may help.
-fn unreachable_because(error: &io::Error) -> String {
+/// Reason for a failed connect(2), and a hint.
+fn connect_error(error: &io::Error) -> String {
     match error.kind() {
-        ErrorKind::NotFound => "no daemon answers there (no such file); is proxygw running?".to_owned(),
-        ErrorKind::ConnectionRefused => "no daemon answers there (connection refused); is proxygw running?".to_owned(),
+        ErrorKind::NotFound => "no such file; is proxygw running?".to_owned(),
+        ErrorKind::ConnectionRefused => "connection refused; is proxygw running?".to_owned(),
         ErrorKind::PermissionDenied => {
-            "permission denied; try as root, or see plugins.ctl.mode and plugins.ctl.group".to_owned()
+            "permission denied; run as root, or set plugins.ctl.mode and plugins.ctl.group".to_owned()
         }
-        ErrorKind::WouldBlock => "the daemon does not answer".to_owned(),
-        _ => format!("no daemon answers there ({error})"),
+        ErrorKind::WouldBlock => "the daemon does not respond".to_owned(),
+        _ => format!("cannot connect: {error}"),
     }
 }
 
 /// Sends the request and waits for the response to it.
 fn converse(stream: &mut UnixStream, codec: Codec, request: &[u8], deadline: Instant) -> Result<Packet, String> {
     match stream.write_all(request) {
-        // What it said before it closed the connection is worth more than that it did.
+        // A response from before the connection was closed is more useful than this error.
         Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
-        Err(error) if error.kind() == ErrorKind::WouldBlock => return Err("the daemon does not answer".to_owned()),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return Err("the daemon does not respond".to_owned()),
         Err(error) => return Err(format!("cannot send the request: {error}")),
         Ok(()) => {}
     }
@@ -111,7 +113,7 @@ fn converse(stream: &mut UnixStream, codec: Codec, request: &[u8], deadline: Ins
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err("the daemon does not answer".to_owned());
+            return Err("the daemon does not respond".to_owned());
         }
         stream.set_read_timeout(Some(left)).map_err(|error| error.to_string())?;
         match stream.read(&mut chunk) {
@@ -119,11 +121,11 @@ fn converse(stream: &mut UnixStream, codec: Codec, request: &[u8], deadline: Ins
             Ok(count) => reader.push(&chunk[..count]),
             Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return Err(closed(codec)),
-            Err(error) => return Err(format!("cannot receive the answer: {error}")),
+            Err(error) => return Err(format!("cannot receive the response: {error}")),
         }
     }
 }
 
 fn closed(codec: Codec) -> String {
-    format!("the daemon closed the connection without an answer; does it use another codec than {}?", codec.name())
+    format!("the daemon closed the connection without a response; does it use another codec than {}?", codec.name())
 }

@@ -1,7 +1,7 @@
-//! Notices when the control socket's file goes away, without waking up for anything else.
+//! Notices the removal of the control socket's file, without waking up for anything else.
 //!
-//! The file itself is watched, not its folder: folders such as /run are busy. Removing or replacing the file changes its link
-//! count, which is an `IN_ATTRIB` event (inotify(7)); a folder that is moved away with it has an event of its own.
+//! The file itself is watched, not its directory: directories such as /run are busy. Removing or replacing the file changes
+//! its link count, which is an `IN_ATTRIB` event (inotify(7)). Moving its directory is an event of that directory.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-/// Largest number of reads for one event; the kernel's queue has 16,384 events of 16 bytes by default.
+/// Maximum number of reads for one event. The kernel's queue has 16,384 events of 16 bytes by default.
 const MAX_READS: usize = 128;
 
 /// A watch over one file.
@@ -17,20 +17,20 @@ const MAX_READS: usize = 128;
 pub(super) struct FileWatch(OwnedFd);
 
 impl FileWatch {
-    /// Watches the file, and its folder as far as the file moves with it.
+    /// Watches the file, and its directory for being moved or removed.
     ///
     /// # Errors
-    /// The error of the operating system: no inotify instance left, no permission to read the file.
+    /// The error of the operating system, such as no inotify instance left or no permission to read the file.
     pub(super) fn open(path: &Path) -> io::Result<FileWatch> {
         let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let moved = WatchFlags::MOVE_SELF | WatchFlags::DELETE_SELF;
         inotify::add_watch(&watch, path, moved | WatchFlags::ATTRIB | WatchFlags::DONT_FOLLOW)?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        inotify::add_watch(&watch, folder, moved | WatchFlags::ONLYDIR)?;
+        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        inotify::add_watch(&watch, directory, moved | WatchFlags::ONLYDIR)?;
         Ok(FileWatch(watch))
     }
 
-    /// Takes all events.
+    /// Discards all events.
     pub(super) fn drain(&self) {
         let mut buffer = [0; 4096];
         for _ in 0..MAX_READS {

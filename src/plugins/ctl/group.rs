@@ -6,10 +6,10 @@ use std::fs;
 use crate::config::{FromNode, Node};
 use crate::plugin::Error;
 
-/// Where groups are looked up. Names from elsewhere (LDAP) need their number in the configuration.
+/// File in which groups are looked up. Groups of other sources (LDAP) need their number in the configuration.
 const GROUPS: &str = "/etc/group";
 
-/// A group as the configuration gives it.
+/// A group in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Group {
     /// By number.
@@ -19,14 +19,14 @@ pub enum Group {
 }
 
 impl Group {
-    /// Its number.
+    /// Returns the group's number.
     pub(super) fn resolve(&self) -> Result<u32, Error> {
         match self {
             Group::Id(id) => Ok(*id),
             Group::Name(name) => {
                 let groups = fs::read(GROUPS).map_err(|error| format!("cannot read {GROUPS}: {error}"))?;
                 find(&String::from_utf8_lossy(&groups), name)
-                    .ok_or_else(|| format!("there is no group {name:?} in {GROUPS}; a number would do as well").into())
+                    .ok_or_else(|| format!("there is no group {name:?} in {GROUPS}; a number is possible too").into())
             }
         }
     }
@@ -45,7 +45,7 @@ impl FromNode for Group {
     const EXPECTED: &'static str = "a group's name or number";
 
     fn from_node(node: &Node) -> Result<Group, String> {
-        // The kernel takes the highest number for "leave it as it is".
+        // chown(2) leaves the group unchanged for the highest number.
         let id = |id: Option<u32>| id.filter(|&id| id != u32::MAX).map(Group::Id);
         let group = match node {
             Node::Int(number) => id(u32::try_from(*number).ok()),
@@ -57,7 +57,7 @@ impl FromNode for Group {
     }
 }
 
-/// Looks a name up in the text of `/etc/group`.
+/// Finds a group by name in the contents of `/etc/group`.
 fn find(groups: &str, name: &str) -> Option<u32> {
     groups.lines().find_map(|line| {
         let mut fields = line.split(':');

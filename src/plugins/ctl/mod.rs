@@ -1,9 +1,9 @@
-//! The built-in control plugin: a Unix socket where `proxygwctl` and others ask for the status and give orders.
+//! The built-in plugin `ctl`: a Unix socket through which `proxygwctl` and other clients query the status and give orders.
 //!
 //! - [`settings`] reads `plugins.ctl`, for the daemon and for the client.
-//! - [`wire`] is the packets and their bytes, [`methods`] what they mean.
-//! - `session` is one client's conversation without a socket; `peer` adds the socket, `server` the others, `service` the
-//!   reactor. All of it runs on the reactor thread, and decides nothing: the engine answers.
+//! - [`wire`] has the packets and their bytes, [`methods`] their meaning.
+//! - `session` is the protocol with one client, without a socket. `peer` adds the socket, `server` the other clients,
+//!   `service` the reactor. All of it runs on the reactor thread and decides nothing: the engine does.
 //! - [`client`] is the other side, on a thread that may block.
 
 pub mod client;
@@ -31,7 +31,7 @@ use crate::plugin::{Namespace, Plugin};
 use service::Service;
 use settings::Settings;
 
-/// The plugin, for the daemon's registry.
+/// The plugin, for the daemon's build script.
 pub fn plugin() -> Box<dyn Plugin> {
     Box::new(Ctl)
 }

@@ -1,4 +1,4 @@
-//! One client's socket, on the reactor thread.
+//! The socket of one client, on the reactor thread.
 
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
@@ -9,93 +9,113 @@ use super::session::{Session, Step};
 use super::wire::Codec;
 use crate::engine::{Reply, Request};
 
-/// How long a client that is owed bytes may take none.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// Time for which a client may leave its responses unread.
+pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many steps one client gets before others have their turn.
+/// Number of steps of one client before others have their turn.
 const TURN: usize = 32;
 
-/// What has become of a client.
+/// What the server must do for a client.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// Nothing can be done until its socket is ready again, or the engine has replied.
-    Blocked,
-    /// Its turn is over; there is more to do.
-    More,
-    /// The engine is to be asked this.
-    Ask(Request),
-    /// It is to be closed.
-    Closed,
+    /// Wait for its socket, its deadline, or the engine's reply.
+    Wait,
+    /// Send this request to the engine.
+    Request(Request),
+    /// Close it.
+    Close,
+}
+
+/// Reason for a client's deadline.
+#[derive(Debug, Clone, Copy)]
+enum Pause {
+    None,
+    /// Its turn ended with more to do at this time.
+    TurnOver(Instant),
+    /// It has read none of its response since this time.
+    Stalled(Instant),
 }
 
 /// A connected client.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) stream: UnixStream,
-    /// Never used again for another client, so that it can be the tag of a request.
+    /// Never reused for another client, so it can be the tag of a request.
     pub(super) serial: u64,
-    /// When bytes last went in or out.
+    /// Last time at which bytes went in or out.
     pub(super) active: Instant,
-    /// Whether its turn ended with more to do.
-    pub(super) more: bool,
     session: Session,
-    /// Since when it has taken none of the bytes that it is owed.
-    stalled: Option<Instant>,
+    pause: Pause,
 }
 
 impl Peer {
     pub(super) fn new(stream: UnixStream, serial: u64, codec: Codec, now: Instant) -> Peer {
-        Peer { stream, serial, active: now, more: false, session: Session::new(codec), stalled: None }
+        Peer { stream, serial, active: now, session: Session::new(codec), pause: Pause::None }
     }
 
-    /// When the client is to be given up, unless it takes something before.
+    /// Time at which its turn continues, or at which it has failed to read its response.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.stalled.map(|since| since + PATIENCE)
+        match self.pause {
+            Pause::None => None,
+            Pause::TurnOver(at) => Some(at),
+            Pause::Stalled(since) => Some(since + STALL_TIMEOUT),
+        }
     }
 
-    /// Whether the client is owed something.
-    pub(super) fn busy(&self) -> bool {
-        self.session.busy()
+    /// Returns true if its response waits for it to read.
+    pub(super) fn is_stalled(&self) -> bool {
+        matches!(self.pause, Pause::Stalled(_))
     }
 
-    /// Takes the engine's reply.
-    pub(super) fn answer(&mut self, reply: &Reply) {
-        self.session.answer(reply);
+    /// Returns true if it waits for a response, or for a part of one.
+    pub(super) fn is_busy(&self) -> bool {
+        self.session.is_busy()
     }
 
-    /// Does what can be done without blocking, for the length of one turn. `scratch` is for the bytes that come.
+    /// Handles the engine's reply.
+    pub(super) fn reply(&mut self, reply: &Reply) {
+        self.session.reply(reply);
+    }
+
+    /// Does what does not block, for one turn. `scratch` is for received bytes.
     pub(super) fn advance(&mut self, now: Instant, scratch: &mut [u8]) -> Outcome {
+        if let Pause::TurnOver(_) = self.pause {
+            self.pause = Pause::None;
+        }
         for _ in 0..TURN {
             match self.session.step() {
-                Step::Ask(request) => return Outcome::Ask(request),
+                Step::Request(request) => return Outcome::Request(request),
                 Step::Ignored => {}
-                Step::Wait => return Outcome::Blocked,
-                Step::Close => return Outcome::Closed,
+                Step::Wait => return Outcome::Wait,
+                Step::Close => return Outcome::Close,
                 Step::Send => match self.stream.write(self.session.output()) {
                     Ok(count) => {
                         self.session.sent(count);
                         self.active = now;
-                        self.stalled = None;
+                        self.pause = Pause::None;
                     }
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                        self.stalled.get_or_insert(now);
-                        return Outcome::Blocked;
+                        if !self.is_stalled() {
+                            self.pause = Pause::Stalled(now);
+                        }
+                        return Outcome::Wait;
                     }
-                    Err(_) => return Outcome::Closed,
+                    Err(_) => return Outcome::Close,
                 },
-                Step::Read => match self.stream.read(scratch) {
-                    Ok(0) => self.session.ended(),
+                Step::Receive => match self.stream.read(scratch) {
+                    Ok(0) => self.session.end(),
                     Ok(count) => {
                         self.session.received(&scratch[..count]);
                         self.active = now;
                     }
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Outcome::Blocked,
-                    Err(_) => return Outcome::Closed,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Outcome::Wait,
+                    Err(_) => return Outcome::Close,
                 },
             }
         }
-        Outcome::More
+        self.pause = Pause::TurnOver(now);
+        Outcome::Wait
     }
 }

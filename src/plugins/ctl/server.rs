@@ -1,7 +1,7 @@
 //! The listening socket and its clients, on the reactor thread.
 //!
-//! Invariants: nothing blocks; there are never more than [`Share::max_clients`] clients; no client can keep another waiting for
-//! longer than its turn; while nobody is owed anything there is no deadline, so that an idle daemon makes no wake-ups.
+//! Invariants: nothing blocks; there are at most [`Share::max_clients`] clients; no client makes another wait for longer than
+//! one turn; while no client waits there is no deadline, so an idle daemon makes no wake-ups.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,31 +15,28 @@ use super::wire::Codec;
 use crate::engine::{Reply, Request};
 use crate::plugin::{Acceptance, Accepted, Share};
 
-/// The key of the listening socket; clients have those after it.
+/// Key of the listening socket. Clients have the keys after it.
 const LISTENER: usize = 0;
 
-/// How many clients are accepted before others have their turn.
-const ACCEPT_TURN: usize = 64;
-
-/// How long to wait before accepting again when the system had no file descriptor left.
+/// Time until the next attempt to accept in a shortage of descriptors.
 const SHORTAGE: Duration = Duration::from_secs(1);
 
-/// What is read of a client at once.
+/// Bytes read from a client at once.
 const CHUNK: usize = 16 << 10;
 
-/// What the server needs of the reactor.
+/// The part of the reactor that the server uses.
 pub(super) trait Reactor {
-    /// Watches a source for both directions.
+    /// Registers a source for both directions.
     fn register(&mut self, source: &mut impl Source, key: usize) -> io::Result<()>;
-    /// Ends the watch.
+    /// Removes the registration.
     fn deregister(&mut self, source: &mut impl Source, key: usize);
-    /// The time at which this round began.
+    /// Start of this round.
     fn now(&self) -> Instant;
-    /// Asks the engine.
+    /// Sends a request to the engine.
     fn request(&mut self, tag: u64, request: Request);
 }
 
-/// The server while it runs.
+/// A running server.
 pub(super) struct Server {
     listener: UnixListener,
     codec: Codec,
@@ -47,13 +44,11 @@ pub(super) struct Server {
     peers: BTreeMap<usize, Peer>,
     next_serial: u64,
     acceptance: Acceptance,
-    /// Set when a turn has ended with more to do, to when.
-    resume_at: Option<Instant>,
     scratch: Box<[u8]>,
 }
 
 impl Server {
-    /// Serves clients. Their serials begin with `next_serial`.
+    /// Starts a server. The serials of its clients begin with `next_serial`.
     pub(super) fn start(
         mut listener: UnixListener,
         codec: Codec,
@@ -64,19 +59,19 @@ impl Server {
         let scratch = vec![0; CHUNK].into_boxed_slice();
         let peers = BTreeMap::new();
         let acceptance = Acceptance::new(Share::Control, SHORTAGE);
-        Ok(Server { listener, codec, peers, next_serial, acceptance, resume_at: None, scratch })
+        Ok(Server { listener, codec, peers, next_serial, acceptance, scratch })
     }
 
-    /// Accepts clients from another listener. Those that are connected stay.
+    /// Accepts clients from another listener. Connected clients stay.
     pub(super) fn listen_on(&mut self, mut listener: UnixListener, reactor: &mut impl Reactor) -> io::Result<()> {
         reactor.deregister(&mut self.listener, LISTENER);
         reactor.register(&mut listener, LISTENER)?;
         self.listener = listener;
-        self.acceptance.retry(None);
+        self.acceptance.clear();
         Ok(())
     }
 
-    /// Closes everything; returns the first serial that no client has had.
+    /// Closes everything. Returns the next unused serial.
     pub(super) fn stop(mut self, reactor: &mut impl Reactor) -> u64 {
         reactor.deregister(&mut self.listener, LISTENER);
         for (key, mut peer) in std::mem::take(&mut self.peers) {
@@ -93,72 +88,66 @@ impl Server {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let stalled = self.peers.values().filter_map(Peer::deadline);
-        stalled.chain(self.acceptance.retry_at()).chain(self.resume_at).min()
+        self.peers.values().filter_map(Peer::deadline).chain(self.acceptance.retry_at()).min()
     }
 
     pub(super) fn timeout(&mut self, reactor: &mut impl Reactor) {
         let now = reactor.now();
-        self.resume_at = None;
-        let stalled = |peer: &Peer| peer.deadline().is_some_and(|deadline| deadline <= now);
-        let keys = |these: &dyn Fn(&Peer) -> bool| -> Vec<usize> {
-            self.peers.iter().filter(|(_, peer)| these(peer)).map(|(&key, _)| key).collect()
+        let due = |(&key, peer): (&usize, &Peer)| {
+            peer.deadline().is_some_and(|at| at <= now).then_some((key, peer.is_stalled()))
         };
-        let (give_up, go_on) = (keys(&stalled), keys(&|peer| peer.more && !stalled(peer)));
-        for key in give_up {
-            log::debug!("ctl: a client takes no bytes; closing its connection");
-            self.close(reactor, key);
+        for (key, stalled) in self.peers.iter().filter_map(due).collect::<Vec<_>>() {
+            if stalled {
+                log::debug!("ctl: a client does not read its response; closing its connection");
+                self.close(reactor, key);
+            } else {
+                self.advance(reactor, key);
+            }
         }
-        for key in go_on {
-            self.advance(reactor, key);
-        }
-        if self.acceptance.retry_at().is_some_and(|at| at <= now) {
+        if self.acceptance.due(now) {
             self.accept(reactor);
         }
     }
 
-    /// Takes the engine's reply; nothing happens if the client has gone.
+    /// Handles the engine's reply. Ignores it if the client is gone.
     pub(super) fn reply(&mut self, reactor: &mut impl Reactor, tag: u64, reply: &Reply) {
         let found = self.peers.iter_mut().find(|(_, peer)| peer.serial == tag);
         if let Some((&key, peer)) = found {
-            peer.answer(reply);
+            peer.reply(reply);
             self.advance(reactor, key);
         }
     }
 
     fn accept(&mut self, reactor: &mut impl Reactor) {
-        let now = reactor.now();
-        self.acceptance.retry(None);
-        for _ in 0..ACCEPT_TURN {
-            match self.acceptance.judge(now, "ctl", self.listener.accept()) {
+        self.acceptance.begin();
+        while let Some(accepted) = self.acceptance.next(reactor.now(), "ctl", || self.listener.accept()) {
+            match accepted {
                 Accepted::Client((stream, _)) => self.admit(reactor, stream),
                 Accepted::Crowded((stream, _)) => {
-                    let stream = if self.make_room(reactor) { Acceptance::replaced(stream) } else { stream };
+                    let stream = if self.close_idlest(reactor) { Acceptance::replaced(stream) } else { stream };
                     self.admit(reactor, stream);
                 }
-                Accepted::Lost => {}
-                Accepted::Done | Accepted::Short => return,
+                Accepted::Short => {}
             }
         }
-        self.acceptance.retry(Some(now));
     }
 
-    /// Closes the connection that has been idle for longest. Returns false if there is none.
-    fn make_room(&mut self, reactor: &mut impl Reactor) -> bool {
-        let idle = self.peers.iter().min_by_key(|(_, peer)| (peer.busy(), peer.active, peer.serial));
+    /// Closes the client that has been idle for longest. Returns false if there is none.
+    fn close_idlest(&mut self, reactor: &mut impl Reactor) -> bool {
+        let idle = self.peers.iter().min_by_key(|(_, peer)| (peer.is_busy(), peer.active, peer.serial));
         let Some((&key, _)) = idle else { return false };
-        log::debug!("ctl: {} clients are too many; closing the one that has been idle for longest", self.peers.len());
+        log::debug!("ctl: closing the idlest of {} clients", self.peers.len());
         self.close(reactor, key);
         true
     }
 
     fn admit(&mut self, reactor: &mut impl Reactor, stream: mio::net::UnixStream) {
-        while self.peers.len() >= Share::Control.max_clients() && self.make_room(reactor) {}
+        while self.peers.len() >= Share::Control.max_clients() && self.close_idlest(reactor) {}
         let Some(key) = (LISTENER + 1..).find(|key| !self.peers.contains_key(key)) else { return };
         let mut peer = Peer::new(stream, self.next_serial, self.codec, reactor.now());
         self.next_serial += 1;
         if let Err(error) = reactor.register(&mut peer.stream, key) {
-            log::warn!("ctl: cannot watch a client: {error}");
+            log::warn!("ctl: cannot register a client: {error}");
             return;
         }
         self.peers.insert(key, peer);
@@ -167,13 +156,10 @@ impl Server {
 
     fn advance(&mut self, reactor: &mut impl Reactor, key: usize) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        let outcome = peer.advance(reactor.now(), &mut self.scratch);
-        peer.more = matches!(outcome, Outcome::More);
-        match outcome {
-            Outcome::Blocked => {}
-            Outcome::More => self.resume_at = Some(reactor.now()),
-            Outcome::Ask(request) => reactor.request(peer.serial, request),
-            Outcome::Closed => self.close(reactor, key),
+        match peer.advance(reactor.now(), &mut self.scratch) {
+            Outcome::Wait => {}
+            Outcome::Request(request) => reactor.request(peer.serial, request),
+            Outcome::Close => self.close(reactor, key),
         }
     }
 

@@ -12,7 +12,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use super::client;
 use super::methods;
-use super::peer::PATIENCE;
+use super::peer::STALL_TIMEOUT;
 use super::server::{Reactor, Server};
 use super::socket;
 use super::socket_tests::Directory;
@@ -277,10 +277,10 @@ fn a_client_that_takes_nothing_is_given_up() {
     silent.write_all(STATUS).unwrap();
     slow.write_all(STATUS).unwrap();
     daemon.settle();
-    assert_eq!(daemon.server.deadline(), Some(daemon.ports.now + PATIENCE));
+    assert_eq!(daemon.server.deadline(), Some(daemon.ports.now + STALL_TIMEOUT));
     let mut chunk = vec![0; 300_000];
     for _ in 0..3 {
-        daemon.pass(PATIENCE - Duration::from_millis(2));
+        daemon.pass(STALL_TIMEOUT - Duration::from_millis(2));
         let mut taken = 0;
         while taken < chunk.len() {
             taken += slow.read(&mut chunk[taken..]).unwrap_or(chunk.len());
@@ -396,15 +396,15 @@ fn the_client_does_not_wait_forever() {
         error
     };
     let short = Duration::from_millis(50);
-    assert!(ask(short).ends_with("no daemon answers there (no such file); is proxygw running?"));
+    assert!(ask(short).ends_with("no such file; is proxygw running?"));
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    assert!(ask(short).ends_with("the daemon does not answer"));
+    assert!(ask(short).ends_with("the daemon does not respond"));
     // Its queue is full now.
     let mut clients = Vec::new();
     while let Ok(client) = mio::net::UnixStream::connect(&path) {
         clients.push(client);
     }
-    assert!(ask(short).ends_with("the daemon does not answer"));
+    assert!(ask(short).ends_with("the daemon does not respond"));
     drop((listener, clients));
-    assert!(ask(short).ends_with("no daemon answers there (connection refused); is proxygw running?"));
+    assert!(ask(short).ends_with("connection refused; is proxygw running?"));
 }

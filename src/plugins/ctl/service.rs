@@ -1,4 +1,4 @@
-//! The server as a handler of the reactor. It makes the socket again when its file or folder is removed.
+//! The server as a handler of the reactor. Creates the socket again when its file or directory is removed.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use super::socket::{self, SocketFile};
 use crate::engine::{Reply, Request};
 use crate::plugin::{Error, Handler, Io, Readiness};
 
-/// Key of the watch over the socket's file. The server's keys count up from 0.
+/// Key of the watch on the socket's file. The server's keys count up from 0.
 const WATCH: usize = usize::MAX;
 
-/// Time between a removal and the first attempt to make the socket again: a removal of its folder can end.
+/// Time between a removal and the first attempt to create the socket again, so that a removal of its directory can finish.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 
 /// Time between further attempts.
@@ -27,7 +27,7 @@ const RETRY: Duration = Duration::from_secs(2);
 pub(super) struct Service {
     settings: Settings,
     running: Option<Running>,
-    /// Goes on after a restart: a late reply must not reach another client.
+    /// Continues after a restart, so that a late reply reaches no other client.
     next_serial: u64,
 }
 
@@ -43,7 +43,7 @@ enum File {
 }
 
 impl File {
-    /// The socket's file with a watch over it, if there can be one.
+    /// The socket's file with a watch on it, if one is possible.
     fn present(file: SocketFile, io: &mut Io<'_>) -> File {
         let watch = FileWatch::open(file.path()).and_then(|watch| {
             io.register(&mut SourceFd(&watch.number()), WATCH, Interest::READABLE)?;
@@ -51,14 +51,14 @@ impl File {
         });
         let watch = watch.inspect_err(|error| {
             log::warn!(
-                "ctl: cannot watch {}, so it is not made again if it is removed: {error}",
+                "ctl: cannot watch {}: {error}; the socket is not created again if the file is removed",
                 file.path().display()
             );
         });
         File::Present { file, watch: watch.ok() }
     }
 
-    /// Ends the watch; returns the file if it is there.
+    /// Removes the watch. Returns the file if it is there.
     fn unwatch(self, io: &mut Io<'_>) -> Option<SocketFile> {
         let File::Present { file, watch } = self else { return None };
         if let Some(watch) = watch {
@@ -79,19 +79,19 @@ impl Service {
 }
 
 impl Running {
-    /// Checks whether the file is still there.
+    /// Checks that the file is still there.
     fn check(&mut self, io: &mut Io<'_>) {
         let File::Present { file, watch: Some(watch) } = &self.file else { return };
         watch.drain();
         if file.is_ours() {
             return;
         }
-        log::warn!("ctl: {} was removed; clients cannot connect until it can be made again", file.path().display());
+        log::warn!("ctl: {} was removed; creating it again", file.path().display());
         let missing = File::Missing { retry_at: io.now() + FIRST_RETRY, problem: None };
         std::mem::replace(&mut self.file, missing).unwatch(io);
     }
 
-    /// Makes the socket again.
+    /// Creates the socket again.
     fn reopen(&mut self, settings: &Settings, io: &mut Io<'_>) {
         let File::Missing { retry_at, problem } = &mut self.file else { return };
         if *retry_at > io.now() {
@@ -100,19 +100,19 @@ impl Running {
         match socket::open(settings) {
             Ok((listener, file)) => match self.server.listen_on(listener, io) {
                 Ok(()) => {
-                    log::info!("ctl: {} is there again", settings.socket.display());
+                    log::info!("ctl: created {} again", settings.socket.display());
                     self.file = File::present(file, io);
                     return;
                 }
                 Err(error) => {
                     file.remove();
-                    log::debug!("ctl: cannot watch the new socket: {error}");
+                    log::debug!("ctl: cannot register the new socket: {error}");
                 }
             },
             Err(error) => {
                 let error = error.to_string();
                 if problem.as_ref() != Some(&error) {
-                    log::warn!("ctl: cannot make the socket again: {error}");
+                    log::warn!("ctl: cannot create the socket again: {error}");
                     *problem = Some(error);
                 }
             }
@@ -131,14 +131,14 @@ impl Handler for Service {
             }
             Err(error) => {
                 file.remove();
-                Err(format!("{}: cannot watch it: {error}", self.settings.socket.display()).into())
+                Err(format!("{}: cannot register the socket: {error}", self.settings.socket.display()).into())
             }
         }
     }
 
     fn stop(&mut self, io: &mut Io<'_>) {
         if let Some(Running { server, file }) = self.running.take() {
-            // First, so that no client finds a socket that refuses.
+            // First, so that no client finds a socket that refuses connections.
             if let Some(file) = file.unwatch(io) {
                 file.remove();
             }

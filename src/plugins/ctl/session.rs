@@ -1,86 +1,94 @@
-//! One client's conversation, without its socket: bytes and the engine's replies go in, requests and bytes come out.
+//! The protocol with one client, without its socket: bytes and the engine's replies go in, requests and bytes come out.
 //!
-//! Runs on the reactor thread. Invariants: the responses come in the order of the requests; no further packet is looked at
-//! while one waits for the engine or while output is left, so a client costs one response and one input buffer at most.
+//! Runs on the reactor thread. Invariants: responses have the order of their requests; no further packet is read while one
+//! waits for the engine or while output is left, so a client costs at most one response and one input buffer.
 
 use super::methods::{self, Empty, Incoming, Message};
 use super::wire::{Codec, Reader, encode};
 use crate::engine::{Reply, Request};
 
-/// The longest request, in bytes.
+/// Maximum size of a request, in bytes.
 pub(super) const MAX_REQUEST: usize = 64 << 10;
 
-/// What can be done next for a [`Session`].
+/// Next thing to do for a [`Session`].
 #[derive(Debug, PartialEq)]
 pub(super) enum Step {
-    /// Send what [`Session::output`] has.
+    /// Send [`Session::output`].
     Send,
-    /// Ask the engine, and give its reply to [`Session::answer`].
-    Ask(Request),
-    /// Nothing until the engine has replied.
+    /// Send this request to the engine, and pass its reply to [`Session::reply`].
+    Request(Request),
+    /// Wait for the engine's reply.
     Wait,
-    /// A notification has come that means nothing to us: go on.
+    /// Continue: a notification of no meaning here was dropped.
     Ignored,
     /// Receive more.
-    Read,
-    /// Close: all that can be done has been done.
+    Receive,
+    /// Close: everything possible is done.
     Close,
 }
 
-/// What the client is owed for the request that is with the engine.
+/// The request that waits for the engine's reply.
 #[derive(Debug, Clone, Copy)]
-struct Owed {
+struct Pending {
     id: u32,
+    /// Method of the response.
     method: u16,
 }
 
-/// One client's conversation.
+/// State of the bytes from the client.
+#[derive(Debug, PartialEq)]
+enum Input {
+    Open,
+    /// The client sends no more.
+    Ended,
+    /// The client sent something that is not a packet.
+    Malformed,
+}
+
+/// The protocol with one client.
 #[derive(Debug)]
 pub(super) struct Session {
     codec: Codec,
     reader: Reader,
-    owed: Option<Owed>,
+    input: Input,
+    pending: Option<Pending>,
     output: Vec<u8>,
     sent: usize,
-    /// The client will send no more.
-    ended: bool,
-    /// What the client sent makes no sense any more.
-    broken: bool,
 }
 
 impl Session {
     pub(super) fn new(codec: Codec) -> Session {
         let reader = Reader::new(codec, MAX_REQUEST);
-        Session { codec, reader, owed: None, output: Vec::new(), sent: 0, ended: false, broken: false }
+        Session { codec, reader, input: Input::Open, pending: None, output: Vec::new(), sent: 0 }
     }
 
-    /// What is to be done next.
+    /// Returns the next thing to do.
     pub(super) fn step(&mut self) -> Step {
         loop {
             if !self.output().is_empty() {
                 return Step::Send;
             }
-            if self.owed.is_some() {
+            if self.pending.is_some() {
                 return Step::Wait;
             }
-            if self.broken {
+            if self.input == Input::Malformed {
                 return Step::Close;
             }
             match self.reader.packet() {
-                Ok(None) if self.ended => return Step::Close,
-                Ok(None) => return Step::Read,
+                Ok(None) if self.input == Input::Ended => return Step::Close,
+                Ok(None) => return Step::Receive,
                 Ok(Some(packet)) => match methods::incoming(&packet) {
-                    Incoming::Ask(request) => {
-                        self.owed = Some(Owed { id: packet.id, method: methods::response_to(packet.method) });
-                        return Step::Ask(request);
+                    Incoming::Request(request) => {
+                        self.pending = Some(Pending { id: packet.id, method: methods::response_to(packet.method) });
+                        return Step::Request(request);
                     }
-                    // A packet is a step, also one that is not answered: others want their turn too.
-                    Incoming::Refuse(_) if packet.id == 0 => return Step::Ignored,
-                    Incoming::Refuse(message) => self.refuse(packet.id, &message),
+                    // Each packet is a step, so that others have their turn after many of them.
+                    Incoming::Refused(_) if packet.id == 0 => return Step::Ignored,
+                    Incoming::Refused(message) => self.refuse(packet.id, &message),
                 },
                 Err(error) => {
                     log::debug!("ctl: {error}; closing the connection");
-                    self.broken = true;
+                    self.input = Input::Malformed;
                     if let Some(id) = error.id {
                         self.refuse(id, &error.to_string());
                     }
@@ -89,26 +97,26 @@ impl Session {
         }
     }
 
-    /// Takes what the client has sent. Only after [`Step::Read`].
+    /// Adds bytes from the client. Only after [`Step::Receive`].
     pub(super) fn received(&mut self, bytes: &[u8]) {
         self.reader.push(bytes);
     }
 
-    /// The client will send no more; what it has asked is still answered.
-    pub(super) fn ended(&mut self) {
-        self.ended = true;
+    /// Handles the end of the client's bytes. Its requests are still answered.
+    pub(super) fn end(&mut self) {
+        self.input = Input::Ended;
     }
 
-    /// Whether the client is owed a response, or part of one.
-    pub(super) fn busy(&self) -> bool {
-        self.owed.is_some() || !self.output().is_empty()
+    /// Returns true if the client waits for a response, or for a part of one.
+    pub(super) fn is_busy(&self) -> bool {
+        self.pending.is_some() || !self.output().is_empty()
     }
 
-    /// Takes the engine's reply to what [`Step::Ask`] gave.
-    pub(super) fn answer(&mut self, reply: &Reply) {
-        let Some(Owed { id, method }) = self.owed.take() else { return };
+    /// Handles the engine's reply to [`Step::Request`].
+    pub(super) fn reply(&mut self, reply: &Reply) {
+        let Some(Pending { id, method }) = self.pending.take() else { return };
         match reply {
-            Reply::Refused(message) if id == 0 => log::debug!("ctl: a notification: {message}"),
+            Reply::Refused(message) if id == 0 => log::debug!("ctl: a notification was refused: {message}"),
             _ if id == 0 => {}
             Reply::Refused(message) => self.refuse(id, message),
             Reply::Done => self.respond(id, method, &Empty {}),
@@ -117,16 +125,16 @@ impl Session {
         }
     }
 
-    /// What is to be sent.
+    /// Bytes to send.
     pub(super) fn output(&self) -> &[u8] {
         &self.output[self.sent..]
     }
 
-    /// So many bytes of the output have been sent.
+    /// Removes sent bytes from the output.
     pub(super) fn sent(&mut self, count: usize) {
         self.sent += count;
         if self.sent >= self.output.len() {
-            // A status can be large, and the next request may be hours away.
+            // Frees it: a status can be large, and the next request hours away.
             self.output = Vec::new();
             self.sent = 0;
         }
@@ -139,7 +147,7 @@ impl Session {
     fn respond(&mut self, id: u32, method: u16, body: &impl serde::Serialize) {
         if let Err(error) = encode(self.codec, id, method, body, &mut self.output) {
             log::error!("ctl: cannot write a response of method {method}: {error}");
-            self.broken = true;
+            self.input = Input::Malformed;
         }
     }
 }

@@ -22,13 +22,13 @@ fn converse(input: &str, reply: &Reply) -> (String, Vec<Request>) {
     loop {
         match session.step() {
             Step::Send => output += &send(&mut session),
-            Step::Ask(request) => {
+            Step::Request(request) => {
                 requests.push(request);
                 assert_eq!(session.step(), Step::Wait);
-                session.answer(reply);
+                session.reply(reply);
             }
-            Step::Read if given => session.ended(),
-            Step::Read => {
+            Step::Receive if given => session.end(),
+            Step::Receive => {
                 session.received(input.as_bytes());
                 given = true;
             }
@@ -128,24 +128,24 @@ fn a_half_packet_at_the_end_is_nothing() {
 #[test]
 fn nothing_is_read_while_something_is_owed() {
     let mut session = Session::new(Codec::Json);
-    assert_eq!(session.step(), Step::Read);
+    assert_eq!(session.step(), Step::Receive);
     session.received(b"{\"id\":1,\"method\":2}{\"id\":2,\"method\":2}");
-    assert!(!session.busy());
-    assert_eq!(session.step(), Step::Ask(Request::Status));
+    assert!(!session.is_busy());
+    assert_eq!(session.step(), Step::Request(Request::Status));
     assert_eq!(session.step(), Step::Wait);
-    assert!(session.busy());
-    session.answer(&Reply::Done);
+    assert!(session.is_busy());
+    session.reply(&Reply::Done);
     assert_eq!(session.step(), Step::Send);
     session.sent(3);
     assert_eq!(session.step(), Step::Send);
     assert!(session.output().starts_with(b"d\":1,"));
     session.sent(session.output().len());
-    assert_eq!(session.step(), Step::Ask(Request::Status));
-    session.answer(&Reply::Done);
+    assert_eq!(session.step(), Step::Request(Request::Status));
+    session.reply(&Reply::Done);
     // A reply that nobody waits for changes nothing.
-    session.answer(&Reply::Done);
+    session.reply(&Reply::Done);
     assert_eq!(send(&mut session), "{\"id\":2,\"method\":3,\"body\":{}}\n");
-    assert_eq!(session.step(), Step::Read);
+    assert_eq!(session.step(), Step::Receive);
 }
 
 /// Whatever the cuts, the delays of the engine and the appetite of the client: every request is answered once, in order.
@@ -175,14 +175,14 @@ fn random_conversations_are_answered_in_order() {
                     output.extend_from_slice(&session.output()[..count]);
                     session.sent(count);
                 }
-                Step::Ask(_) => asked = true,
+                Step::Request(_) => asked = true,
                 Step::Ignored => {}
                 Step::Wait => {
                     assert!(std::mem::take(&mut asked), "seed {seed}: waits without having asked");
-                    session.answer(&Reply::Done);
+                    session.reply(&Reply::Done);
                 }
-                Step::Read if rest.is_empty() => session.ended(),
-                Step::Read => {
+                Step::Receive if rest.is_empty() => session.end(),
+                Step::Receive => {
                     let (now, later) = rest.split_at(1 + random.index(rest.len().min(50)));
                     session.received(now);
                     rest = later;

@@ -1,4 +1,4 @@
-//! `plugins.ctl`: the settings that the daemon and the client share. Reading them touches nothing.
+//! `plugins.ctl`: the settings that the daemon and the client share. Reading them has no side effects.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -7,25 +7,25 @@ use super::group::Group;
 use super::wire::Codec;
 use crate::config::Section;
 
-/// Where the control socket is if the configuration does not say.
+/// Default path of the control socket.
 pub const DEFAULT_SOCKET: &str = "/run/proxygw.sock";
 
-/// Who may use it if the configuration does not say: the daemon's own user.
+/// Default mode of the control socket: only the daemon's own user may use it.
 const DEFAULT_MODE: u32 = 0o600;
 
-/// The size of `sun_path`, of which the last byte is a zero: unix(7).
+/// Size of `sun_path` with its terminating null byte: unix(7).
 const PATH_SIZE: usize = 108;
 
 /// The `plugins.ctl` section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The path of the control socket, absolute.
+    /// Absolute path of the control socket.
     pub socket: PathBuf,
-    /// How packets are written.
+    /// Encoding of packets.
     pub codec: Codec,
-    /// The socket's permission bits.
+    /// Permission bits of the socket.
     pub mode: u32,
-    /// The group that the socket is given to.
+    /// Group of the socket.
     pub group: Option<Group>,
 }
 
@@ -45,7 +45,7 @@ impl Settings {
         let codec = codec.map_or(Some(Codec::Json), |name| {
             let codec = Codec::named(&name);
             if codec.is_none() {
-                section.problem("codec", format_args!("there is no codec {name:?}: write json or cbor"));
+                section.problem("codec", format_args!("unknown codec {name:?}: write json or cbor"));
             }
             codec
         });
@@ -54,7 +54,7 @@ impl Settings {
             if mode.is_none() {
                 section.problem(
                     "mode",
-                    format_args!("{text:?} is no octal mode from \"0000\" to \"0777\", such as \"0660\""),
+                    format_args!("{text:?} is not an octal mode from \"0000\" to \"0777\", such as \"0660\""),
                 );
             }
             mode
@@ -63,25 +63,25 @@ impl Settings {
     }
 }
 
-/// Whether a path can be that of a socket.
+/// Checks that a path can be the path of a socket.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The reason why it cannot.
 pub fn check_path(path: &Path) -> Result<(), String> {
     let bytes = path.as_os_str().as_bytes();
     if bytes.is_empty() {
-        return Err("the socket's path is empty".to_owned());
+        return Err("the path of the socket is empty".to_owned());
     }
     if bytes.contains(&0) {
-        return Err(format!("{path:?} has a NUL byte, which no path can have"));
+        return Err(format!("{path:?} contains a null byte"));
     }
     if bytes.len() >= PATH_SIZE {
-        return Err(format!("{path:?} is longer than {} bytes, which no socket's path can be", PATH_SIZE - 1));
+        return Err(format!("{path:?} is longer than {} bytes, the maximum for a socket", PATH_SIZE - 1));
     }
     Ok(())
 }
 
-/// Permission bits, as chmod(1) takes them.
+/// Permission bits in the notation of chmod(1).
 fn octal(text: &str) -> Option<u32> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
     let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());

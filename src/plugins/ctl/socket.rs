@@ -1,7 +1,7 @@
 //! The control socket's file.
 //!
-//! Invariants: the file is never more open than its mode; a file that is not a dead socket is left alone; only our own
-//! file is removed.
+//! Invariants: the file never has more permissions than its mode; a file that is not an unused socket is left alone; only
+//! the daemon's own file is removed.
 
 use std::fs;
 use std::io;
@@ -16,10 +16,10 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 use super::settings::Settings;
 use crate::plugin::Error;
 
-/// How many clients may wait to be accepted.
+/// Maximum number of clients that wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// The file of a socket that listens.
+/// File of a listening socket.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -31,12 +31,12 @@ impl SocketFile {
         &self.path
     }
 
-    /// Whether the file is still there, and no other in its place.
+    /// Returns true if the file is still there, and not replaced by another one.
     pub(super) fn is_ours(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok_and(|file| identity(&file) == self.identity)
     }
 
-    /// Removes the file, unless another one is in its place.
+    /// Removes the file, unless another one has replaced it.
     pub(super) fn remove(self) {
         if !self.is_ours() {
             return;
@@ -47,7 +47,7 @@ impl SocketFile {
     }
 }
 
-/// Makes the socket, in the place of one that a crashed daemon has left.
+/// Creates the socket. Replaces one that a crash left behind.
 pub(super) fn open(settings: &Settings) -> Result<(UnixListener, SocketFile), Error> {
     let path = &settings.socket;
     let group = settings.group.as_ref().map(|group| group.resolve()).transpose()?;
@@ -58,8 +58,7 @@ pub(super) fn open(settings: &Settings) -> Result<(UnixListener, SocketFile), Er
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
         .map_err(|error| failed("create a socket", error.into()))?;
-    // The file gets the mode of the socket's own inode, less the umask: so it is never open to more than its owner before
-    // it has its group.
+    // The file gets the mode of the socket's own inode, less the umask. So only its owner may use it until it has its group.
     fchmod(&socket, Mode::from_raw_mode(settings.mode & 0o700))
         .map_err(|error| failed("set the mode", error.into()))?;
     let address = SocketAddrUnix::new(path.as_path()).map_err(|error| failed("listen", error.into()))?;
@@ -69,11 +68,11 @@ pub(super) fn open(settings: &Settings) -> Result<(UnixListener, SocketFile), Er
         }
         _ => failed("listen", error.into()),
     })?;
-    let file = fs::symlink_metadata(path).map_err(|error| failed("find the socket again", error))?;
+    let file = fs::symlink_metadata(path).map_err(|error| failed("find the new socket", error))?;
     let file = SocketFile { path: path.clone(), identity: identity(&file) };
     let finish = || -> Result<(), Error> {
         if let Some(group) = group {
-            lchown(path, None, Some(group)).map_err(|error| failed("give it to its group", error))?;
+            lchown(path, None, Some(group)).map_err(|error| failed("set the group", error))?;
         }
         let mode = fs::Permissions::from_mode(settings.mode);
         fs::set_permissions(path, mode).map_err(|error| failed("set the mode", error))?;
@@ -88,12 +87,12 @@ pub(super) fn open(settings: &Settings) -> Result<(UnixListener, SocketFile), Er
     }
 }
 
-/// Removes a socket that nobody listens on.
+/// Removes a socket on which no process listens.
 fn clear(path: &Path) -> Result<(), Error> {
     let shown = path.display();
     let file = match fs::symlink_metadata(path) {
         Ok(file) => file,
-        // A missing directory is noticed when the socket is bound.
+        // A missing directory is reported when the socket is bound.
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(format!("{shown}: {error}").into()),
     };
@@ -104,17 +103,17 @@ fn clear(path: &Path) -> Result<(), Error> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
-            return Err(format!("{shown}: cannot find out whether anybody listens there: {error}").into());
+            return Err(format!("{shown}: cannot determine whether another program listens there: {error}").into());
         }
-        // A full queue is that of somebody who listens.
+        // WouldBlock: the queue of a listening process is full.
         _ => return Err(format!("{shown}: another program listens there; is proxygw running already?").into()),
     }
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(format!("{shown}: cannot remove the socket that a crash has left: {error}").into())
+            Err(format!("{shown}: cannot remove the socket that a crash left behind: {error}").into())
         }
         _ => {
-            log::info!("ctl: removed {shown}, which a crash had left");
+            log::info!("ctl: removed {shown}, left behind by a crash");
             Ok(())
         }
     }

@@ -95,7 +95,7 @@ fn what_is_alive_or_no_socket_is_left_alone() {
     fs::remove_file(&settings.socket).unwrap();
 
     let datagrams = UnixDatagram::bind(&settings.socket).unwrap();
-    assert!(refused(&settings).contains("cannot find out"));
+    assert!(refused(&settings).contains("cannot determine"));
     drop(datagrams);
     fs::remove_file(&settings.socket).unwrap();
 

@@ -28,9 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Largest number of connections that a frontend serves at once; a low limit of open files leaves fewer.
 const MOST_CONNECTIONS: usize = 1024;
 
-/// How many connections are accepted at once. Those that are there already have their turn before more are.
-const ACCEPTED_AT_ONCE: usize = 32;
-
 /// How long to wait before accepting again when there is no descriptor left.
 const SHORTAGE: Duration = Duration::from_millis(100);
 
@@ -141,7 +138,7 @@ impl Handler for Http {
             self.close(io, number);
         }
         self.close_listeners(io);
-        self.acceptance.retry(None);
+        self.acceptance.clear();
         RUNNING.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -163,8 +160,7 @@ impl Handler for Http {
         while let Some((number, _)) = self.connections.oldest().filter(|(_, oldest)| oldest.expires <= now) {
             self.close(io, number);
         }
-        if self.acceptance.retry_at().is_some_and(|at| at <= now) {
-            self.acceptance.retry(None);
+        if self.acceptance.due(now) {
             (0..self.listeners.len()).for_each(|key| self.accept(io, key));
         }
     }
@@ -172,36 +168,25 @@ impl Handler for Http {
 
 impl Http {
     fn accept(&mut self, io: &mut Io<'_>, key: usize) {
-        for _ in 0..ACCEPTED_AT_ONCE {
-            let Some(listener) = self.listeners.get(key) else { return };
-            let accepted = listener.accept();
-            match self.acceptance.judge(io.now(), format_args!("static:http on {}", self.listen[key]), accepted) {
+        self.acceptance.begin();
+        while let Some(listener) = self.listeners.get(key) {
+            let name = format_args!("static:http on {}", self.listen[key]);
+            let Some(accepted) = self.acceptance.next(io.now(), name, || listener.accept()) else { return };
+            match accepted {
                 Accepted::Client((stream, peer)) => self.admit(io, stream, peer),
                 Accepted::Crowded((stream, peer)) => {
-                    let stream = if self.make_room(io) { Acceptance::replaced(stream) } else { stream };
+                    let stream = if self.close_one(io) { Acceptance::replaced(stream) } else { stream };
                     self.admit(io, stream, peer);
                 }
-                Accepted::Lost => {}
-                Accepted::Done => return,
-                Accepted::Short => {
-                    self.make_room(io);
-                    return;
-                }
+                Accepted::Short => _ = self.close_one(io),
             }
-        }
-        // Events tell of changes only; this one is wanted again if there are more.
-        if let Some(listener) = self.listeners.get_mut(key)
-            && let Err(error) = io.reregister(listener, key, Interest::READABLE)
-        {
-            log::warn!("cannot watch {}: {error}", self.listen[key]);
-            self.acceptance.pause(io.now());
         }
     }
 
     fn admit(&mut self, io: &mut Io<'_>, mut stream: TcpStream, peer: SocketAddr) {
         let share = Share::Clients.max_clients() / RUNNING.load(Ordering::Relaxed).max(1);
         if self.connections.len() >= share.clamp(1, MOST_CONNECTIONS) {
-            self.make_room(io);
+            self.close_one(io);
         }
         let key = MOST_LISTENERS + self.connections.next_key();
         if let Err(error) = io.register(&mut stream, key, Interest::READABLE | Interest::WRITABLE) {
@@ -225,7 +210,7 @@ impl Http {
 
     /// Closes the connection that will be missed least: the oldest that has had its answer, or the oldest of all.
     /// Returns false if there is none.
-    fn make_room(&mut self, io: &mut Io<'_>) -> bool {
+    fn close_one(&mut self, io: &mut Io<'_>) -> bool {
         let answered = self.connections.iter().find(|(_, connection)| matches!(connection.state, State::Lingering));
         let least = answered.or_else(|| self.connections.oldest()).map(|(number, _)| number);
         least.is_some_and(|key| {
