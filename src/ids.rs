@@ -89,6 +89,11 @@ impl Family {
         if ip.is_ipv4() { Family::V4 } else { Family::V6 }
     }
 
+    /// Its number: 4 or 6.
+    pub fn version(self) -> u8 {
+        if self == Family::V4 { 4 } else { 6 }
+    }
+
     /// The address that stands for every address of the family.
     pub fn unspecified(self) -> std::net::IpAddr {
         match self {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::config::{
     Access, Address, Config, FrontendSpec, MAX_KERNEL_TIMEOUT, Masquerade, Prefix, Protocol, Route, Shift,
 };
-use crate::ids::{FrontendId, TargetId};
+use crate::ids::{Family, FrontendId, TargetId};
 
 /// The longest time that conntrack shows a closed TCP connection for; the kernel's default for TIME_WAIT.
 const LONGEST_TRACE: Duration = Duration::from_secs(120);
@@ -47,8 +47,8 @@ impl Rules {
     }
 
     /// The routes of one family.
-    pub fn routes_of(&self, v4: bool) -> impl Iterator<Item = &Route> {
-        self.routes.iter().filter(move |route| route.listen.is_ipv4() == v4)
+    pub fn routes_of(&self, family: Family) -> impl Iterator<Item = &Route> {
+        self.routes.iter().filter(move |route| Family::of(route.listen.ip) == family)
     }
 
     /// The port that all of its listens are on, if it is one.

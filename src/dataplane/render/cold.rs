@@ -1,10 +1,10 @@
-//! Where a cold frontend's flows go.
+//! The cold paths: new flows of frontends that are not active.
 //!
 //! | chain | does |
 //! |---|---|
-//! | `cold-drop` | drops a first packet; its client tries again |
-//! | `cold-hold` | hands a first packet to the holder by NFLOG, and drops it |
-//! | `cold-refuse` | tells the client that nobody is there |
+//! | `cold-drop` | drops a first packet; its client retransmits |
+//! | `cold-hold` | passes a first packet to the holder by NFLOG, and drops it |
+//! | `cold-refuse` | refuses the client |
 //! | `forged` | drops packets from outside whose source no other host can have; the others jump to it first |
 //!
 //! A packet in `prerouting` has not met the kernel's checks of source addresses: they follow with its route. One that is
@@ -16,55 +16,63 @@
 //! `cold-…-any` is the same for a wildcard listen, `cold-…-N` for a frontend with rules of its own.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use nftables::expr::{Expression, FibFlag, MetaKey};
+use nftables::expr::{FibFlag, MetaKey};
 use nftables::types::{NfChainType, NfHook};
-use serde_json::Value;
 
+use super::expr::{
+    LOOPBACK, accept, address_type, drop, field, go_back, goto, ip, is, is_family, is_from_here, is_member,
+    is_not_first_segment, is_not_translated, is_one_of, is_protocol, jump, log_to_group, meta, prefix, reset, text,
+    unreachable,
+};
 use super::maps::{Map, key_of};
 use super::transaction::Transaction;
-use super::words::{
-    accept, address_type, and, ct, drop, field, go_back, goto, ip_of, is, is_family, is_member, is_not, is_one_of,
-    jump, log_to_group, meta, prefix, refuse, reset, text,
-};
-use super::{PRIORITY, only_this_host, only_what_is_meant, only_who_may_come_in};
-use crate::config::{Protocol, Route};
-use crate::dataplane::plan::{ColdPath, OnFailure};
-use crate::dataplane::plan::{Plan, Rules};
+use super::{PRIORITY, only_admitted, only_own_packets, only_this_host};
+use crate::config::{Prefix, Protocol, Route};
+use crate::dataplane::plan::{ColdPath, OnFailure, Plan, Rules};
 use crate::ids::FrontendId;
 
 /// The chain that drops packets with forged sources.
 const FORGED: &str = "forged";
 
-/// What the names of the sets of guarded UDP listens begin with.
+/// Start of the names of the sets of guarded UDP listens.
 const GUARDED: &str = "guarded";
 
-/// Whether first packets of clients on this host are dropped by the guard.
+/// Whether the guard drops first packets of clients on this host.
 fn is_guarded(rules: &Rules) -> bool {
     rules.cold != ColdPath::Local && rules.protocol == Protocol::Udp
 }
 
-/// The chain that all cold frontends of one sort share.
-fn shared_name(rules: &Rules, refusing: bool) -> Option<&'static str> {
+/// Manner of a cold path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// As the frontend's kind has it.
+    Usual,
+    /// Clients are refused for as long as the target backs off.
+    Refusing,
+}
+
+/// The chain that all cold frontends of one kind share.
+fn shared_name(rules: &Rules, manner: Manner) -> Option<&'static str> {
     match rules.cold {
         ColdPath::Local => None,
         ColdPath::Drop => Some("cold-drop"),
-        ColdPath::Hold(_) if refusing => Some("cold-refuse"),
+        ColdPath::Hold(_) if manner == Manner::Refusing => Some("cold-refuse"),
         ColdPath::Hold(_) => Some("cold-hold"),
     }
 }
 
-/// Whether the shared chains cannot do for it.
+/// Whether a frontend needs chains of its own.
 fn has_own_chain(rules: &Rules) -> bool {
     !rules.access.is_open() || (rules.shadows_endpoint() && rules.cold != ColdPath::Local)
 }
 
-/// The chain of a route's cold path; `None` where its flows go on to this host's own sockets.
-pub(super) fn cold_chain(id: FrontendId, rules: &Rules, route: &Route, refusing: bool) -> Option<String> {
-    let shared = shared_name(rules, refusing);
+/// The chain of a route's cold path; `None` where its flows go to this host's own sockets.
+pub(super) fn cold_chain(id: FrontendId, rules: &Rules, route: &Route, manner: Manner) -> Option<String> {
+    let shared = shared_name(rules, manner);
     if has_own_chain(rules) {
-        Some(own_name(id, rules, refusing))
+        Some(own_name(id, rules, manner))
     } else if route.is_wildcard() {
         Some(format!("{}-any", shared?))
     } else {
@@ -72,11 +80,11 @@ pub(super) fn cold_chain(id: FrontendId, rules: &Rules, route: &Route, refusing:
     }
 }
 
-fn own_name(id: FrontendId, rules: &Rules, refusing: bool) -> String {
-    format!("{}-{id}", shared_name(rules, refusing).unwrap_or("cold-local"))
+fn own_name(id: FrontendId, rules: &Rules, manner: Manner) -> String {
+    format!("{}-{id}", shared_name(rules, manner).unwrap_or("cold-local"))
 }
 
-/// The chains that are shared, and the guard.
+/// The shared chains, and the guard.
 pub(super) fn shared_chains(transaction: &mut Transaction, plan: &Plan) {
     forged(transaction);
     let chain = |transaction: &mut Transaction, name: &str| {
@@ -84,9 +92,8 @@ pub(super) fn shared_chains(transaction: &mut Transaction, plan: &Plan) {
         // jump forged
         transaction.add_rule(name, vec![jump(FORGED)], None);
         // tcp flags & (fin | syn | rst | ack) != syn reject with tcp reset
-        // The middle of a connection whose entry is gone: its client should know at once.
-        let flags = and(field("tcp", "flags"), Expression::List(["fin", "syn", "rst", "ack"].map(text).to_vec()));
-        transaction.add_rule(name, vec![is_not(flags, text("syn")), reset()], None);
+        // A connection whose entry is gone: a reset notifies its client at once.
+        transaction.add_rule(name, vec![is_not_first_segment(), reset()], None);
     };
     chain(transaction, "cold-drop");
     drop_all(transaction, "cold-drop");
@@ -118,70 +125,69 @@ pub(super) fn own_chains(transaction: &mut Transaction, id: FrontendId, rules: &
         return;
     }
     let refuses = matches!(rules.cold, ColdPath::Hold(options) if options.on_failure == OnFailure::Reject);
-    for refusing in [false, true].into_iter().take(1 + usize::from(refuses)) {
-        let name = own_name(id, rules, refusing);
+    for manner in [Manner::Usual, Manner::Refusing].into_iter().take(1 + usize::from(refuses)) {
+        let name = own_name(id, rules, manner);
         transaction.add_chain(&name);
-        only_what_is_meant(transaction, &name, rules);
+        only_own_packets(transaction, &name, rules);
         if !rules.access.is_open() {
-            // The gate may answer, so it does not see them.
+            // First, because the gate may answer.
             // jump forged
             transaction.add_rule(&name, vec![jump(FORGED)], None);
         }
-        only_who_may_come_in(transaction, &name, id, rules);
-        if let Some(shared) = shared_name(rules, refusing) {
+        only_admitted(transaction, &name, id, rules);
+        if let Some(shared) = shared_name(rules, manner) {
             // goto cold-hold
             transaction.add_rule(&name, vec![goto(shared)], None);
         }
     }
 }
 
-/// Drops packets from outside whose source is this host's own, or no host's (RFC 1122, section 3.2.1.3; RFC 4291).
+/// Drops packets from outside whose source is an address of this host, or of no host (RFC 1122, section 3.2.1.3; RFC 4291).
 ///
 /// `fib` knows the host's own addresses, the broadcast addresses of its subnets and its IPv6 anycast addresses. Of two
 /// others it returns `unicast` or `unspec`, depending on the routes: IPv4's network 0, and what IPv6 has outside of unicast.
 fn forged(transaction: &mut Transaction) {
     transaction.add_chain(FORGED);
     // oif != 0 return
-    // Clients on this host, and held packets that are sent again: these have passed here before.
-    transaction.add_rule(FORGED, vec![is_not(meta(MetaKey::Oif), Expression::Number(0)), go_back()], None);
+    // Clients on this host, and held packets that are sent again, which have passed here before.
+    transaction.add_rule(FORGED, vec![is_from_here(), go_back()], None);
     // iifname "lo" return
     transaction.add_rule(FORGED, vec![is(meta(MetaKey::Iifname), text("lo")), go_back()], None);
     // fib saddr type { local, broadcast, anycast, multicast } drop
     let types = ["local", "broadcast", "anycast", "multicast"].map(text);
     transaction.add_rule(FORGED, vec![is_one_of(address_type(FibFlag::Saddr), types), drop()], None);
     // ip saddr { 0.0.0.0/8, 127.0.0.0/8 } drop
-    let zero = prefix(Ipv4Addr::UNSPECIFIED.into(), 8);
-    let loopback = prefix(Ipv4Addr::new(127, 0, 0, 0).into(), 8);
-    transaction.add_rule(FORGED, vec![is_one_of(field("ip", "saddr"), [zero, loopback]), drop()], None);
+    let network = |address: IpAddr, length| Prefix { address, length };
+    let addresses = [network(Ipv4Addr::UNSPECIFIED.into(), 8), LOOPBACK].map(prefix);
+    transaction.add_rule(FORGED, vec![is_one_of(field("ip", "saddr"), addresses), drop()], None);
     // ip6 saddr { ::/127, ::ffff:0:0/96, ff00::/8 } drop
     // The unspecified address and ::1; IPv4 addresses (RFC 4942, section 2.2); multicast.
     let addresses = [
-        prefix(Ipv6Addr::UNSPECIFIED.into(), 127),
-        prefix(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped().into(), 96),
-        prefix(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
-    ];
+        network(Ipv6Addr::UNSPECIFIED.into(), 127),
+        network(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped().into(), 96),
+        network(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
+    ]
+    .map(prefix);
     transaction.add_rule(FORGED, vec![is_one_of(field("ip6", "saddr"), addresses), drop()], None);
 }
 
-/// Drops what comes from elsewhere at once, and the UDP of this host later.
+/// Drops packets from outside at once, and the UDP of this host later.
 fn drop_all(transaction: &mut Transaction, chain: &str) {
     // oif != 0 meta l4proto udp accept
-    let from_here = is_not(meta(MetaKey::Oif), Expression::Number(0));
-    let udp = is(meta(MetaKey::L4proto), text("udp"));
-    transaction.add_rule(chain, vec![from_here, udp, accept()], None);
+    transaction.add_rule(chain, vec![is_from_here(), is_protocol(Protocol::Udp), accept()], None);
     // drop
     transaction.add_rule(chain, vec![drop()], None);
 }
 
-/// Tells clients that nobody is there: TCP by a reset, everything else by ICMP.
+/// Refuses clients: TCP by a reset, everything else by ICMP.
 pub(super) fn refuse_all(transaction: &mut Transaction, chain: &str) {
     // meta l4proto tcp reject with tcp reset
-    transaction.add_rule(chain, vec![is(meta(MetaKey::L4proto), text("tcp")), reset()], None);
+    transaction.add_rule(chain, vec![is_protocol(Protocol::Tcp), reset()], None);
     // reject with icmpx port-unreachable
-    transaction.add_rule(chain, vec![refuse()], None);
+    transaction.add_rule(chain, vec![unreachable()], None);
 }
 
-/// Drops the UDP of clients on this host after it has left them.
+/// Drops the UDP of clients on this host behind the loopback interface.
 fn guard(transaction: &mut Transaction, plan: &Plan) {
     const CHAIN: &str = "cold-guard";
     for map in Map::of(plan) {
@@ -191,14 +197,14 @@ fn guard(transaction: &mut Transaction, plan: &Plan) {
     transaction.add_base_chain(CHAIN, NfChainType::Filter, NfHook::Input, PRIORITY);
     for map in Map::of(plan) {
         let set = map.name(GUARDED);
-        let not_sent = is_not(and(ct("status"), text("dnat")), text("dnat"));
-        let mut expr = vec![is(meta(MetaKey::Iifname), text("lo")), is(meta(MetaKey::L4proto), text("udp")), not_sent];
+        let from_lo = is(meta(MetaKey::Iifname), text("lo"));
+        let mut expr = vec![from_lo, is_protocol(Protocol::Udp), is_not_translated()];
         if map.any {
             // …meta nfproto ipv4 udp dport @guarded_any4 drop
-            expr.extend([is_family(map.v4), is_member(vec![field("udp", "dport")], &set)]);
+            expr.extend([is_family(map.family), is_member(vec![field("udp", "dport")], &set)]);
         } else {
             // iifname "lo" meta l4proto udp ct status & dnat != dnat ip daddr . udp dport @guarded_ip4 drop
-            expr.push(is_member(vec![field(ip_of(map.v4), "daddr"), field("udp", "dport")], &set));
+            expr.push(is_member(vec![field(ip(map.family), "daddr"), field("udp", "dport")], &set));
         }
         expr.push(drop());
         transaction.add_rule(CHAIN, expr, None);
@@ -212,16 +218,14 @@ pub(super) fn change_guarded(
     before: &BTreeSet<FrontendId>,
     after: &BTreeSet<FrontendId>,
 ) {
-    let guarded = |id: &&FrontendId| is_guarded(&plan.frontends[id]);
     for map in Map::of(plan) {
         let set = map.name(GUARDED);
-        let keys = |ids: &mut dyn Iterator<Item = &FrontendId>| -> Vec<Value> {
-            let routes = ids.filter(guarded).flat_map(|id| &plan.frontends[id].routes);
-            routes.filter(|route| Map::for_route(route) == map).map(|route| key_of(None, route)).collect()
+        let keys = |id: &FrontendId| {
+            let routes = Some(&plan.frontends[id]).filter(|rules| is_guarded(rules)).map(|rules| &rules.routes);
+            let ours = routes.into_iter().flatten().filter(move |route| Map::for_route(route) == map);
+            ours.map(|route| key_of(None, route))
         };
-        let removed = keys(&mut before.difference(after));
-        transaction.delete_elements(&set, removed.into_iter());
-        let added = keys(&mut after.difference(before));
-        transaction.add_members(&set, added.into_iter());
+        transaction.delete_elements(&set, before.difference(after).flat_map(keys));
+        transaction.add_elements(&set, after.difference(before).flat_map(keys));
     }
 }

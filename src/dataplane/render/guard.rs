@@ -1,6 +1,6 @@
-//! The rules that keep packets from outside away from 127.0.0.0/8 while `route_localnet` is on; without it, the kernel does.
+//! Rules that keep packets from outside away from 127.0.0.0/8 while `route_localnet` is on; without it, the kernel does.
 //!
-//! Only what a DNAT of ours has sent to 127.0.0.0/8 gets there, and no source in 127.0.0.0/8 is taken from outside:
+//! Only a DNAT of ours leads to 127.0.0.0/8, and no source in 127.0.0.0/8 is accepted from outside:
 //!
 //! | chain | drops |
 //! |---|---|
@@ -10,14 +10,12 @@
 //! Neither costs the packets of a forwarded flow anything. A forged packet that is merely forwarded, outside of any flow,
 //! is left to the next host, which drops it. See also [`crate::netlink::guard_table`].
 
-use std::net::{IpAddr, Ipv4Addr};
-
 use nftables::expr::MetaKey;
 use nftables::stmt::Statement;
 use nftables::types::{NfChainType, NfHook};
 
+use super::expr::{LOOPBACK, drop, field, is, is_not, is_not_translated, meta, prefix, text};
 use super::transaction::Transaction;
-use super::words::{and, ct, drop, field, is, is_not, meta, prefix, text};
 use super::{GUARD, PRIORITY};
 
 /// The chain in the input hook.
@@ -25,12 +23,11 @@ pub(super) fn chain(transaction: &mut Transaction) {
     // type filter hook input priority -101; policy accept;
     transaction.add_base_chain(GUARD, NfChainType::Filter, NfHook::Input, PRIORITY);
     // iifname != "lo" ip daddr 127.0.0.0/8 ct status & dnat != dnat drop
-    let not_sent = is_not(and(ct("status"), text("dnat")), text("dnat"));
-    transaction.add_rule(GUARD, vec![is_outside(), is_loopback("daddr"), not_sent, drop()], None);
+    transaction.add_rule(GUARD, vec![is_outside(), is_loopback("daddr"), is_not_translated(), drop()], None);
     forged_sources(transaction, GUARD);
 }
 
-/// Drops what comes from outside with a source in 127.0.0.0/8.
+/// Drops packets from outside with a source in 127.0.0.0/8.
 pub(super) fn forged_sources(transaction: &mut Transaction, chain: &str) {
     // iifname != "lo" ip saddr 127.0.0.0/8 drop
     transaction.add_rule(chain, vec![is_outside(), is_loopback("saddr"), drop()], None);
@@ -41,5 +38,5 @@ fn is_outside() -> Statement<'static> {
 }
 
 fn is_loopback(address: &'static str) -> Statement<'static> {
-    is(field("ip", address), prefix(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8))
+    is(field("ip", address), prefix(LOOPBACK))
 }

@@ -1,8 +1,8 @@
-//! Renders the plan as nft's input. Pure functions: the same plan always gives the same text.
+//! Renders the plan as nft's input. Pure functions of the plan and its states.
 //!
-//! The table, its chains and its maps are static. A warm step only adds elements to the `active` maps, which are looked up
+//! The table, its chains and its maps are static. A warm-up only adds elements to the `active` maps, which are looked up
 //! before the `cold` ones: additions cost the kernel a few milliseconds less than deletions, which wait for an RCU grace
-//! period. A flow's first packet costs one look-up per map, however many frontends there are; its other packets cost
+//! period. A flow's first packet costs one lookup per map, however many frontends there are; its other packets cost
 //! nothing, since a `nat` chain never sees them.
 //!
 //! ```text
@@ -24,13 +24,13 @@
 
 mod access;
 mod cold;
+mod expr;
 mod guard;
 mod maps;
 mod masquerade;
 mod timeouts;
 mod transaction;
 mod wildcard;
-mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,32 +42,33 @@ use super::apply::Language;
 use super::plan::{Plan, Rules, State};
 use super::repair::Parts;
 use crate::config::{Ports, Route, Shift};
-use crate::ids::FrontendId;
+use crate::ids::{Family, FrontendId};
 use crate::netlink::nftables::{Listing, SetKind};
-use cold::cold_chain;
+use cold::{Manner, cold_chain};
+use expr::{
+    address_type, dnat, field, go_back, goto, ip, is, is_family, is_not, is_protocol, jump, meta, number, ports, text,
+    value_of, verdict_of,
+};
 use maps::{Map, key_of};
 use timeouts::timeout_chain;
 pub use timeouts::timeouts;
 use transaction::{Selection, Transaction};
-use words::{
-    address_type, dnat, field, go_back, ip_of, is, is_family, is_not, jump, look_up, map_to, meta, port_or_range, text,
-};
 
 /// The name of our table, of family `inet`.
 pub const TABLE: &str = "proxygw";
 
-/// The chain that keeps clients outside from 127.0.0.0/8, where `route_localnet` is on.
+/// The chain that keeps packets from outside away from 127.0.0.0/8, where `route_localnet` is on.
 pub const GUARD: &str = "guard";
 
-/// Just before `dstnat` (-100), so that a frontend means the same whoever loads a rule set before or after us: the first
-/// chain that translates a flow decides.
+/// Just before `dstnat` (-100). The first chain that translates a flow decides, so a frontend works the same whether other
+/// rule sets are loaded before or after ours.
 const PRIORITY: i32 = -101;
 
-/// The longest comment that nft takes, in bytes.
-const LONGEST_COMMENT: usize = 127;
+/// Maximum length of a comment in nft, in bytes.
+const MAX_COMMENT: usize = 127;
 
-/// One transaction that replaces whatever is there by the whole table in the given state. The timeouts follow in a
-/// transaction of their own, see [`timeouts`].
+/// One transaction that replaces the table, if there is one, by the whole table in the given state. The timeouts follow in
+/// a transaction of their own, see [`timeouts`].
 pub fn table(plan: &Plan, state: &State) -> String {
     let mut transaction = Transaction::default();
     // Adding it first makes the deletion succeed whether it was there or not.
@@ -90,7 +91,7 @@ pub fn outline(plan: &Plan) -> Listing {
 /// The transactions that restore parts of the table in the given state, in their order. The table stays, and the timeout
 /// policies with it, so that no flow loses its timeouts.
 pub fn restoration(plan: &Plan, state: &State, parts: &Parts) -> Vec<(Language, String)> {
-    // The chains that set timeouts come first, so that no flow comes to them while they are empty.
+    // The chains that set timeouts come first, so that no flow meets them while they are empty.
     let mut transactions: Vec<_> =
         timeouts::restored(plan, parts).into_iter().map(|script| (Language::Native, script)).collect();
     let done: BTreeSet<String> = plan.timeouts().into_iter().map(timeout_chain).collect();
@@ -110,13 +111,14 @@ pub fn restoration(plan: &Plan, state: &State, parts: &Parts) -> Vec<(Language, 
     }
     let deleted = parts.deleted_chains.iter().filter(|chain| !done.contains(*chain));
     deleted.for_each(|chain| transaction.command_on("delete", "chain", chain));
-    parts.deleted_objects.iter().for_each(|(name, sort)| transaction.command_on("delete", sort, name));
+    parts.deleted_objects.iter().for_each(|(name, kind)| transaction.command_on("delete", kind, name));
     fill(&mut transaction, plan, state);
     if !transaction.is_empty() {
         transactions.push((Language::Json, transaction.into_text()));
     }
     if parts.wake {
-        // The kernel takes a change of the table's flags and of its base chains in one transaction for an error, or did.
+        // In a transaction of its own: kernels refuse, or have refused, a change of the table's flags together with one of
+        // its base chains.
         let mut transaction = Transaction::default();
         transaction.add_table();
         transactions.push((Language::Json, transaction.into_text()));
@@ -124,15 +126,17 @@ pub fn restoration(plan: &Plan, state: &State, parts: &Parts) -> Vec<(Language, 
     transactions
 }
 
-/// Everything in the table but the timeouts.
+/// Adds everything in the table but the timeouts.
 fn fill(transaction: &mut Transaction, plan: &Plan, state: &State) {
-    for temperature in ["active", "cold"] {
+    for set in MAP_SETS {
         for map in Map::of(plan) {
-            transaction.add_verdict_map(&map.name(temperature), &map.key(true), map.range);
+            transaction.add_map(&map.name(set), &map.key(true), "verdict", map.range);
         }
     }
     for shift in plan.shifts() {
-        transaction.add_port_map(&ports_name(shift), shift.pairs());
+        let name = ports_name(shift);
+        transaction.add_map(&name, &["inet_service"], "inet_service", false);
+        transaction.add_elements(&name, shift.pairs());
     }
     for timeouts in plan.timeouts() {
         transaction.add_chain(&timeout_chain(timeouts));
@@ -162,7 +166,7 @@ pub fn changes(plan: &Plan, before: &State, after: &State) -> Option<String> {
     (!transaction.is_empty()).then(|| transaction.into_text())
 }
 
-/// A chain where a new flow's first packet is looked up.
+/// A chain that looks up a new flow's first packet.
 fn entrance(transaction: &mut Transaction, plan: &Plan, chain: &str, hook: NfHook) {
     let guarded = matches!(hook, NfHook::Prerouting) && plan.needs_route_localnet();
     transaction.add_base_chain(chain, NfChainType::NAT, hook, PRIORITY);
@@ -171,40 +175,40 @@ fn entrance(transaction: &mut Transaction, plan: &Plan, chain: &str, hook: NfHoo
     }
     let protocol = || meta(MetaKey::L4proto);
     let port = || field("th", "dport");
-    for temperature in ["active", "cold"] {
+    for set in MAP_SETS {
         for map in Map::of(plan) {
-            let name = map.name(temperature);
+            let name = map.name(set);
             if map.any {
                 // meta nfproto ipv4 meta l4proto . th dport vmap @active_any4
-                let any = look_up(vec![protocol(), port()], &name);
-                transaction.add_rule(chain, vec![is_family(map.v4), any], None);
+                let any = verdict_of(vec![protocol(), port()], &name);
+                transaction.add_rule(chain, vec![is_family(map.family), any], None);
             } else {
                 // meta l4proto . ip daddr . th dport vmap @active_ip4
-                let key = vec![protocol(), field(ip_of(map.v4), "daddr"), port()];
-                transaction.add_rule(chain, vec![look_up(key, &name)], None);
+                let key = vec![protocol(), field(ip(map.family), "daddr"), port()];
+                transaction.add_rule(chain, vec![verdict_of(key, &name)], None);
             }
         }
     }
 }
 
-/// Where an active frontend's flows go.
+/// The chain of an active frontend's flows.
 fn active_chain(transaction: &mut Transaction, id: FrontendId, rules: &Rules) {
     let name = active_name(id);
     transaction.add_chain(&name);
-    only_what_is_meant(transaction, &name, rules);
-    only_who_may_come_in(transaction, &name, id, rules);
+    only_own_packets(transaction, &name, rules);
+    only_admitted(transaction, &name, id, rules);
     // jump timeout-60s
     transaction.add_rule(&name, vec![jump(&timeout_chain(rules.timeouts))], None);
-    for v4 in [true, false] {
-        let Some(first) = rules.routes_of(v4).next() else { continue };
+    for family in Family::ALL {
+        let Some(first) = rules.routes_of(family).next() else { continue };
         // All lead to one endpoint, and only those to a range of it keep or shift their ports.
-        let differ = rules.routes_of(v4).any(|route| new_port(rules, route) != new_port(rules, first));
-        for route in rules.routes_of(v4).take(if differ { usize::MAX } else { 1 }) {
+        let differ = rules.routes_of(family).any(|route| new_port(rules, route) != new_port(rules, first));
+        for route in rules.routes_of(family).take(if differ { usize::MAX } else { 1 }) {
             // meta l4proto tcp dnat ip to 127.0.0.1:8080 comment "public-http"
-            // The match is there for nft, which wants one before it takes a port.
-            let mut expr = vec![is(meta(MetaKey::L4proto), text(rules.protocol.name()))];
+            // nft requires a match of the protocol before a port.
+            let mut expr = vec![is_protocol(rules.protocol)];
             if differ {
-                expr.extend(is_for(rules, route));
+                expr.extend(is_of_route(rules, route));
             }
             expr.push(dnat(route.endpoint.ip, new_port(rules, route)));
             transaction.add_rule(&name, expr, Some(shortened(&rules.name)));
@@ -212,53 +216,54 @@ fn active_chain(transaction: &mut Transaction, id: FrontendId, rules: &Rules) {
     }
 }
 
-/// The port that a packet goes to; `None` where that is its own.
+/// The new port of a packet; `None` if it keeps its own.
 fn new_port(rules: &Rules, route: &Route) -> Option<Expression<'static>> {
     if let Some(shift) = route.shift() {
         // udp dport map @ports-27015-27030-to-30015
-        return Some(map_to(field(rules.protocol.name(), "dport"), &ports_name(shift)));
+        return Some(value_of(field(rules.protocol.name(), "dport"), &ports_name(shift)));
     }
     let ports = route.endpoint.ports;
-    (!ports.is_range()).then(|| Expression::Number(ports.first().into()))
+    (!ports.is_range()).then(|| number(ports.first()))
 }
 
-/// The map of a range to another one. Frontends with the same ranges share it.
+/// Name of the map from one range to another. Frontends with the same ranges share it.
 fn ports_name(shift: Shift) -> String {
     format!("ports-{}-to-{}", shift.from, shift.to)
 }
 
-/// Tells the packets of one route from those of the frontend's others.
-fn is_for(rules: &Rules, route: &Route) -> [Statement<'static>; 2] {
+/// Matches the packets of one route, among those of the frontend.
+fn is_of_route(rules: &Rules, route: &Route) -> [Statement<'static>; 2] {
+    let family = Family::of(route.listen.ip);
     let address = if route.is_wildcard() {
         // meta nfproto ipv4
-        is_family(route.listen.is_ipv4())
+        is_family(family)
     } else {
         // ip daddr 192.0.2.1
-        is(field(ip_of(route.listen.is_ipv4()), "daddr"), text(route.listen.ip.to_string()))
+        is(field(ip(family), "daddr"), text(route.listen.ip.to_string()))
     };
     // udp dport 27015-27030
     [address, is_port(rules, route.listen.ports)]
 }
 
-fn is_port(rules: &Rules, ports: Ports) -> Statement<'static> {
-    is(field(rules.protocol.name(), "dport"), port_or_range(ports))
+fn is_port(rules: &Rules, of: Ports) -> Statement<'static> {
+    is(field(rules.protocol.name(), "dport"), ports(of))
 }
 
-/// Sends back from a frontend's chain what its map's key alone cannot tell from its flows.
-fn only_what_is_meant(transaction: &mut Transaction, chain: &str, rules: &Rules) {
+/// Returns from a frontend's chain with packets that are not the frontend's, although its element matches them.
+fn only_own_packets(transaction: &mut Transaction, chain: &str, rules: &Rules) {
     if rules.routes.iter().all(|route| route.is_wildcard()) {
         only_this_host(transaction, chain, Vec::new());
     } else {
         for route in rules.routes.iter().filter(|route| route.is_wildcard()) {
-            only_this_host(transaction, chain, is_for(rules, route).into());
+            only_this_host(transaction, chain, is_of_route(rules, route).into());
         }
     }
     for route in &rules.routes {
         let Some(ports) = route.shadows_endpoint() else { continue };
         // ip daddr 127.0.0.1 return
-        let v4 = route.endpoint.is_ipv4();
-        let mut expr = vec![is(field(ip_of(v4), "daddr"), text(route.endpoint.ip.to_string()))];
-        if rules.routes_of(v4).any(|other| other.listen.ports != ports) {
+        let family = Family::of(route.endpoint.ip);
+        let mut expr = vec![is(field(ip(family), "daddr"), text(route.endpoint.ip.to_string()))];
+        if rules.routes_of(family).any(|other| other.listen.ports != ports) {
             expr.push(is_port(rules, ports));
         }
         expr.push(go_back());
@@ -267,21 +272,24 @@ fn only_what_is_meant(transaction: &mut Transaction, chain: &str, rules: &Rules)
 }
 
 /// Sends clients away that the frontend's access rules do not admit.
-fn only_who_may_come_in(transaction: &mut Transaction, chain: &str, id: FrontendId, rules: &Rules) {
+fn only_admitted(transaction: &mut Transaction, chain: &str, id: FrontendId, rules: &Rules) {
     if !rules.access.is_open() {
         // jump gate-0
         transaction.add_rule(chain, vec![jump(&access::gate_name(id))], None);
     }
 }
 
-/// Leaves alone what is merely forwarded, of the packets that `which` tells from others.
+/// Returns with those packets that `which` matches and that are merely forwarded.
 fn only_this_host(transaction: &mut Transaction, chain: &str, mut which: Vec<Statement<'static>>) {
     // fib daddr type != local return
     which.extend([is_not(address_type(FibFlag::Daddr), text("local")), go_back()]);
     transaction.add_rule(chain, which, None);
 }
 
-/// What is in force of one temperature: the chain of each route of each frontend.
+/// Both sets of maps, in the order of their lookups.
+const MAP_SETS: [&str; 2] = ["active", "cold"];
+
+/// The elements of one set of maps: the chain of each route, by its frontend and position.
 type Elements = BTreeMap<(FrontendId, usize), String>;
 
 fn change(transaction: &mut Transaction, plan: &Plan, before: &State, after: &State) {
@@ -292,8 +300,8 @@ fn change(transaction: &mut Transaction, plan: &Plan, before: &State, after: &St
     };
     let active = |state: &State| routes(&state.active, &|id, _| Some(active_name(id)));
     let cold = |state: &State| {
-        let chain = |id, route: &Route| cold_chain(id, &plan.frontends[&id], route, state.refusing.contains(&id));
-        routes(&state.cold, &chain)
+        let manner = |id| if state.refusing.contains(&id) { Manner::Refusing } else { Manner::Usual };
+        routes(&state.cold, &|id, route| cold_chain(id, &plan.frontends[&id], route, manner(id)))
     };
     change_maps(transaction, plan, "active", &active(before), &active(after));
     change_maps(transaction, plan, "cold", &cold(before), &cold(after));
@@ -302,9 +310,9 @@ fn change(transaction: &mut Transaction, plan: &Plan, before: &State, after: &St
     wildcard::change(transaction, plan, before, after);
 }
 
-/// Brings the maps of one temperature from one set of elements to another. A transaction is seen as a whole or not at
-/// all, so that no packet meets neither path.
-fn change_maps(transaction: &mut Transaction, plan: &Plan, temperature: &str, before: &Elements, after: &Elements) {
+/// Brings one set of maps from some elements to others. A packet sees all of a transaction or nothing, so that none meets
+/// neither path.
+fn change_maps(transaction: &mut Transaction, plan: &Plan, set: &str, before: &Elements, after: &Elements) {
     let route_of =
         |(id, at): (FrontendId, usize)| (Some(plan.frontends[&id].protocol), &plan.frontends[&id].routes[at]);
     for map in Map::of(plan) {
@@ -315,11 +323,11 @@ fn change_maps(transaction: &mut Transaction, plan: &Plan, temperature: &str, be
             let (protocol, route) = route_of(at);
             key_of(protocol, route)
         };
-        let name = map.name(temperature);
+        let name = map.name(set);
         let removed = before.iter().filter(|(at, chain)| not_in(**at, chain, after));
         transaction.delete_elements(&name, removed.map(|(at, _)| key(*at)));
         let added = after.iter().filter(|(at, chain)| not_in(**at, chain, before));
-        transaction.add_elements(&name, added.map(|(at, chain)| (key(*at), chain.clone())));
+        transaction.add_elements(&name, added.map(|(at, chain)| (key(*at), goto(chain))));
     }
 }
 
@@ -327,9 +335,9 @@ fn active_name(id: FrontendId) -> String {
     format!("frontend-{id}")
 }
 
-/// A name, cut where nft would refuse it as a comment.
+/// A name, cut where it would be too long for a comment of nft.
 fn shortened(name: &str) -> &str {
-    let end = (0..=name.len().min(LONGEST_COMMENT)).rev().find(|end| name.is_char_boundary(*end));
+    let end = (0..=name.len().min(MAX_COMMENT)).rev().find(|end| name.is_char_boundary(*end));
     &name[..end.unwrap_or(0)]
 }
 

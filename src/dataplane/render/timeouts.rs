@@ -1,18 +1,19 @@
 //! `flow_timeout`, as conntrack timeout policies.
 //!
-//! They are written in nft's own language, not in JSON: nft 1.0.6 accepts a policy in JSON and silently drops it. The
-//! chains that set them are part of the table, and empty until this transaction fills them. That leaves no gap: no
-//! frontend is active before both transactions are in.
+//! They are written in nft's own language, because nft 1.0.6 accepts a policy in JSON and silently drops it. The chains that
+//! set them are part of the table, and empty until this transaction fills them. No frontend is active before both are in.
 
 use std::fmt::Write as _;
 
 use super::TABLE;
+use super::expr::ip;
 use crate::config::Protocol;
 use crate::dataplane::plan::{Plan, Timeouts};
 use crate::dataplane::repair::Parts;
+use crate::ids::Family;
 use crate::netlink::nftables::Listing;
 
-/// The chain that sets a flow's timeouts.
+/// Name of the chain that sets a flow's timeouts.
 pub(super) fn timeout_chain(timeouts: Timeouts) -> String {
     format!("timeout-{}s", timeouts.silent)
 }
@@ -22,27 +23,26 @@ const OBJECT_TYPE: u32 = 7;
 
 /// One timeout policy, and the rule that sets it.
 struct Policy {
-    /// The policy's name.
     name: String,
     /// The chain of the rule.
     chain: String,
     protocol: Protocol,
-    /// The version of IP, 4 or 6.
-    version: u8,
+    family: Family,
     timeouts: Timeouts,
 }
 
 impl Policy {
-    /// Those of a plan.
+    /// The policies of a plan.
     fn of(plan: &Plan) -> impl Iterator<Item = Policy> {
-        const SORTS: [(Protocol, u8); 4] =
-            [(Protocol::Tcp, 4), (Protocol::Tcp, 6), (Protocol::Udp, 4), (Protocol::Udp, 6)];
-        plan.timeouts().into_iter().flat_map(|timeouts| {
-            SORTS.map(|(protocol, version)| Policy {
-                name: format!("{protocol}{version}-{}s", timeouts.silent),
+        let kinds = [Protocol::Tcp, Protocol::Udp]
+            .into_iter()
+            .flat_map(|protocol| Family::ALL.map(|family| (protocol, family)));
+        plan.timeouts().into_iter().flat_map(move |timeouts| {
+            kinds.clone().map(move |(protocol, family)| Policy {
+                name: format!("{protocol}{}-{}s", family.version(), timeouts.silent),
                 chain: timeout_chain(timeouts),
                 protocol,
-                version,
+                family,
                 timeouts,
             })
         })
@@ -50,7 +50,7 @@ impl Policy {
 
     fn add(&self, script: &mut String) {
         let Policy { name, protocol, timeouts, .. } = self;
-        let l3 = if self.version == 4 { "ip" } else { "ip6" };
+        let l3 = ip(self.family);
         let policy = match protocol {
             Protocol::Tcp => tcp_policy(*timeouts),
             Protocol::Udp => format!("unreplied : {0}, replied : {0}", timeouts.silent),
@@ -63,7 +63,8 @@ impl Policy {
     }
 
     fn add_rule(&self, script: &mut String) {
-        let Policy { name, chain, protocol, version, .. } = self;
+        let Policy { name, chain, protocol, family, .. } = self;
+        let version = family.version();
         let _ = writeln!(
             script,
             "add rule inet {TABLE} {chain} meta nfproto ipv{version} meta l4proto {protocol} ct timeout set \"{name}\""
@@ -81,7 +82,7 @@ pub fn timeouts(plan: &Plan) -> Option<String> {
     (!script.is_empty()).then_some(script)
 }
 
-/// One transaction, for `nft -f -`, that restores those of these chains that set timeouts, and touches no policy. `None` if
+/// One transaction, for `nft -f -`, that restores those of these chains that set timeouts, and changes no policy. `None` if
 /// there is none.
 pub(super) fn restored(plan: &Plan, parts: &Parts) -> Option<String> {
     let mut script = String::new();
@@ -110,8 +111,8 @@ pub(super) fn outline(plan: &Plan, listing: &mut Listing) {
     }
 }
 
-/// Each state of a TCP connection: the kernel's default (nf_conntrack_proto_tcp.c), but never longer than a silent
-/// connection may live; and so long where one side alone has closed, as it may wait for the other's answer.
+/// Each state of a TCP connection: the kernel's default (nf_conntrack_proto_tcp.c), but never longer than an idle
+/// connection lives; and that long where one side alone has closed, because it may wait for the other's answer.
 fn tcp_policy(timeouts: Timeouts) -> String {
     let states = [
         ("syn_sent", timeouts.syn_sent()),

@@ -1,4 +1,4 @@
-//! A transaction for `nft -j -f -` that is being put together.
+//! Builds a transaction for `nft -j -f -`.
 
 use std::collections::BTreeSet;
 
@@ -16,9 +16,9 @@ use crate::netlink::nftables::{Base, Listing, SetKind};
 #[derive(Default)]
 pub(super) struct Transaction {
     text: String,
-    /// What is added, where that is not everything.
+    /// The parts that are added, if not all.
     only: Option<Selection>,
-    /// The structure of what is added; nothing is written then.
+    /// The structure of the parts that are added; nothing is written then.
     outline: Option<Listing>,
 }
 
@@ -41,12 +41,12 @@ impl Transaction {
         Transaction { only: Some(selection), ..Transaction::default() }
     }
 
-    /// A transaction that is never sent: what it adds is recorded as a listing.
+    /// A transaction that is never sent: the parts that it adds are recorded as a listing.
     pub(super) fn outline() -> Transaction {
         Transaction { outline: Some(Listing::default()), ..Transaction::default() }
     }
 
-    /// What [`Transaction::outline`] has recorded.
+    /// The listing that [`Transaction::outline`] has recorded.
     pub(super) fn into_outline(self) -> Listing {
         self.outline.unwrap_or_default()
     }
@@ -72,8 +72,8 @@ impl Transaction {
     }
 
     /// Empties, or deletes, an object of ours, or one that another program put into our table.
-    pub(super) fn command_on(&mut self, verb: &str, sort: &str, name: &str) {
-        self.command(verb, json!({ sort: { "family": "inet", "table": TABLE, "name": name } }));
+    pub(super) fn command_on(&mut self, verb: &str, kind: &str, name: &str) {
+        self.command(verb, json!({ kind: { "family": "inet", "table": TABLE, "name": name } }));
     }
 
     pub(super) fn add_table(&mut self) {
@@ -84,36 +84,17 @@ impl Transaction {
         self.command("delete", table());
     }
 
-    /// A map from `key` to verdicts. The crate has no type for it: its `SetType` lacks `verdict`.
-    pub(super) fn add_verdict_map(&mut self, name: &str, key: &[&str], ranges: bool) {
-        let mut map = json!({ "family": "inet", "table": TABLE, "name": name, "type": key, "map": "verdict" });
-        allow_ranges(&mut map, ranges);
+    /// A map from keys of these types, and ranges of them where `ranges` is set. The crate has no type for it: its `SetType`
+    /// lacks `verdict`.
+    pub(super) fn add_map(&mut self, name: &str, key: &[&str], value: &str, ranges: bool) {
+        let mut map = named_set(name, key, ranges);
+        map["map"] = json!(value);
         self.add_named_set(name, json!({ "map": map }));
     }
 
-    /// A map from ports to ports.
-    pub(super) fn add_port_map(&mut self, name: &str, elements: impl Iterator<Item = (u16, u16)>) {
-        let port = "inet_service";
-        let map = json!({ "family": "inet", "table": TABLE, "name": name, "type": port, "map": port });
-        self.add_named_set(name, json!({ "map": map }));
-        self.elements("add", name, elements.map(|(from, to)| json!([from, to])));
-    }
-
-    /// A map from addresses and ports to addresses.
-    pub(super) fn add_address_map(&mut self, name: &str, v4: bool, ranges: bool) {
-        let ip = if v4 { "ipv4_addr" } else { "ipv6_addr" };
-        let key = [ip, "inet_service"];
-        let mut map = json!({ "family": "inet", "table": TABLE, "name": name, "type": key, "map": ip });
-        allow_ranges(&mut map, ranges);
-        self.add_named_set(name, json!({ "map": map }));
-    }
-
-    /// A set of single values, or of ranges too.
+    /// A set of values of these types, and of ranges of them where `ranges` is set.
     pub(super) fn add_set(&mut self, name: &str, key: &[&str], ranges: bool) {
-        let key = if let [one] = key { json!(one) } else { json!(key) };
-        let mut set = json!({ "family": "inet", "table": TABLE, "name": name, "type": key });
-        allow_ranges(&mut set, ranges);
-        self.add_named_set(name, json!({ "set": set }));
+        self.add_named_set(name, json!({ "set": named_set(name, key, ranges) }));
     }
 
     fn add_named_set(&mut self, name: &str, set: Value) {
@@ -125,35 +106,17 @@ impl Transaction {
         }
     }
 
-    /// A set of addresses and prefixes, none of which is in another.
-    pub(super) fn add_interval_set(&mut self, name: &str, v4: bool, elements: impl Iterator<Item = Value>) {
-        let key = if v4 { "ipv4_addr" } else { "ipv6_addr" };
-        let set = json!({ "family": "inet", "table": TABLE, "name": name, "type": key, "flags": ["interval"] });
-        self.add_named_set(name, json!({ "set": set }));
+    /// Puts elements into a set, or pairs of key and value into a map.
+    pub(super) fn add_elements(&mut self, name: &str, elements: impl Iterator<Item = impl Serialize>) {
         self.elements("add", name, elements);
     }
 
-    /// Puts elements into a verdict map: a key, and the chain to go to.
-    pub(super) fn add_elements(&mut self, map: &str, elements: impl Iterator<Item = (Value, String)>) {
-        self.elements("add", map, elements.map(|(key, chain)| json!([key, { "goto": { "target": chain } }])));
+    /// Removes elements from a set or a map.
+    pub(super) fn delete_elements(&mut self, name: &str, keys: impl Iterator<Item = impl Serialize>) {
+        self.elements("delete", name, keys);
     }
 
-    /// Puts elements into a verdict map: a key, and the chain to go to and come back from.
-    pub(super) fn add_jumps(&mut self, map: &str, elements: impl Iterator<Item = (Value, String)>) {
-        self.elements("add", map, elements.map(|(key, chain)| json!([key, { "jump": { "target": chain } }])));
-    }
-
-    /// Puts elements into a set, or pairs into a map of values.
-    pub(super) fn add_members(&mut self, set: &str, elements: impl Iterator<Item = Value>) {
-        self.elements("add", set, elements);
-    }
-
-    /// Takes elements out of a map or a set.
-    pub(super) fn delete_elements(&mut self, map: &str, keys: impl Iterator<Item = Value>) {
-        self.elements("delete", map, keys);
-    }
-
-    fn elements(&mut self, verb: &str, name: &str, elements: impl Iterator<Item = Value>) {
+    fn elements(&mut self, verb: &str, name: &str, elements: impl Iterator<Item = impl Serialize>) {
         if !self.selects(|selection| &selection.sets, name) {
             return;
         }
@@ -218,7 +181,7 @@ impl Transaction {
     }
 }
 
-/// The name of a chain's type in netlink.
+/// Name of a chain's type in netlink.
 fn kind_name(kind: NfChainType) -> &'static str {
     match kind {
         NfChainType::Filter => "filter",
@@ -239,10 +202,13 @@ fn hook_number(hook: NfHook) -> u32 {
     }
 }
 
-fn allow_ranges(set: &mut Value, ranges: bool) {
+fn named_set(name: &str, key: &[&str], ranges: bool) -> Value {
+    let key = if let [one] = key { json!(one) } else { json!(key) };
+    let mut set = json!({ "family": "inet", "table": TABLE, "name": name, "type": key });
     if ranges {
         set["flags"] = json!(["interval"]);
     }
+    set
 }
 
 /// The JSON of a value.
