@@ -19,7 +19,7 @@ use crate::config::Masquerade;
 use crate::dataplane::apply::{self, Nft};
 use crate::dataplane::flows;
 use crate::dataplane::hold::{AllCounters, Holder};
-use crate::dataplane::links::{self, Links};
+use crate::dataplane::links::{self, Links, LoopbackRoutes};
 use crate::dataplane::localnet::Localnet;
 use crate::dataplane::plan::Plan;
 use crate::dataplane::render::TABLE;
@@ -33,7 +33,7 @@ use crate::netlink::instance_lock::InstanceLock;
 use crate::netlink::loopback;
 use crate::netlink::nftables::delete_table;
 use crate::plugin::{Frontend, Registry};
-use crate::reactor::{Reactor, Service};
+use crate::reactor::{Monitored, Reactor, Service};
 use crate::system::processes::{self, Mark};
 use crate::system::vital::{self, Vital};
 use crate::system::{notify, raise_limit, take_passed};
@@ -210,16 +210,16 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     let targets = targets.collect();
     let (inbox, receiver) = Inbox::new(config.targets.len(), config.frontends.len());
     let notices = Arc::new(Notices::default());
-    let guarded = localnet.clone();
-    let watch = Watch::new(Arc::clone(&notices), Box::new(move || guarded.suspend()));
-    let mut own = vec![Service::new("table watch", watch)];
+    let watch = Watch::new(Arc::clone(&notices), localnet.clone());
+    let mut own = vec![Service::new("table watch", Monitored(watch))];
     let mut holds = AllCounters::default();
-    if let Some((holder, counters)) = Holder::new(&plan) {
-        own.push(Service::new("packet holder", holder));
-        holds = counters;
+    if let Some(holder) = Holder::new(&plan) {
+        holds = holder.counters();
+        own.push(Service::new("packet holder", Monitored(holder)));
     }
     let mut on_link = BTreeSet::new();
-    own.push(Service::new("link watch", Links::new(plan.needs_loopback_routes())));
+    let routes = if plan.needs_loopback_routes() { LoopbackRoutes::Added } else { LoopbackRoutes::Unused };
+    own.push(Service::new("link watch", Monitored(Links::new(routes))));
     let services = services.into_iter().map(|(name, handler)| Service { name, handler }).chain(own).collect();
     let (mut reactor, orders) =
         Reactor::new(handlers, services, inbox.clone()).map_err(Failure::system("cannot set up the event loop"))?;

@@ -1,35 +1,29 @@
-//! Follows the interfaces and their addresses: keeps the engine informed of who is on which link, for the frontends that
-//! masquerade by themselves, and lets answers for ::1 in through each. Lives on the reactor thread.
+//! Follows the interfaces and their addresses: reports which prefixes are on which link, for frontends with `masquerade: auto`,
+//! and adds the routes that let answers for ::1 in. Runs on the reactor thread.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use mio::Interest;
-use mio::unix::SourceFd;
-
+use super::monitor::{Monitor, MonitorEvent, Progress};
 use super::plan::OnLink;
 use crate::Error;
 use crate::config::Prefix;
 use crate::netlink::addresses::{self, AddressWatch, InterfaceAddress};
 use crate::netlink::loopback;
-use crate::plugin::{Handler, Io, Readiness};
 
-/// The socket's key.
-const SOCKET: usize = 0;
-
-/// How long after a failure the kernel is asked again: an interface that was not up yet, addresses that kept changing.
+/// Pause before the next query after a failure: an interface was not up yet, or addresses kept changing.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Maximum number of tries in a row. An event reports an interface that comes up later.
-const TRIES: u32 = 10;
+const MAX_TRIES: u32 = 10;
 
 /// The prefixes of each interface's link, without those that are in others of it.
 ///
 /// # Errors
-/// The kernel could not be asked.
+/// The operating system's error.
 pub fn on_link() -> io::Result<BTreeSet<OnLink>> {
     Ok(on_link_of(&addresses::dump()?))
 }
@@ -49,115 +43,180 @@ fn on_link_of(addresses: &[InterfaceAddress]) -> BTreeSet<OnLink> {
     links.collect()
 }
 
+/// Kernel interface of the watch.
+trait Interfaces: Send {
+    /// Subscribes to changes of addresses.
+    fn open(&mut self) -> io::Result<()>;
+
+    /// Ends the subscription.
+    fn close(&mut self);
+
+    /// The descriptor that is readable after a change, while there is a subscription.
+    fn fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Whether addresses have changed since the last call.
+    fn changed(&mut self) -> io::Result<bool>;
+
+    /// All addresses.
+    fn addresses(&self) -> io::Result<Vec<InterfaceAddress>>;
+
+    /// Adds the route for ::1 through an interface.
+    fn add_route(&mut self, interface: u32) -> io::Result<()>;
+
+    /// Removes all of these routes.
+    fn remove_routes(&mut self) -> io::Result<()>;
+}
+
+impl Interfaces for Option<AddressWatch> {
+    fn open(&mut self) -> io::Result<()> {
+        *self = Some(AddressWatch::open()?);
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        *self = None;
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.as_ref().map(AddressWatch::as_fd)
+    }
+
+    fn changed(&mut self) -> io::Result<bool> {
+        self.as_mut().map_or(Ok(false), AddressWatch::changed)
+    }
+
+    fn addresses(&self) -> io::Result<Vec<InterfaceAddress>> {
+        addresses::dump()
+    }
+
+    fn add_route(&mut self, interface: u32) -> io::Result<()> {
+        loopback::add(interface)
+    }
+
+    fn remove_routes(&mut self) -> io::Result<()> {
+        loopback::remove_all()
+    }
+}
+
+/// Whether clients on ::1 are sent to other hosts, so that answers for ::1 need routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoopbackRoutes {
+    /// The routes are added.
+    Added,
+    /// There are none.
+    Unused,
+}
+
 /// The watch over the links.
-#[derive(Debug)]
 pub struct Links {
-    watch: Option<AddressWatch>,
-    /// Whether clients on ::1 are sent to other hosts.
-    loopback_routes: bool,
-    /// When the kernel is asked again after a failure, and how often that was so.
-    retry: Option<Instant>,
+    interfaces: Box<dyn Interfaces>,
+    routes: LoopbackRoutes,
+    /// Time of the next query without an event.
+    due: Option<Instant>,
+    /// Number of failures in a row.
     failures: u32,
     /// It has run before: a start that fails is tried again.
     restarted: bool,
 }
 
 impl Links {
-    /// A watch that lets answers for ::1 in, or not.
-    pub fn new(loopback_routes: bool) -> Links {
-        Links { watch: None, loopback_routes, retry: None, failures: 0, restarted: false }
+    /// A watch that is not open yet.
+    pub fn new(routes: LoopbackRoutes) -> Links {
+        Links { interfaces: Box::new(None), routes, due: None, failures: 0, restarted: false }
     }
 
-    /// Asks the kernel, and does what follows. Returns who is on which link.
-    fn look(&mut self, now: Instant) -> Option<BTreeSet<OnLink>> {
-        let addresses = addresses::dump();
-        let let_in = addresses.as_deref().map(|addresses| self.let_in(addresses));
-        // Nobody is answered through an interface that is down.
-        let is_down = matches!(&let_in, Ok(Err(error)) if error.kind() == io::ErrorKind::NetworkDown);
-        let problem = match let_in {
+    /// Queries the addresses, and adds the routes for ::1. Returns the prefixes on the links.
+    fn update(&mut self, now: Instant) -> Option<BTreeSet<OnLink>> {
+        let addresses = self.interfaces.addresses();
+        let added = addresses.as_deref().map(|addresses| self.add_routes(addresses));
+        // An interface that is down receives no answers.
+        let is_down = matches!(&added, Ok(Err(error)) if error.kind() == io::ErrorKind::NetworkDown);
+        let problem = match added {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(format!("clients on ::1 may get no answers: {error}")),
-            Err(error) => Some(format!("cannot tell who is on which link: {error}")),
+            Err(error) => Some(format!("cannot list the addresses of the interfaces: {error}")),
         };
         self.failures = if problem.is_some() { self.failures + 1 } else { 0 };
-        self.retry = (1..TRIES).contains(&self.failures).then(|| now + RETRY);
+        self.due = (1..MAX_TRIES).contains(&self.failures).then(|| now + RETRY);
         if let Some(problem) = problem {
-            // Most often it is over the next time.
-            let level = if is_down || self.retry.is_some() { log::Level::Debug } else { log::Level::Warn };
+            // The next try succeeds most often.
+            let level = if is_down || self.due.is_some() { log::Level::Debug } else { log::Level::Warn };
             log::log!(level, "{problem}");
         }
         addresses.ok().map(|addresses| on_link_of(&addresses))
     }
 
-    /// Lets answers for ::1 in through each interface. The kernel forgets the routes of an interface that goes down, whether
+    /// Lets answers for ::1 in through each interface. The kernel deletes the routes of an interface that goes down, whether
     /// it keeps its addresses or not, so they are added each time.
-    fn let_in(&self, addresses: &[InterfaceAddress]) -> io::Result<()> {
+    fn add_routes(&mut self, addresses: &[InterfaceAddress]) -> io::Result<()> {
+        if self.routes == LoopbackRoutes::Unused {
+            return Ok(());
+        }
         let with_ipv6 = addresses.iter().filter(|own| own.address.is_ipv6() && !own.address.is_loopback());
-        let interfaces: BTreeSet<u32> = with_ipv6.map(|own| own.interface).filter(|_| self.loopback_routes).collect();
-        let mut done = Ok(());
+        let interfaces: BTreeSet<u32> = with_ipv6.map(|own| own.interface).collect();
+        let mut added = Ok(());
         for interface in interfaces {
-            if let Err(error) = loopback::add(interface) {
+            if let Err(error) = self.interfaces.add_route(interface) {
                 let problem = format!("no route through interface {interface}: {error}");
-                done = Err(io::Error::new(error.kind(), problem));
+                added = Err(io::Error::new(error.kind(), problem));
             }
         }
-        done
+        added
     }
 }
 
-impl Handler for Links {
-    fn start(&mut self, io: &mut Io<'_>) -> Result<(), Error> {
-        // What a daemon that has crashed has left goes first.
-        if let Err(error) = loopback::remove_all() {
-            log::warn!("cannot look for routes of ::1: {error}");
+impl Monitor for Links {
+    fn open(&mut self, now: Instant) -> Result<(), Error> {
+        // Routes that a crashed daemon left go first.
+        if let Err(error) = self.interfaces.remove_routes() {
+            log::warn!("cannot list the routes of ::1: {error}");
         }
-        match AddressWatch::open() {
-            Ok(watch) => {
-                io.register(&mut SourceFd(&watch.as_fd().as_raw_fd()), SOCKET, Interest::READABLE)?;
-                self.watch = Some(watch);
-            }
+        match self.interfaces.open() {
             Err(error) if self.restarted => return Err(error.into()),
             // What is known at the start often lasts.
-            Err(error) => log::warn!("cannot watch over the interfaces' addresses: {error}"),
+            Err(error) => log::warn!("cannot watch the addresses of the interfaces: {error}"),
+            Ok(()) => {}
         }
-        // After the watch has begun, so that no change is missed. At the daemon's start the engine queries them itself.
-        let links = self.look(io.now());
-        if let Some(links) = links.filter(|_| self.restarted) {
-            io.core.tell_on_link(links);
+        // After the subscription, so that no change is missed. At the daemon's start the engine queries the links itself.
+        if self.restarted {
+            self.due = Some(now);
+        } else {
+            self.update(now);
         }
         self.restarted = true;
         Ok(())
     }
 
-    fn stop(&mut self, io: &mut Io<'_>) {
-        if self.loopback_routes
-            && let Err(error) = loopback::remove_all()
+    fn close(&mut self) {
+        if self.routes == LoopbackRoutes::Added
+            && let Err(error) = self.interfaces.remove_routes()
         {
             log::warn!("cannot remove the routes of ::1: {error}");
         }
-        if let Some(watch) = self.watch.take() {
-            io.deregister(&mut SourceFd(&watch.as_fd().as_raw_fd()), SOCKET);
-        }
+        self.interfaces.close();
     }
 
-    fn ready(&mut self, io: &mut Io<'_>, _key: usize, _readiness: Readiness) {
-        match self.watch.as_mut().map(AddressWatch::changed) {
-            Some(Ok(true)) => {
-                self.failures = 0;
-                self.timeout(io);
-            }
-            Some(Err(error)) => log::warn!("cannot watch over the interfaces' addresses: {error}"),
-            Some(Ok(false)) | None => {}
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.interfaces.fd()
+    }
+
+    fn poll(&mut self, now: Instant, emit: &mut dyn FnMut(MonitorEvent)) -> Progress {
+        let changed = self.interfaces.changed().unwrap_or_else(|error| {
+            log::warn!("cannot watch the addresses of the interfaces: {error}");
+            false
+        });
+        if changed {
+            self.failures = 0;
         }
+        if (changed || self.due.is_some_and(|due| due <= now))
+            && let Some(links) = self.update(now)
+        {
+            emit(MonitorEvent::Links(links));
+        }
+        Progress::Drained
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.retry
-    }
-
-    fn timeout(&mut self, io: &mut Io<'_>) {
-        if let Some(links) = self.look(io.now()) {
-            io.core.tell_on_link(links);
-        }
+        self.due
     }
 }

@@ -26,11 +26,11 @@ use crate::system::{RouteLocalnet, remove_descriptor, store_descriptor};
 /// garbage or crash, whichever program on the host runs them.
 const OWNERS_LISTED: [u32; 3] = [1, 1, 0];
 
-/// The setting and the guard table. A clone is the same one.
-#[derive(Debug, Clone)]
+/// The setting and the guard table. A clone is the same one; the default is for when no frontend needs it.
+#[derive(Debug, Clone, Default)]
 pub struct Localnet(Arc<Mutex<State>>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     /// `None` where no frontend needs it, or it cannot be changed.
     setting: Option<RouteLocalnet>,

@@ -12,6 +12,7 @@ pub mod hold;
 pub mod links;
 mod listens;
 pub mod localnet;
+pub mod monitor;
 pub mod own;
 pub mod pace;
 pub mod plan;

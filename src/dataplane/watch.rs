@@ -1,21 +1,17 @@
 //! Notices what other programs change in our table, so that the engine restores it at once. Lives on the reactor thread,
 //! and never waits for nft.
 
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use mio::Interest;
-use mio::unix::SourceFd;
-
+use super::localnet::Localnet;
+use super::monitor::{Monitor, MonitorEvent, Progress};
 use super::own::OwnTransactions;
 use super::render::{GUARD, TABLE};
 use crate::Error;
-use crate::engine::Message;
 use crate::netlink::nftables::{Changes, Object, Process, TableWatch, Watched};
-use crate::plugin::{Handler, Io, Readiness};
-
-/// The socket's key.
-const SOCKET: usize = 0;
 
 /// Changes by other programs since the engine last took them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,47 +76,71 @@ pub(super) fn name_of(process: Option<&Process>) -> String {
     process.map_or_else(|| "another program".to_owned(), Process::to_string)
 }
 
-/// Action that is run at once, on the reactor thread and before nft runs, when our table is gone or its chain `guard` may have
-/// changed. It must not block.
-pub type OnLoss = Box<dyn FnMut() + Send>;
+/// Kernel interface of the watch.
+trait TableEvents: Send {
+    /// The descriptor that is readable when something was changed.
+    fn fd(&self) -> BorrowedFd<'_>;
+
+    /// See [`TableWatch::read`].
+    fn read(&mut self) -> io::Result<Watched>;
+
+    /// See [`TableWatch::generation`].
+    fn generation(&self) -> u32;
+
+    /// See [`TableWatch::exists`].
+    fn exists(&mut self) -> io::Result<bool>;
+}
+
+impl TableEvents for TableWatch {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.as_fd()
+    }
+
+    fn read(&mut self) -> io::Result<Watched> {
+        self.read()
+    }
+
+    fn generation(&self) -> u32 {
+        self.generation()
+    }
+
+    fn exists(&mut self) -> io::Result<bool> {
+        self.exists()
+    }
+}
 
 /// The watch over our table.
 pub struct Watch {
-    table: Option<TableWatch>,
+    events: Option<Box<dyn TableEvents>>,
     notices: Arc<Notices>,
-    on_loss: OnLoss,
+    localnet: Localnet,
     /// The last generation whose changes were reported, once it has run: a restart after a panic goes on from there.
     reported: Option<u32>,
 }
 
 impl Watch {
-    /// A watch that posts to `notices`, and calls `on_loss` first where clients could get past the guard.
-    pub fn new(notices: Arc<Notices>, on_loss: OnLoss) -> Watch {
-        Watch { table: None, notices, on_loss, reported: None }
+    /// A watch that posts to `notices`. Before nft runs, it suspends `localnet` when outside hosts could get past the guard.
+    pub fn new(notices: Arc<Notices>, localnet: Localnet) -> Watch {
+        Watch { events: None, notices, localnet, reported: None }
     }
 
-    /// Reports what others changed; returns whether there may be more to read.
-    fn read(&mut self, io: &mut Io<'_>) -> std::io::Result<bool> {
-        let Some(table) = &mut self.table else { return Ok(false) };
-        let Watched { transactions, lost, more } = table.read()?;
+    /// Reports what other programs changed.
+    fn read(&mut self, emit: &mut dyn FnMut(MonitorEvent)) -> io::Result<Progress> {
+        let Some(events) = &mut self.events else { return Ok(Progress::Drained) };
+        let Watched { transactions, lost, more } = events.read()?;
         let mut report = Report { lost, ..Report::default() };
         for transaction in transactions.into_iter().filter(|transaction| !self.notices.own.includes(transaction)) {
             let (process, generation) = (transaction.process, transaction.generation);
             report.merge(Report { changes: transaction.changes, process, generation, lost: None });
         }
-        let generation = table.generation();
-        if report.is_empty() {
-            self.reported = Some(generation);
-            return Ok(more);
+        if opens_guard(&report.changes) || (lost.is_some() && !events.exists().unwrap_or(false)) {
+            self.localnet.suspend();
         }
-        if opens_guard(&report.changes) || (lost.is_some() && !table.exists().unwrap_or(false)) {
-            (self.on_loss)();
+        if !report.is_empty() && self.notices.post(report) {
+            emit(MonitorEvent::TableChanged);
         }
-        if self.notices.post(report) {
-            io.core.tell(Message::RulesChanged);
-        }
-        self.reported = Some(generation);
-        Ok(more)
+        self.reported = Some(events.generation());
+        Ok(if more { Progress::More } else { Progress::Drained })
     }
 }
 
@@ -130,14 +150,10 @@ fn opens_guard(changes: &Changes) -> bool {
     [Object::Table, Object::Chain(guard()), Object::Rules(guard())].iter().any(|object| changes.has(object))
 }
 
-impl Handler for Watch {
-    fn start(&mut self, io: &mut Io<'_>) -> Result<(), Error> {
+impl Monitor for Watch {
+    fn open(&mut self, _now: Instant) -> Result<(), Error> {
         match TableWatch::open(TABLE, self.reported) {
-            Ok(table) => {
-                io.register(&mut SourceFd(&table.as_fd().as_raw_fd()), SOCKET, Interest::READABLE)?;
-                self.table = Some(table);
-                self.read(io)?;
-            }
+            Ok(table) => self.events = Some(Box::new(table)),
             Err(error) if self.reported.is_some() => return Err(error.into()),
             // The gateway works without it.
             Err(error) => log::warn!("cannot watch the table inet {TABLE}: {error}"),
@@ -145,32 +161,19 @@ impl Handler for Watch {
         Ok(())
     }
 
-    fn stop(&mut self, io: &mut Io<'_>) {
-        if let Some(table) = self.table.take() {
-            io.deregister(&mut SourceFd(&table.as_fd().as_raw_fd()), SOCKET);
-        }
+    fn close(&mut self) {
+        self.events = None;
     }
 
-    fn ready(&mut self, io: &mut Io<'_>, _key: usize, _readiness: Readiness) {
-        match self.read(io) {
-            Ok(false) => {}
-            // Registering it again makes it ready again, after the other handlers.
-            Ok(true) => {
-                if let Some(table) = &self.table
-                    && let Err(error) =
-                        io.reregister(&mut SourceFd(&table.as_fd().as_raw_fd()), SOCKET, Interest::READABLE)
-                {
-                    log::warn!("cannot watch the table inet {TABLE}: {error}");
-                }
-            }
-            Err(error) => log::warn!("cannot watch the table inet {TABLE}: {error}"),
-        }
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.events.as_deref().map(TableEvents::fd)
     }
-}
 
-impl std::fmt::Debug for Watch {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Watch").field("table", &self.table).finish_non_exhaustive()
+    fn poll(&mut self, _now: Instant, emit: &mut dyn FnMut(MonitorEvent)) -> Progress {
+        self.read(emit).unwrap_or_else(|error| {
+            log::warn!("cannot watch the table inet {TABLE}: {error}");
+            Progress::Drained
+        })
     }
 }
 

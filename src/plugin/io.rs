@@ -1,6 +1,6 @@
 //! The part of the reactor that handlers reach through [`Io`](super::Io).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -8,7 +8,6 @@ use std::time::Instant;
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
 
-use crate::dataplane::plan::OnLink;
 use crate::engine::{Inbox, Message, Request};
 use crate::ids::{HandlerId, RequestId};
 
@@ -109,16 +108,6 @@ impl IoCore {
         if let HandlerId::Frontend(frontend) = owner {
             self.inbox.wake(frontend, source);
         }
-    }
-
-    /// For the daemon's own handlers.
-    pub(crate) fn tell(&mut self, message: Message) {
-        self.inbox.send(message);
-    }
-
-    /// For the daemon's own handlers.
-    pub(crate) fn tell_on_link(&mut self, links: BTreeSet<OnLink>) {
-        self.inbox.tell_on_link(links);
     }
 
     pub(crate) fn request(&mut self, owner: HandlerId, tag: u64, request: Request) {

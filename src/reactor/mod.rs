@@ -7,6 +7,7 @@
 //!
 //! A panic of a handler is caught: a frontend's is reported to the engine, a service ([`service`]) is started again.
 
+mod monitors;
 mod service;
 mod signals;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use crate::engine::{Inbox, Message, Order, Orders, Reply};
 use crate::ids::{Change, FrontendId, HandlerId, RequestId};
 use crate::plugin::{Handler, Io, IoCore, Readiness};
 use crate::system::children;
+pub use monitors::Monitored;
 pub use service::Service;
 use service::Supervision;
 pub use signals::{Signal, Signals};

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
-use proxygw::dataplane::links::Links;
+use proxygw::dataplane::links::{Links, LoopbackRoutes};
+use proxygw::dataplane::localnet::Localnet;
 use proxygw::dataplane::watch::Watch;
 use proxygw::engine::{Inbox, Message, Order, Orders};
 use proxygw::ids::{Change, FrontendId};
 use proxygw::plugin::{Error, Handler, Io, Readiness};
-use proxygw::reactor::{Reactor, Service};
+use proxygw::reactor::{Monitored, Reactor, Service};
 
 use crate::setup::SOON;
 use crate::support::{Lab, nft, require_namespaces};
@@ -79,8 +80,8 @@ impl Drop for End {
     }
 }
 
-fn watch() -> Watch {
-    Watch::new(Arc::default(), Box::new(|| ()))
+fn watch() -> Monitored<Watch> {
+    Monitored(Watch::new(Arc::default(), Localnet::default()))
 }
 
 #[test]
@@ -127,7 +128,7 @@ fn links_that_change_while_their_watch_is_down_are_reported() {
     let lab = Lab::new();
     run(
         &lab,
-        Links::new(false),
+        Monitored(Links::new(LoopbackRoutes::Unused)),
         || lab.gateway.ip("addr add 192.0.2.1/24 dev backends\n"),
         |next| assert!(matches!(next(SOON), Some(Message::OnLink))),
     );

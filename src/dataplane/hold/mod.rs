@@ -1,263 +1,216 @@
 //! First packets that wait in the gateway until their target is active.
 //!
 //! The rules of a cold frontend log a flow's first packet to an NFLOG group, whole, and drop it. The [`Holder`], on the
-//! reactor thread, keeps it and wakes the target. When the target is active and its DNAT is in, the packet is sent again
-//! from a raw socket, source address still the client's, in order of arrival.
+//! reactor thread, stores it and wakes the target. When the target is active and its DNAT is in, the packet is sent again
+//! from a raw socket, with the client's source address, in order of arrival.
 //!
-//! There is no moment in which a packet is lost: what the kernel captures before the DNAT is in is read after the engine
-//! has said that it is, and then sent on at once.
+//! No packet is lost in between: those that the kernel captures before the DNAT is in are read after the engine has reported
+//! the target active, and then sent on at once.
 
 mod counters;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub mod packet;
-mod sender;
+mod sockets;
 mod store;
 
 use std::collections::BTreeMap;
-use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::sync::Arc;
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use mio::Interest;
-use mio::unix::SourceFd;
-
 use super::listens::Listens;
-use super::plan::Plan;
+use super::monitor::{Monitor, MonitorEvent, Progress};
+use super::plan::{ColdPath, HoldOptions, OnFailure, Plan};
 use crate::Error;
-use crate::dataplane::plan::{ColdPath, HoldOptions, OnFailure};
 use crate::ids::{Change, FrontendId};
-use crate::netlink::conntrack::Conntrack;
-use crate::netlink::nflog::{Logged, Nflog, Received};
-use crate::plugin::{Handler, Io, Readiness};
-pub use counters::{AllCounters, Counters, HoldStatus, Totals, TotalsStatus};
-use packet::{Packet, Unfit};
-use sender::Sender;
+use crate::netlink::nflog::Received;
+pub use counters::{AllCounters, Counters, HoldStatus, TotalsStatus};
+use packet::Packet;
+use sockets::{PacketIo, Sockets};
 use store::{Kept, Store};
 
-/// The NFLOG socket's key.
-const SOCKET: usize = 0;
-
-/// How many packets are read before other sockets have their turn.
-const PER_TURN: usize = 1024;
+/// Maximum number of reads in one poll, so that other sockets get their turn.
+const MAX_READS: usize = 1024;
 
 /// Holds the first packets of all frontends that want it.
 pub struct Holder {
     group: u16,
-    fronts: BTreeMap<FrontendId, Front>,
+    frontends: BTreeMap<FrontendId, Held>,
     listens: Listens,
-    open: Option<Open>,
-    /// There is more to read than one turn allowed for.
-    more: bool,
-    totals: Arc<Totals>,
-}
-
-/// What is open while the holder runs.
-struct Open {
-    log: Nflog,
-    sender: Sender,
-    conntrack: Conntrack,
+    io: Option<Box<dyn PacketIo>>,
+    totals: Counters<TotalsStatus>,
 }
 
 /// One frontend's waiting packets.
-struct Front {
+struct Held {
     options: HoldOptions,
     store: Store,
-    /// The target is active: nothing waits any more.
-    active: bool,
-    counters: Arc<Counters>,
+    target: Activity,
+    counters: Counters<HoldStatus>,
+}
+
+/// Whether a target takes packets.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Activity {
+    Active,
+    /// Packets wait.
+    Inactive,
 }
 
 impl Holder {
-    /// A holder for the frontends of the plan that hold packets, and what it counts; `None` if there is none.
-    pub fn new(plan: &Plan) -> Option<(Holder, AllCounters)> {
-        let mut fronts = BTreeMap::new();
-        let mut group = None;
-        for (&id, rules) in &plan.frontends {
-            if let ColdPath::Hold(options) = rules.cold {
-                let front = Front { options, store: Store::default(), active: false, counters: Arc::default() };
-                fronts.insert(id, front);
-                group = Some(options.group);
-            }
-        }
-        let totals = Arc::<Totals>::default();
-        let frontends = fronts.iter().map(|(id, front)| (*id, front.counters.clone())).collect();
-        let counters = AllCounters { frontends, totals: Some(totals.clone()) };
-        let held = plan.frontends.iter().filter(|(id, _)| fronts.contains_key(id));
-        let listens = Listens::new(held);
-        let holder = Holder { group: group?, fronts, listens, open: None, more: false, totals };
-        Some((holder, counters))
+    /// A holder for the frontends of the plan that hold packets; `None` if there are none.
+    pub fn new(plan: &Plan) -> Option<Holder> {
+        let held = |cold| match cold {
+            ColdPath::Hold(options) => Some(Held {
+                options,
+                store: Store::default(),
+                target: Activity::Inactive,
+                counters: Counters::default(),
+            }),
+            ColdPath::Local | ColdPath::Drop => None,
+        };
+        let frontends: BTreeMap<_, _> =
+            plan.frontends.iter().filter_map(|(id, rules)| Some((*id, held(rules.cold)?))).collect();
+        let listens = Listens::new(plan.frontends.iter().filter(|(id, _)| frontends.contains_key(id)));
+        Some(Holder { group: plan.group()?, frontends, listens, io: None, totals: Counters::default() })
     }
 
-    /// The frontend that a packet came to.
-    fn front_of(&self, packet: &Packet) -> Option<FrontendId> {
-        self.listens.find(packet.flow.protocol, packet.flow.destination)
+    /// The counts of all frontends.
+    pub fn counters(&self) -> AllCounters {
+        let frontends = self.frontends.iter().map(|(id, held)| (*id, held.counters.clone())).collect();
+        AllCounters { frontends, totals: Some(self.totals.clone()) }
     }
 
-    /// Reads what the kernel has captured, for one turn.
-    fn capture(&mut self, io: &mut Io<'_>) {
-        self.more = false;
-        for _ in 0..PER_TURN {
-            let Some(open) = &mut self.open else { return };
+    /// Reads captured packets: one poll's share.
+    fn capture(&mut self, now: Instant, emit: &mut dyn FnMut(MonitorEvent)) -> Progress {
+        for _ in 0..MAX_READS {
+            let Some(io) = &mut self.io else { return Progress::Drained };
             let mut captured = Vec::new();
-            let received = open.log.receive(&mut |logged| captured.push(parse(logged)));
+            let received = io.receive(&mut |logged| captured.push((Packet::parse(logged.payload), logged.from_here)));
             for (packet, from_here) in captured {
                 match packet {
-                    Ok(packet) => self.hold(io, packet, from_here),
+                    Ok(packet) => self.hold(now, packet, from_here, emit),
                     Err(unfit) => {
-                        Counters::count(&self.totals.unfit);
-                        log::debug!("a first packet is dropped: {unfit:?}");
+                        self.totals.update(|totals| totals.unfit += 1);
+                        log::debug!("first packet dropped: {unfit:?}");
                     }
                 }
             }
             match received {
                 Ok(Received::Some) => {}
                 Ok(Received::Overrun) => {
-                    Counters::count(&self.totals.overruns);
-                    log::debug!("first packets come too fast: some were lost");
+                    self.totals.update(|totals| totals.overruns += 1);
+                    log::debug!("first packets came too fast, some were lost");
                 }
-                Ok(Received::Nothing) => return,
-                Err(error) => return log::warn!("cannot read first packets: {error}"),
+                Ok(Received::Nothing) => return Progress::Drained,
+                Err(error) => {
+                    log::warn!("cannot read first packets: {error}");
+                    return Progress::Drained;
+                }
             }
         }
-        self.more = true;
+        Progress::More
     }
 
-    fn hold(&mut self, io: &mut Io<'_>, packet: Packet, from_here: bool) {
-        if !from_here && packet.flow.has_forged_source() {
+    fn hold(&mut self, now: Instant, packet: Packet, from_here: bool, emit: &mut dyn FnMut(MonitorEvent)) {
+        let flow = packet.flow;
+        if !from_here && flow.has_forged_source() {
             // The chain `forged` drops these; another program's rule can log to our group too.
-            return Counters::count(&self.totals.forged);
+            return self.totals.update(|totals| totals.forged += 1);
         }
-        let Some(id) = self.front_of(&packet) else { return };
-        let (Some(front), Some(open)) = (self.fronts.get_mut(&id), &mut self.open) else { return };
-        Counters::count(&front.counters.captured);
-        let source = packet.flow.source;
-        if from_here {
-            // It has left an entry without NAT behind, which would keep the flow from the backend.
-            forget(&mut open.conntrack, &packet);
+        let Some(frontend) = self.listens.find(flow.protocol, flow.destination) else { return };
+        let (Some(held), Some(io)) = (self.frontends.get_mut(&frontend), &mut self.io) else { return };
+        held.count(|counts| counts.captured += 1);
+        // A packet of this host left an entry without NAT behind, which would keep the flow from the backend.
+        if from_here && let Err(error) = io.delete_entry(&flow) {
+            log::debug!("cannot delete the conntrack entry of {} to {}: {error}", flow.source, flow.destination);
         }
-        if front.active {
-            return front.pass(&open.sender, packet);
+        if held.target == Activity::Active {
+            return held.pass(io.as_mut(), packet);
         }
-        let (kept, made_room) = front.store.keep(packet, io.now(), &front.options);
-        if kept == Kept::Again {
-            Counters::count(&front.counters.repeated);
-        }
-        front.counters.made_room.add(made_room);
-        front.count_waiting();
-        io.core.inbox.wake(id, Some(source));
+        let (kept, made_room) = held.store.keep(packet, now, &held.options);
+        held.count(|counts| {
+            counts.repeated += u64::from(kept == Kept::Again);
+            counts.made_room += made_room;
+        });
+        emit(MonitorEvent::FirstPacket { frontend, source: flow.source });
     }
 }
 
-impl Front {
+impl Held {
     /// Sends a packet on to the backend.
-    fn pass(&self, sender: &Sender, packet: Packet) {
-        if !self.options.replay {
-            return;
-        }
+    fn pass(&self, io: &mut dyn PacketIo, packet: Packet) {
         let to = packet.flow.destination;
-        match packet.into_sendable().iter().try_for_each(|packet| sender.send(packet, to.ip())) {
-            Ok(()) => Counters::count(&self.counters.sent),
+        let packets = if self.options.replay { packet.into_sendable() } else { return self.count(|_| ()) };
+        match packets.iter().try_for_each(|packet| io.send(packet, to.ip())) {
+            Ok(()) => self.count(|counts| counts.sent += 1),
             Err(error) => {
                 log::debug!("a held packet to {to} could not be sent on: {error}");
-                Counters::count(&self.counters.unsent);
+                self.count(|counts| counts.unsent += 1);
             }
         }
     }
 
-    /// Tells a packet's client that it waits in vain, if it is to be told.
-    fn give_up(&self, sender: &Sender, packet: &Packet) {
-        Counters::count(&self.counters.given_up);
+    /// Gives a packet up, and refuses its client if the options want that.
+    fn give_up(&self, io: &mut dyn PacketIo, packet: &Packet) {
+        self.count(|counts| counts.given_up += 1);
+        let client = packet.flow.source;
         if self.options.on_failure == OnFailure::Reject
-            && let Err(error) = sender.send(&packet.refusal(), packet.flow.source.ip())
+            && let Err(error) = io.send(&packet.refusal(), client.ip())
         {
-            log::debug!("{} could not be refused: {error}", packet.flow.source);
+            log::debug!("client {client} could not be refused: {error}");
         }
     }
 
-    fn count_waiting(&self) {
-        self.counters.waiting.set(self.store.len() as u64);
+    /// Updates the counters after a change of the store.
+    fn count(&self, change: impl FnOnce(&mut HoldStatus)) {
+        self.counters.update(|counts| {
+            change(counts);
+            counts.waiting = self.store.len() as u64;
+        });
     }
 }
 
-impl Handler for Holder {
-    fn start(&mut self, io: &mut Io<'_>) -> Result<(), Error> {
-        let group = self.group;
-        let log = Nflog::open(group).map_err(|error| match error.kind() {
-            io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => format!(
-                "the NFLOG group {group} belongs to another program (set plugins.packet.group to a free one), \
-                 or CAP_NET_ADMIN is missing"
-            ),
-            _ => format!("cannot receive first packets from NFLOG group {group}: {error}"),
-        })?;
-        let sender = Sender::open().map_err(|error| format!("cannot open a raw socket: {error}"))?;
-        let conntrack = Conntrack::open()?;
-        io.register(&mut SourceFd(&log.as_fd().as_raw_fd()), SOCKET, Interest::READABLE)?;
-        self.open = Some(Open { log, sender, conntrack });
+impl Monitor for Holder {
+    fn open(&mut self, _now: Instant) -> Result<(), Error> {
+        self.io = Some(Box::new(Sockets::open(self.group)?));
         Ok(())
     }
 
-    fn stop(&mut self, io: &mut Io<'_>) {
-        if let Some(open) = self.open.take() {
-            io.deregister(&mut SourceFd(&open.log.as_fd().as_raw_fd()), SOCKET);
-        }
-        self.more = false;
+    fn close(&mut self) {
+        self.io = None;
     }
 
-    fn ready(&mut self, io: &mut Io<'_>, _key: usize, _readiness: Readiness) {
-        self.capture(io);
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.io.as_deref().map(PacketIo::fd)
+    }
+
+    fn poll(&mut self, now: Instant, emit: &mut dyn FnMut(MonitorEvent)) -> Progress {
+        let progress = self.capture(now, emit);
+        let Some(io) = &mut self.io else { return progress };
+        for held in self.frontends.values_mut() {
+            while let Some(packet) = held.store.pop_expired(now, held.options.timeout) {
+                held.give_up(io.as_mut(), &packet);
+            }
+        }
+        progress
     }
 
     fn deadline(&self) -> Option<Instant> {
-        if self.more {
-            // Now, but after the others.
-            return Some(Instant::now());
-        }
-        self.fronts.values().filter_map(|front| front.store.expires(front.options.timeout)).min()
+        self.frontends.values().filter_map(|held| held.store.expires(held.options.timeout)).min()
     }
 
-    fn timeout(&mut self, io: &mut Io<'_>) {
-        if self.more {
-            self.capture(io);
+    fn target_changed(&mut self, frontend: FrontendId, change: Change) {
+        let (Some(held), Some(io)) = (self.frontends.get_mut(&frontend), &mut self.io) else { return };
+        held.target = if change == Change::Active { Activity::Active } else { Activity::Inactive };
+        if change == Change::Inactive {
+            return;
         }
-        let Some(open) = &self.open else { return };
-        for front in self.fronts.values_mut() {
-            while let Some(packet) = front.store.pop_expired(io.now(), front.options.timeout) {
-                front.give_up(&open.sender, &packet);
+        while let Some(packet) = held.store.pop() {
+            match change {
+                Change::Failed => held.give_up(io.as_mut(), &packet),
+                _ => held.pass(io.as_mut(), packet),
             }
-            front.count_waiting();
         }
-    }
-
-    fn target_changed(&mut self, _io: &mut Io<'_>, frontend: FrontendId, change: Change) {
-        let (Some(front), Some(open)) = (self.fronts.get_mut(&frontend), &self.open) else { return };
-        front.active = change == Change::Active;
-        match change {
-            Change::Active => {
-                while let Some(packet) = front.store.pop() {
-                    front.pass(&open.sender, packet);
-                }
-            }
-            Change::Failed => {
-                while let Some(packet) = front.store.pop() {
-                    front.give_up(&open.sender, &packet);
-                }
-            }
-            Change::Inactive => {}
-        }
-        front.count_waiting();
-    }
-}
-
-fn parse(logged: Logged<'_>) -> (Result<Packet, Unfit>, bool) {
-    (Packet::parse(logged.payload), logged.from_here)
-}
-
-/// Deletes the conntrack entry of a packet's flow, if there is one.
-fn forget(conntrack: &mut Conntrack, packet: &Packet) {
-    let flow = packet.flow;
-    if let Err(error) = conntrack.delete_flow(flow.protocol, flow.source, flow.destination) {
-        log::debug!("cannot delete the entry of {} to {}: {error}", flow.source, flow.destination);
     }
 }
