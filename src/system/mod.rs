@@ -4,7 +4,6 @@ mod after_fork;
 mod child;
 pub mod children;
 pub mod connect;
-mod count;
 pub mod files;
 mod notify;
 mod passed;
@@ -16,7 +15,6 @@ mod waker;
 
 pub use after_fork::bind_to_us;
 pub use child::{Ended, run_for_output, run_with_input};
-pub use count::Count;
 pub use files::{original_limit, raise_limit};
 pub use notify::{notify, remove_descriptor, store_descriptor};
 pub use passed::{VARIABLES as PASSED_VARIABLES, take_passed};
