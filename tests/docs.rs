@@ -1,5 +1,5 @@
 //! The documents keep their word: whole configurations load with the daemon's own plugins, JSON is JSON, no key is
-//! forgotten, links lead somewhere, manual pages are well formed, and the table that is shown is the one in the kernel.
+//! forgotten, links lead to a file and a heading, manual pages are well formed, and the table that is shown is the one in the kernel.
 
 mod config_kinds;
 mod support;
@@ -18,7 +18,7 @@ use support::{Daemon, Lab, nft, nft_ruleset, require_namespaces};
 fn documents() -> Vec<(PathBuf, String)> {
     let folder = fs::read_dir("docs").expect("the documents").map(|entry| entry.expect("a document").path());
     let pages = folder.filter(|path| path.extension().is_some_and(|kind| kind == "md"));
-    let pages = pages.chain(["README.md".into(), "CHANGELOG.md".into()]);
+    let pages = pages.chain(["README.md".into(), "CHANGELOG.md".into(), "CONTRIBUTING.md".into()]);
     let read = |path: PathBuf| fs::read_to_string(&path).map(|text| (path, text)).expect("a document");
     pages.map(read).collect()
 }
@@ -95,7 +95,7 @@ fn the_status_that_is_shown_has_every_key() {
     if !require_namespaces() {
         return;
     }
-    let text = fs::read_to_string("docs/operation.md").expect("a document");
+    let text = fs::read_to_string("docs/status.md").expect("a document");
     let shown = blocks(&text, "json").into_iter().find(|block| block.contains("\"targets\"")).expect("a status");
     let (mut shown_keys, mut real_keys) = (BTreeSet::new(), BTreeSet::new());
     keys_of(&serde_json::from_str(shown).expect("JSON"), &mut shown_keys);
@@ -109,7 +109,7 @@ fn the_status_that_is_shown_has_every_key() {
     });
     assert_eq!(shown_keys, real_keys);
     for key in real_keys {
-        assert!(text.contains(&format!("`{key}`")), "docs/operation.md does not explain {key}");
+        assert!(text.contains(&format!("`{key}`")), "docs/status.md does not explain {key}");
     }
 }
 
@@ -158,16 +158,31 @@ fn properties_of(schema: &Value, keys: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn every_link_leads_to_a_file() {
+fn every_link_leads_to_a_file_and_a_heading() {
     for (path, text) in documents() {
         let folder = path.parent().unwrap_or(Path::new(""));
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            let file = link.split('#').next().unwrap_or_default();
-            if !file.is_empty() && !file.contains("://") {
-                assert!(folder.join(file).exists(), "{}: {link}", path.display());
+            if link.contains("://") {
+                continue;
+            }
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let file = if file.is_empty() { path.clone() } else { folder.join(file) };
+            assert!(file.exists(), "{}: {link}", path.display());
+            if !heading.is_empty() {
+                let text = fs::read_to_string(&file).expect("a document");
+                assert!(anchors(&text).contains(heading), "{}: {link}", path.display());
             }
         }
     }
+}
+
+/// The anchors that a document's headings have.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let is_kept = |letter: &char| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_');
+    headings
+        .map(|heading| heading.to_lowercase().chars().filter(is_kept).collect::<String>().replace(' ', "-"))
+        .collect()
 }
 
 /// Every path of the repository that a document names in backticks is there.

@@ -4,7 +4,7 @@
            2001:db8:0:1::2 -- 2001:db8:0:1::1        2001:db8:0:2::1 -- 2001:db8:0:2::2
 
 The IPv6 networks differ in their eighth byte. On Debian 11's kernel, and on a processor with AVX2, sets of prefixes do
-not compare the sixth; see the known limits in docs/operation.md.
+not compare the sixth; see the known limits in docs/limits.md.
 
 The gateway is the machine's own namespace, where systemd runs the daemon. Every wait has a bound. The bounds are wide,
 because an emulated processor is slow.

@@ -135,7 +135,7 @@ def both_flows_count(one):
 
 
 def test_restart_keeps_an_open_connection_where_another_table_translates():
-    # Without one, the kernel stops translating with our table; see docs/operation.md.
+    # Without one, the kernel stops translating with our table; see docs/running.md.
     lab.run("nft", "-f", "-", stdin="""
         table ip other {
             chain post {
