@@ -25,7 +25,7 @@ use crate::dataplane::plan::Plan;
 use crate::dataplane::render::TABLE;
 use crate::dataplane::rules::Table;
 use crate::dataplane::watch::{Notices, Watch};
-use crate::doctor::{self, Asker, Subject};
+use crate::doctor::{self, Caller, Scope};
 use crate::engine::{Engine, Inbox, NewFrontend, NewTarget};
 use crate::ids::{FrontendId, TargetId};
 use crate::logging;
@@ -173,10 +173,10 @@ fn check(path: &std::path::Path, register: fn(&mut Registry)) -> Result<(), Fail
     Ok(())
 }
 
-/// Looks at the host, and says what it finds.
+/// Checks the host, and prints the findings.
 fn examine(path: &std::path::Path, json: bool, register: fn(&mut Registry)) -> Result<ExitCode, Failure> {
     let (setup, _) = load(path, register)?;
-    let findings = doctor::examine(Subject::new(&setup), Asker::Operator);
+    let findings = doctor::examine(Scope::new(&setup), Caller::Operator);
     let text = if json { doctor::json(&findings) } else { doctor::text(&findings) };
     io::stdout().write_all(text.as_bytes()).map_err(Failure::system("cannot print the findings"))?;
     Ok(ExitCode::from(u8::from(doctor::is_broken(&findings))))
@@ -185,7 +185,7 @@ fn examine(path: &std::path::Path, json: bool, register: fn(&mut Registry)) -> R
 fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> Result<(), Failure> {
     let passed = take_passed();
     let (setup, mut registry) = load(path, register)?;
-    let subject = Subject::new(&setup);
+    let scope = Scope::new(&setup);
     let Setup { config, targets, frontends, warnings, services } = setup;
     logging::start(&config.log).map_err(Failure::system("cannot open the log file"))?;
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
@@ -248,7 +248,7 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     let ready = Box::new(move || {
         log::info!("ready after {:.1?}: {} targets, {} frontends", began.elapsed(), counts.0, counts.1);
         notify("READY=1");
-        doctor::log_from_a_thread(subject);
+        doctor::log_from_a_thread(scope);
     });
     let engine = Engine { targets, frontends, table, on_link, flows, orders, inbox, receiver, holds, ready }
         .spawn()

@@ -129,11 +129,6 @@ impl Nft {
         self.run(language, &["--check"], transaction, &mut |_| {})
     }
 
-    /// Whether there is such a program.
-    pub fn exists(&self) -> bool {
-        self.program.is_file()
-    }
-
     /// What nft prints when it is asked something, such as `list tables`. It changes nothing, ends with the calling thread, and
     /// no transaction waits for it.
     ///

@@ -1,92 +1,44 @@
-//! Conntrack: is it there, does it tell, has it room?
-
-use std::io;
+//! Conntrack: its netlink interface, its settings, and the size of its table.
 
 use rustix::io::Errno;
-use rustix::net::netlink;
 
-use super::{Finding, Host, not_looked_at, sysctls};
-use crate::netlink::message::Request;
-use crate::netlink::socket::Socket;
+use super::{Context, Finding};
 
-/// `IPCTNL_MSG_CT_GET_STATS` in `NFNL_SUBSYS_CTNETLINK`: a question without effect.
-const GET_STATS: u16 = 1 << 8 | 5;
-
-/// Asks conntrack over netlink.
-pub(super) fn examine_netlink(findings: &mut Vec<Finding>) {
-    let asked = Socket::open(Some(netlink::NETFILTER))
-        .and_then(|mut socket| socket.request(&mut Request::new(GET_STATS, &[0; 4]), &mut |_| {}));
-    findings.extend(judge_netlink(asked));
-}
-
-fn judge_netlink(asked: io::Result<()>) -> Option<Finding> {
-    let error = asked.err()?;
+/// Checks the netlink interface.
+pub(super) fn check_netlink(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    let Err(error) = context.host.conntrack() else { return };
     let missing = [Errno::INVAL, Errno::OPNOTSUPP, Errno::PROTONOSUPPORT];
-    if missing.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error())) {
-        let problem = "the kernel does not answer questions about conntrack (no ctnetlink), so nothing drains";
-        return Some(Finding::error("no-ctnetlink", problem, "modprobe nf_conntrack_netlink"));
-    }
-    Some(not_looked_at("conntrack", &error, "conntrack -S"))
+    findings.push(if missing.map(Some).contains(&Errno::from_io_error(&error)) {
+        let problem = "the kernel does not answer conntrack queries (no ctnetlink), so targets do not drain";
+        Finding::error("no-ctnetlink", problem, "modprobe nf_conntrack_netlink")
+    } else {
+        Finding::not_checked("conntrack", &error, "conntrack -S")
+    });
 }
 
-/// Looks at conntrack's settings and at how full its table is.
-pub(super) fn examine_settings(host: &Host, findings: &mut Vec<Finding>) {
-    let setting = |name| sysctls::read(&format!("net.netfilter.{name}"));
-    let (count, most) = (setting("nf_conntrack_count"), setting("nf_conntrack_max"));
-    // The question by netlink has loaded the module, where it could be asked.
-    if most.is_some() || host.may_ask {
-        findings.extend(judge(count.zip(most), setting("nf_conntrack_events")));
-    }
-}
-
-fn judge(room: Option<(i64, i64)>, events: Option<i64>) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let Some((count, most)) = room else {
-        let problem = "the kernel has no conntrack, which translates and counts the flows";
-        return vec![Finding::error("no-conntrack", problem, "modprobe nf_conntrack")];
+/// Checks the settings, and the number of entries.
+pub(super) fn check_settings(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    let setting = |name| context.setting(&format!("net.netfilter.{name}"));
+    let Some((count, max)) = setting("nf_conntrack_count").zip(setting("nf_conntrack_max")) else {
+        // The netlink query has loaded the module, if this process may make one.
+        if context.capabilities.can_query() {
+            let problem = "the kernel has no conntrack, which translates and counts flows";
+            findings.push(Finding::error("no-conntrack", problem, "modprobe nf_conntrack"));
+        }
+        return;
     };
-    // 0 is without limit.
-    if most > 0 && count.saturating_mul(10) >= most.saturating_mul(9) {
+    // 0 is no limit.
+    if max > 0 && count.saturating_mul(10) >= max.saturating_mul(9) {
         let problem =
-            format!("conntrack has {count} entries of at most {most}: when it is full, new flows are dropped");
-        let remedy = format!("sysctl -w net.netfilter.nf_conntrack_max={}", most.saturating_mul(2));
-        let note = "in the machine's own network namespace: it is one setting for all of them";
+            format!("conntrack has {count} of {max} possible entries; when it is full, the kernel drops new flows");
+        let remedy = format!("sysctl -w net.netfilter.nf_conntrack_max={}", max.saturating_mul(2));
+        let note = "set it in the initial network namespace: the limit is the same for all";
         findings.push(Finding::warning("conntrack-full", problem, remedy).note(note));
     }
-    if events == Some(0) {
+    if setting("nf_conntrack_events") == Some(0) {
         let problem =
-            "conntrack tells nobody of the ends of flows (net.netfilter.nf_conntrack_events is 0), so they are polled";
-        findings.push(Finding::warning(
-            "conntrack-events-off",
-            problem,
-            "sysctl -w net.netfilter.nf_conntrack_events=1",
-        ));
-    }
-    findings
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn codes(room: Option<(i64, i64)>, events: Option<i64>) -> Vec<&'static str> {
-        judge(room, events).iter().map(|finding| finding.code).collect()
-    }
-
-    #[test]
-    fn nine_tenths_are_nearly_full() {
-        assert_eq!(codes(Some((899, 1000)), Some(2)), [""; 0]);
-        assert_eq!(codes(Some((900, 1000)), None), ["conntrack-full"]);
-        assert_eq!(codes(Some((i64::MAX, i64::MAX)), Some(0)), ["conntrack-full", "conntrack-events-off"]);
-        assert_eq!(codes(Some((5, 0)), Some(1)), [""; 0]);
-        assert_eq!(codes(None, None), ["no-conntrack"]);
-    }
-
-    #[test]
-    fn a_kernel_that_does_not_know_the_question_lacks_ctnetlink() {
-        let code = |errno: Errno| judge_netlink(Err(errno.into())).map(|finding| finding.code);
-        assert_eq!(code(Errno::INVAL), Some("no-ctnetlink"));
-        assert_eq!(code(Errno::PERM), Some("not-looked-at"));
-        assert_eq!(judge_netlink(Ok(())), None);
+            "conntrack does not report the end of flows (net.netfilter.nf_conntrack_events is 0), so flows are polled";
+        let remedy = "sysctl -w net.netfilter.nf_conntrack_events=1";
+        findings.push(Finding::warning("conntrack-events-off", problem, remedy));
     }
 }

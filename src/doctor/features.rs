@@ -1,20 +1,18 @@
 //! Features of the kernel that proxygw's rules need.
 //!
-//! Each feature is a few lines of nft, which the kernel checks in a transaction that it then aborts (`nft --check`): nothing
-//! is changed. Some kernels check less than others in that case, so the kernel's version is judged too.
+//! Each feature is a few lines of nft, which the kernel checks in a transaction that it then aborts (`nft --check`). Some kernels
+//! check less than others in that case, so the kernel's version is checked too.
 
-use std::fs;
+use super::{Context, Finding, Path, Scope};
+use crate::dataplane::apply::NftError;
 
-use super::{Asker, Finding, Host, Path, Subject, not_looked_at};
-use crate::dataplane::apply::{Language, Nft, NftError};
-
-/// The oldest kernel that proxygw was tried on.
+/// The oldest kernel that proxygw was tested with.
 const OLDEST: Version = (5, 10);
 
-/// A kernel's version, without what follows the second number.
+/// First two numbers of a kernel's version.
 type Version = (u32, u32);
 
-/// Features that kernels have from a version on, where a checked transaction does not show them.
+/// Features that a checked transaction does not show, and the first version of the kernel that has them.
 const SINCE: [(Version, &str); 3] = [
     ((5, 6), "ranges in sets of several fields"),
     ((5, 8), "filters for dumps of conntrack's table"),
@@ -23,13 +21,13 @@ const SINCE: [(Version, &str); 3] = [
 
 /// One feature.
 struct Feature {
-    /// As messages name it.
+    /// Name in messages.
     name: &'static str,
-    /// The kernel's options for it.
+    /// Options of the kernel.
     options: &'static str,
-    /// Whether a configuration needs it.
-    needed: fn(&Subject) -> bool,
-    /// Lines within a table of the family `inet`.
+    /// Returns true if the configuration needs it.
+    needed: fn(&Scope) -> bool,
+    /// Lines of a table of the family `inet`; `NAT` stands for [`NAT`].
     rules: &'static str,
 }
 
@@ -37,49 +35,59 @@ const NAT: &str = "type nat hook prerouting priority -101; policy accept;";
 
 /// In the order in which they build on each other.
 const FEATURES: [Feature; 11] = [
-    feature("tables of the family inet", "NF_TABLES NF_TABLES_INET", always, ""),
+    feature("tables of the family inet", "CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET", always, ""),
     feature(
         "maps of verdicts by several fields",
-        "NF_TABLES",
+        "CONFIG_NF_TABLES",
         always,
         "map m { type inet_proto . ipv4_addr . inet_service : verdict; }",
     ),
-    feature("chains for NAT", "NFT_NAT NF_NAT", always, "chain c { NAT }"),
-    feature("dnat", "NFT_NAT NF_NAT", always, "chain c { NAT\nmeta l4proto tcp dnat ip to 192.0.2.1:80\n}"),
-    feature("matches on conntrack", "NFT_CT NF_CONNTRACK", always, "chain c { NAT\nct status dnat accept\n}"),
+    feature("chains for NAT", "CONFIG_NFT_NAT and CONFIG_NF_NAT", always, "chain c { NAT }"),
+    feature(
+        "dnat",
+        "CONFIG_NFT_NAT and CONFIG_NF_NAT",
+        always,
+        "chain c { NAT\nmeta l4proto tcp dnat ip to 192.0.2.1:80\n}",
+    ),
+    feature(
+        "matches on conntrack",
+        "CONFIG_NFT_CT and CONFIG_NF_CONNTRACK",
+        always,
+        "chain c { NAT\nct status dnat accept\n}",
+    ),
     feature(
         "conntrack timeout policies",
-        "NF_CONNTRACK_TIMEOUT NFT_CT",
+        "CONFIG_NF_CONNTRACK_TIMEOUT and CONFIG_NFT_CT",
         always,
         "ct timeout t { protocol tcp; l3proto ip; policy = { established : 60 } ; }\nchain c { NAT\nct timeout set \"t\"\n}",
     ),
     feature(
         "reject in prerouting",
-        "NFT_REJECT_INET, in Linux 5.9 or newer",
+        "CONFIG_NFT_REJECT_INET, Linux 5.9 or newer",
         always,
         "chain c { NAT\nmeta l4proto tcp reject with tcp reset\n}",
     ),
     feature(
-        "fib, by which local addresses are matched",
-        "NFT_FIB_INET",
+        "fib, which matches local addresses",
+        "CONFIG_NFT_FIB_INET",
         always,
         "chain c { NAT\nfib daddr type local return\n}",
     ),
     feature(
-        "NFLOG, by which packets are held",
-        "NFT_LOG NETFILTER_NETLINK_LOG",
+        "NFLOG, which holds packets",
+        "CONFIG_NFT_LOG and CONFIG_NETFILTER_NETLINK_LOG",
         any_hold,
         "chain c { NAT\nlog group 5 snaplen 65535\n}",
     ),
     feature(
         "masquerade",
-        "NFT_MASQ",
+        "CONFIG_NFT_MASQ",
         any_remote,
         "chain c { type nat hook postrouting priority 99; policy accept;\nmasquerade\n}",
     ),
     feature(
         "ranges in sets of several fields",
-        "NF_TABLES, in Linux 5.6 or newer",
+        "CONFIG_NF_TABLES, Linux 5.6 or newer",
         any_remote,
         "set s { type iface_index . ipv4_addr; flags interval; }",
     ),
@@ -88,45 +96,62 @@ const FEATURES: [Feature; 11] = [
 const fn feature(
     name: &'static str,
     options: &'static str,
-    needed: fn(&Subject) -> bool,
+    needed: fn(&Scope) -> bool,
     rules: &'static str,
 ) -> Feature {
     Feature { name, options, needed, rules }
 }
 
-fn always(_: &Subject) -> bool {
+fn always(_: &Scope) -> bool {
     true
 }
 
-fn any_hold(subject: &Subject) -> bool {
-    subject.paths.iter().any(|path| Path::holds(path).is_some())
+fn any_hold(scope: &Scope) -> bool {
+    scope.paths.iter().any(|path| Path::holds(path).is_some())
 }
 
-fn any_remote(subject: &Subject) -> bool {
-    subject.remote().next().is_some()
+fn any_remote(scope: &Scope) -> bool {
+    scope.remote().next().is_some()
 }
 
-/// Judges the kernel's version. Needs no rights.
-pub(super) fn examine_version(host: &Host, findings: &mut Vec<Finding>) {
-    // A daemon that runs has loaded its table.
-    if host.asker == Asker::Operator && !host.daemon_runs {
-        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+/// Checks the kernel's version.
+pub(super) fn check_version(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    // A running daemon has loaded its table.
+    if !context.daemon_runs() {
+        let release = context.host.read("/proc/sys/kernel/osrelease").unwrap_or_default();
         findings.extend(judge_version(release.trim()));
     }
 }
 
-/// Lets the kernel check each feature that the configuration needs.
-pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
-    if host.asker == Asker::Daemon || host.daemon_runs {
+/// Lets the kernel check all features that the configuration needs, and each alone if that fails.
+pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    let check = |features: &[&Feature]| context.host.nft_check(&script(features));
+    let not_checked = |error| Finding::not_checked("the kernel's features", &error, "nft --check -f FILE");
+    let needed: Vec<&Feature> = FEATURES.iter().filter(|feature| (feature.needed)(context.scope)).collect();
+    if context.daemon_runs() {
         return;
     }
-    let nft = Nft::find();
-    let check = |features: &[&Feature]| nft.check(Language::Native, &script(features));
-    findings.extend(judge(&needed(subject), check));
-}
-
-fn needed(subject: &Subject) -> Vec<&'static Feature> {
-    FEATURES.iter().filter(|feature| (feature.needed)(subject)).collect()
+    let Err(all) = check(&needed) else { return };
+    let mut missing = Vec::new();
+    for feature in needed {
+        match check(&[feature]) {
+            Ok(()) => {}
+            Err(NftError::Failed(message)) if !is_lack_of_rights(&message) => {
+                let problem = format!("the kernel does not support {}: {message}", feature.name);
+                let remedy = format!("use a kernel with {}, and its modules", feature.options);
+                missing.push(Finding::error("kernel-feature-missing", problem, remedy));
+            }
+            Err(error) => return findings.push(not_checked(error)),
+        }
+        // Without tables, no other feature works.
+        if !missing.is_empty() && feature.rules.is_empty() {
+            break;
+        }
+    }
+    if missing.is_empty() {
+        missing.push(not_checked(all));
+    }
+    findings.extend(missing);
 }
 
 /// A table for each feature.
@@ -137,58 +162,23 @@ fn script(features: &[&Feature]) -> String {
     features.iter().enumerate().map(table).collect()
 }
 
-/// Checks all features at once, and each alone where that fails.
-fn judge(needed: &[&Feature], check: impl Fn(&[&Feature]) -> Result<(), NftError>) -> Vec<Finding> {
-    let Err(all) = check(needed) else { return Vec::new() };
-    let mut findings = Vec::new();
-    for feature in needed {
-        match check(&[feature]) {
-            Ok(()) => {}
-            Err(NftError::Failed(words)) if !is_lack_of_rights(&words) => {
-                let problem = format!("this kernel has no {}: {words}", feature.name);
-                let options: Vec<String> = feature.options.split(' ').map(option).collect();
-                let remedy = format!("a kernel with {}, and its modules", options.join(" "));
-                findings.push(Finding::error("kernel-feature-missing", problem, remedy));
-            }
-            Err(error) => return vec![not_looked_at("the kernel's features", &error, "nft --check -f FILE")],
-        }
-        // Without tables nothing else works.
-        if !findings.is_empty() && feature.rules.is_empty() {
-            return findings;
-        }
-    }
-    if findings.is_empty() {
-        findings.push(not_looked_at("the kernel's features", &all, "nft --check -f FILE"));
-    }
-    findings
-}
-
-/// `NFT_NAT` is `CONFIG_NFT_NAT`; other tokens stay.
-fn option(word: &str) -> String {
-    let is_option = word.starts_with("NF");
-    if is_option || word.starts_with("NETFILTER") { format!("CONFIG_{word}") } else { word.to_owned() }
-}
-
-fn is_lack_of_rights(words: &str) -> bool {
-    words.contains("Operation not permitted") || words.contains("you must be root")
+fn is_lack_of_rights(message: &str) -> bool {
+    message.contains("Operation not permitted") || message.contains("you must be root")
 }
 
 fn judge_version(release: &str) -> Option<Finding> {
     let version = version(release)?;
-    let missing: Vec<String> = SINCE
-        .iter()
-        .filter(|(since, _)| version < *since)
-        .map(|((major, minor), name)| format!("{name} (Linux {major}.{minor})"))
-        .collect();
+    let missing = SINCE.iter().filter(|(since, _)| version < *since);
+    let missing: Vec<String> =
+        missing.map(|((major, minor), name)| format!("{name} (Linux {major}.{minor})")).collect();
     let (major, minor) = OLDEST;
-    let remedy = format!("a kernel of {major}.{minor} or newer");
+    let remedy = format!("use Linux {major}.{minor} or newer");
     if !missing.is_empty() {
-        let problem = format!("this kernel ({release}) is too old: it has no {}", missing.join(", no "));
+        let problem = format!("Linux {release} is too old: it has no {}", missing.join(", no "));
         return Some(Finding::error("kernel-too-old", problem, remedy));
     }
     (version < OLDEST).then(|| {
-        let problem =
-            format!("this kernel ({release}) is older than {major}.{minor}, the oldest that proxygw was tried on");
+        let problem = format!("Linux {release} is older than {major}.{minor}, the oldest that proxygw was tested with");
         Finding::warning("kernel-too-old", problem, remedy)
     })
 }
@@ -203,60 +193,80 @@ fn version(release: &str) -> Option<Version> {
 mod tests {
     use super::*;
     use crate::doctor::Severity;
+    use crate::doctor::testing::{Case, LOCAL4, REMOTE4, answered, codes, held, only};
 
-    fn all() -> Vec<&'static Feature> {
-        FEATURES.iter().collect()
-    }
+    const MISSING: &str = "Could not process rule: No such file or directory";
 
-    /// A kernel without some features.
-    fn without(missing: &'static [&'static str]) -> impl Fn(&[&Feature]) -> Result<(), NftError> {
-        move |features| match features.iter().any(|feature| missing.contains(&feature.name)) {
-            true => Err(NftError::Failed("Could not process rule: No such file or directory".to_owned())),
+    /// Checks on a kernel that refuses commands that contain one of these strings.
+    fn without(refused: &'static [&'static str], message: &'static str) -> Vec<Finding> {
+        let mut case = Case::new([held("0.0.0.0:80", REMOTE4)]);
+        case.host.nft_check = Box::new(move |commands| match refused.iter().any(|part| commands.contains(part)) {
+            true => Err(NftError::Failed(message.to_owned())),
             false => Ok(()),
-        }
+        });
+        case.run(check)
     }
 
     #[test]
-    fn a_feature_that_is_missing_is_named_with_its_option() {
-        assert_eq!(judge(&all(), without(&[])), []);
-        let found = judge(&all(), without(&["conntrack timeout policies", "masquerade"]));
+    fn missing_feature_is_named_with_its_options() {
+        assert_eq!(without(&[], MISSING), []);
+        let found = without(&["ct timeout", "masquerade"], MISSING);
         let problems: Vec<_> = found.iter().map(|finding| (finding.code, finding.problem.as_str())).collect();
-        let words = "Could not process rule: No such file or directory";
+        const CODE: &str = "kernel-feature-missing";
         assert_eq!(
             problems,
             [
-                ("kernel-feature-missing", format!("this kernel has no conntrack timeout policies: {words}").as_str()),
-                ("kernel-feature-missing", format!("this kernel has no masquerade: {words}").as_str()),
+                (CODE, format!("the kernel does not support conntrack timeout policies: {MISSING}").as_str()),
+                (CODE, format!("the kernel does not support masquerade: {MISSING}").as_str()),
             ]
         );
-        assert_eq!(found[0].remedy, "a kernel with CONFIG_NF_CONNTRACK_TIMEOUT CONFIG_NFT_CT, and its modules");
-        let found = judge(&all(), without(&["reject in prerouting"]));
-        assert_eq!(found[0].remedy, "a kernel with CONFIG_NFT_REJECT_INET, in Linux 5.9 or newer, and its modules");
-        // One finding, where all the others follow from it.
-        let found = judge(&all(), |_| Err(NftError::Failed("Protocol not supported".to_owned())));
-        assert_eq!(found.len(), 1, "{found:?}");
+        let remedy = "use a kernel with CONFIG_NF_CONNTRACK_TIMEOUT and CONFIG_NFT_CT, and its modules";
+        assert_eq!((found[0].remedy.as_str(), found[0].severity), (remedy, Severity::Error));
+        // One finding, if all others follow from it.
+        let found = only(without(&["table"], "Protocol not supported"), CODE);
+        assert!(found.problem.contains("tables of the family inet"), "{found:?}");
     }
 
     #[test]
-    fn what_cannot_be_checked_is_no_missing_feature() {
-        let denied = |_: &[&Feature]| Err(NftError::Failed("Operation not permitted (you must be root)".to_owned()));
-        let found = judge(&all(), denied);
-        assert_eq!(found.iter().map(|finding| finding.code).collect::<Vec<_>>(), ["not-looked-at"]);
+    fn failed_check_is_not_a_missing_feature() {
+        for message in ["Operation not permitted (you must be root)", "Operation not permitted", "you must be root"] {
+            only(without(&["masquerade"], message), "not-looked-at");
+        }
         // All together fail, and each alone does not.
-        let found = judge(&all(), |features| match features.len() {
-            1 => Ok(()),
-            _ => Err(NftError::Failed("Message too long".to_owned())),
-        });
-        assert_eq!(found.iter().map(|finding| finding.code).collect::<Vec<_>>(), ["not-looked-at"]);
+        only(without(&["doctor-1"], "Message too long"), "not-looked-at");
+        let mut case = Case::new([held("0.0.0.0:80", REMOTE4)]);
+        case.host.nft_check = Box::new(|_| Err(NftError::Run("nft".into(), std::io::ErrorKind::TimedOut.into())));
+        only(case.run(check), "not-looked-at");
     }
 
     #[test]
-    fn versions_name_what_they_lack() {
+    fn only_features_that_the_configuration_needs_are_checked() {
+        let case = |path, refused: &'static str| {
+            let mut case = Case::new([path]);
+            case.host.nft_check = Box::new(move |commands| match commands.contains(refused) {
+                true => Err(NftError::Failed(MISSING.to_owned())),
+                false => Ok(()),
+            });
+            case
+        };
+        const FOUND: [&str; 1] = ["kernel-feature-missing"];
+        assert_eq!(case(answered("0.0.0.0:80", LOCAL4), "log group").codes(check), [""; 0]);
+        assert_eq!(case(held("0.0.0.0:80", LOCAL4), "log group").codes(check), FOUND);
+        assert_eq!(case(held("0.0.0.0:80", LOCAL4), "masquerade").codes(check), [""; 0]);
+        assert_eq!(case(held("0.0.0.0:80", REMOTE4), "flags interval").codes(check), FOUND);
+        let mut case = case(held("0.0.0.0:80", REMOTE4), "table");
+        assert_eq!(case.codes(check), FOUND);
+        case.host.daemon_runs = true;
+        assert_eq!(case.codes(check), [""; 0], "it has loaded its table");
+    }
+
+    #[test]
+    fn old_kernel_is_named_with_what_it_lacks() {
         let judged = |release: &str| judge_version(release).map(|finding| (finding.severity, finding.problem));
         for new in ["5.10.0-28-amd64", "5.10", "6.1.0", "6.18.44-fc", "10.0.0", "odd", ""] {
             assert_eq!(judged(new), None, "{new}");
         }
-        let problem = "this kernel (5.8.18) is too old: it has no reject in prerouting (Linux 5.9)";
+        let problem = "Linux 5.8.18 is too old: it has no reject in prerouting (Linux 5.9)";
         assert_eq!(judged("5.8.18"), Some((Severity::Error, problem.to_owned())));
         let (_, problem) = judged("5.4.0-150-generic").expect("a finding");
         assert!(problem.contains("no ranges in sets") && problem.contains("no filters for dumps"), "{problem}");
@@ -265,8 +275,20 @@ mod tests {
     }
 
     #[test]
+    fn version_is_checked_unless_a_daemon_runs() {
+        let mut case = Case::new([]);
+        assert_eq!(case.codes(check_version), [""; 0]);
+        case.host.write("/proc/sys/kernel/osrelease", "5.4.0\n");
+        let found = only(case.run(check_version), "kernel-too-old");
+        assert!(found.problem.starts_with("Linux 5.4.0 is too old"), "{found:?}");
+        assert_eq!(found.remedy, "use Linux 5.10 or newer");
+        case.host.daemon_runs = true;
+        assert_eq!(codes(&case.run(check_version)), [""; 0]);
+    }
+
+    #[test]
     fn each_feature_has_a_table_of_its_own() {
-        let script = script(&all());
+        let script = script(&FEATURES.iter().collect::<Vec<_>>());
         assert_eq!(script.matches("table inet proxygw-doctor-").count(), FEATURES.len());
         assert!(!script.contains("NAT\n") && !script.contains("NAT }"), "{script}");
         assert_eq!(script.matches('{').count(), script.matches('}').count(), "{script}");

@@ -1,44 +1,36 @@
-//! Flowtables: the kernel forwards the packets of the flows in them past conntrack, and past every chain.
+//! Flowtables: the kernel forwards packets of the flows in them without conntrack and without any chain.
 
 use serde_json::Value;
 
-use super::{Finding, Host, Path, Subject, listed, not_looked_at, sysctls};
+use super::{Context, Finding, endpoints, listed};
 use crate::config::Protocol;
-use crate::dataplane::apply::Nft;
 
 /// Time that a flow stays in a flowtable after its last packet, in seconds, where the kernel has no setting.
 const DEFAULT_TIMEOUT: i64 = 30;
 
-/// Finds flowtables where flows to backends on other hosts could pass them. Flows to this host pass none.
-pub(super) fn examine(subject: &Subject, _: &Host, findings: &mut Vec<Finding>) {
-    let mut labels = sysctls::distinct(subject.remote().map(Path::endpoint_label));
-    labels.sort();
-    if labels.is_empty() {
-        return;
-    }
-    let listing = Nft::find().ask(&["-j", "list", "flowtables"]).map_err(|error| error.to_string());
+/// Finds flowtables that flows to backends on other hosts may enter. Flows to this host enter none.
+pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    let Some(about) = endpoints(context.scope.remote()) else { return };
+    let listing = context.host.nft(&["-j", "list", "flowtables"]).map_err(|error| error.to_string());
     match listing.and_then(|listing| flowtables(&listing)) {
-        Ok(found) => {
-            let timeout = |protocol| timeout(subject, protocol);
-            let timeout = [Protocol::Tcp, Protocol::Udp].map(timeout).into_iter().max().unwrap_or(DEFAULT_TIMEOUT);
-            findings.extend(judge(&found, timeout).map(|finding| finding.about(listed(&labels))));
-        }
-        Err(error) => findings.push(not_looked_at("the flowtables", &error, "nft list flowtables")),
+        Ok(found) if found.is_empty() => {}
+        Ok(found) => findings.push(finding(&found, timeout(context)).about(about)),
+        Err(error) => findings.push(Finding::not_checked("the flowtables", &error, "nft list flowtables")),
     }
 }
 
-/// Longest time that flows of the protocols of remote paths stay in a flowtable after their last packet, in seconds.
-fn timeout(subject: &Subject, protocol: Protocol) -> i64 {
-    if !subject.remote().any(|path| path.protocol == protocol) {
-        return 0;
-    }
-    sysctls::read(&format!("net.netfilter.nf_flowtable_{protocol}_timeout")).unwrap_or(DEFAULT_TIMEOUT)
+/// Longest time that a remote path's flow stays in a flowtable after its last packet, in seconds.
+fn timeout(context: &Context<'_>) -> i64 {
+    let timeout = |protocol: Protocol| {
+        context.setting(&format!("net.netfilter.nf_flowtable_{protocol}_timeout")).unwrap_or(DEFAULT_TIMEOUT)
+    };
+    let is_used = |protocol: &Protocol| context.scope.remote().any(|path| path.protocol == *protocol);
+    [Protocol::Tcp, Protocol::Udp].into_iter().filter(is_used).map(timeout).max().unwrap_or(DEFAULT_TIMEOUT)
 }
 
-/// The flowtables that have devices, in a listing of nft's, as messages name them.
+/// The flowtables with devices in a listing of nft, as messages name them.
 fn flowtables(listing: &str) -> Result<Vec<String>, String> {
-    let listing: Value =
-        serde_json::from_str(listing).map_err(|error| format!("nft's JSON cannot be read: {error}"))?;
+    let listing: Value = serde_json::from_str(listing).map_err(|error| format!("invalid JSON of nft: {error}"))?;
     let objects = listing["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
     let name = |flowtable: &Value| {
         let part = |key: &str| flowtable[key].as_str();
@@ -51,26 +43,23 @@ fn flowtables(listing: &str) -> Result<Vec<String>, String> {
     Ok(objects.iter().filter_map(|object| name(object.get("flowtable")?)).collect())
 }
 
-fn judge(flowtables: &[String], timeout: i64) -> Option<Finding> {
+fn finding(flowtables: &[String], timeout: i64) -> Finding {
     let (noun, verb) = if flowtables.len() == 1 { ("flowtable", "takes") } else { ("flowtables", "take") };
     let problem = format!(
-        "the {noun} {} {verb} forwarded flows past conntrack: such a flow counts as use until the kernel hands it back, {timeout} s \
-         after its last packet, and then for its flow_timeout, so a target can drain {timeout} s late",
+        "the {noun} {} {verb} forwarded flows out of conntrack's sight: such a flow stays in use until {timeout} s after its \
+         last packet, and then for its flow_timeout, so a target can drain {timeout} s late",
         listed(flowtables)
     );
-    let remedy =
-        "write `ct status & dnat != dnat` before `flow add` in the rule that fills it, if drains have to be exact";
-    (!flowtables.is_empty()).then(|| {
-        let note = "before Linux 6.4 the entries of flows in it cannot be deleted when their target drains; connections \
-                    that are closed count as closed at once";
-        Finding::warning("flowtable", problem, remedy).note(note)
-    })
+    let remedy = "if drains must be exact, add `ct status & dnat != dnat` before `flow add` in the rule that fills it";
+    let note = "before Linux 6.4, the entries of flows in it cannot be deleted when their target drains; closed connections \
+                count as closed at once";
+    Finding::warning("flowtable", problem, remedy).note(note)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Severity;
+    use crate::doctor::testing::{Case, LOCAL4, REMOTE4, REMOTE6, held, only};
 
     /// As nft 1.0.6 and 1.1.3 print them: one device is a string.
     const LISTING: &str = r#"{"nftables": [
@@ -83,22 +72,46 @@ mod tests {
     ]}"#;
 
     #[test]
-    fn flowtables_with_devices_are_found_in_a_listing() {
+    fn listing_is_reduced_to_flowtables_with_devices() {
         let found = flowtables(LISTING).expect("JSON");
         assert_eq!(found, ["ft of the table inet fw4", "f of the table ip filter"]);
         assert_eq!(flowtables(r#"{"nftables": [{"metainfo": {}}]}"#), Ok(vec![]));
         assert_eq!(flowtables(r#"{"nftables": [{"flowtable": {"dev": "x"}}, {"flowtable": 3}, 5]}"#), Ok(vec![]));
+        let empty = r#"{"nftables": [{"flowtable": {"family": "ip", "name": "f", "table": "t", "dev": []}}]}"#;
+        assert_eq!(flowtables(empty), Ok(vec![]));
         assert!(flowtables("").is_err());
     }
 
     #[test]
-    fn a_flowtable_is_a_warning_with_its_price() {
-        assert_eq!(judge(&[], 30), None);
-        let finding = judge(&["ft of the table inet fw4".to_owned()], 45).expect("a finding");
-        assert_eq!((finding.code, finding.severity), ("flowtable", Severity::Warning));
-        assert!(
-            finding.problem.starts_with("the flowtable ft of the table inet fw4 takes forwarded flows past conntrack")
+    fn flowtable_is_found_if_a_backend_is_remote() {
+        const NFT: &str = "-j list flowtables";
+        let mut case = Case::new([held("0.0.0.0:80", REMOTE4), held("[::]:80", REMOTE6)]);
+        assert_eq!(case.run(check), []);
+        case.host.nft.insert(NFT, Ok(LISTING.to_owned()));
+        case.host.set("net.netfilter.nf_flowtable_tcp_timeout", 45);
+        case.host.set("net.netfilter.nf_flowtable_udp_timeout", 90);
+        let found = only(case.run(check), "flowtable");
+        assert!(found.problem.starts_with("the flowtables ft of the table inet fw4, f of the"), "{found:?}");
+        assert!(found.problem.ends_with("a target can drain 45 s late"), "{found:?}");
+        assert_eq!(
+            found.about.as_deref(),
+            Some("endpoint b:http 203.0.113.2:8080, endpoint b:http [2001:db8:2::2]:8080")
         );
-        assert!(finding.problem.ends_with("a target can drain 45 s late"), "{}", finding.problem);
+        case.paths[1].protocol = Protocol::Udp;
+        let found = only(case.run(check), "flowtable");
+        assert!(found.problem.ends_with("a target can drain 90 s late"), "{found:?}");
+        case.host.nft.insert(NFT, Err("killed by signal 11".to_owned()));
+        assert!(only(case.run(check), "not-looked-at").problem.contains("killed by signal 11"));
+        case.host.nft.insert(NFT, Ok("{".to_owned()));
+        only(case.run(check), "not-looked-at");
+        case.paths = vec![held("0.0.0.0:80", LOCAL4)];
+        assert_eq!(case.run(check), []);
+    }
+
+    #[test]
+    fn kernel_without_a_setting_has_its_default_timeout() {
+        let found = finding(&["ft of the table inet fw4".to_owned()], 1);
+        assert!(found.problem.starts_with("the flowtable ft of the table inet fw4 takes forwarded flows"), "{found:?}");
+        assert_eq!(Case::new([held("0.0.0.0:80", REMOTE4)]).run(|context, _| assert_eq!(timeout(context), 30)), []);
     }
 }

@@ -1,86 +1,92 @@
-//! `proxygw doctor`: everything on the host that keeps this configuration from working, and how to fix it.
+//! `proxygw doctor`: what on this host keeps the configuration from working, and how to fix it.
 //!
-//! Each theme has a small file that gathers its facts (from `/proc`, by netlink, from nft) and judges them; to judge is a pure
-//! function where it is not trivial. Nothing is changed. [`examine`] runs on the main thread of `proxygw doctor`, and once on a
-//! short-lived thread of the daemon's own, after its start.
+//! Each check is a small file. It queries the host through [`host::Host`], judges the results, and changes nothing. [`examine`]
+//! runs on the main thread of `proxygw doctor`, and once on a short-lived thread of the daemon, after its start.
 //!
-//! | module | looks at |
+//! | module | checks |
 //! |---|---|
-//! | `rights` | capabilities |
+//! | `capabilities` | rights of the process |
 //! | `nft` | the program |
-//! | `features` | what the kernel lacks |
-//! | `flowtable` | flowtables, which flows pass unseen |
+//! | `features` | features of the kernel |
+//! | `flowtable` | flowtables, whose flows bypass conntrack |
 //! | `sysctls` | forwarding, `route_localnet` |
 //! | `reverse_path` | strict `rp_filter` |
-//! | `routes` | the ways to the endpoints |
-//! | `saved_rules` | saved rule sets that name the daemon's guard table |
-//! | `table` | our own table |
+//! | `routes` | routes to the endpoints |
+//! | `saved_rules` | saved rule sets that contain the daemon's guard table |
+//! | `table` | the daemon's table |
 //! | `ports` | ports of frontends, the NFLOG group |
-//! | `answers` | flows that nobody answers |
-//! | `conntrack` | its table and its netlink |
-//! | `firewall` | other rule sets that drop our flows |
+//! | `unanswered` | endpoints that do not reach their clients |
+//! | `conntrack` | its netlink interface, settings and size |
+//! | `firewall` | other rule sets that drop the daemon's flows |
 
-mod answers;
+mod capabilities;
 mod conntrack;
 mod features;
 pub(crate) mod firewall;
 mod flowtable;
+mod host;
 mod nft;
 mod ports;
 mod reverse_path;
-mod rights;
 mod routes;
 mod saved_rules;
-mod subject;
+mod scope;
 mod sysctls;
 mod table;
+#[cfg(test)]
+mod testing;
+mod unanswered;
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-pub use subject::{Path, Subject};
+use self::capabilities::Capabilities;
+use self::host::{Host, ThisHost};
+pub use self::scope::{Path, Scope};
+use crate::netlink::link::Link;
 
-use crate::netlink::addresses::{self, InterfaceAddress};
-use crate::netlink::instance_lock;
-use crate::netlink::link::{self, Link};
+/// Maximum number of names in a finding; the others are counted.
+const MAX_NAMED: usize = 8;
 
-/// How many things one finding names before it only counts them.
-const MOST_NAMED: usize = 8;
+/// Maximum number of paths in a check that queries the kernel for each.
+const MAX_PATHS: usize = 256;
 
-/// How many paths are followed where each costs questions to the kernel.
-const MOST_PATHS: usize = 256;
+/// Time from the daemon's start to its checks: the first clients come first.
+const DELAY: Duration = Duration::from_secs(1);
 
-/// When the daemon looks, after its start: the first clients have the processor to themselves.
-const LATER: Duration = Duration::from_secs(1);
+/// Addresses of documentation (RFC 5737, RFC 9637), to which only a default route leads.
+const UNASSIGNED: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 1))];
 
-/// How much a finding matters.
+/// Effect of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Something that is configured does not work.
     Error,
-    /// It may not work, or not for everybody, or not for long.
+    /// Something may not work, or not for all clients, or not for long.
     Warning,
 }
 
-/// One thing that is in the way.
+/// One problem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What sort of finding it is; such a word never changes.
+    /// The kind of problem. A code never changes.
     pub code: &'static str,
-    /// How much it matters.
+    /// Its effect.
     pub severity: Severity,
-    /// What of the configuration it concerns, if not all of it.
+    /// The parts of the configuration that it affects; `None` for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
-    /// What is wrong, in one sentence.
+    /// The problem, in one sentence.
     pub problem: String,
     /// The command or the setting that fixes it.
     pub remedy: String,
-    /// What else is to be known of the remedy: another one, or how it is kept.
+    /// A remark on the remedy: an alternative, or how to make it permanent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
@@ -99,6 +105,12 @@ impl Finding {
         Finding::new(Severity::Warning, code, problem, remedy)
     }
 
+    /// A warning that a check failed, with a command that makes the same query.
+    fn not_checked(what: &str, error: &dyn Display, command: &str) -> Finding {
+        let problem = format!("{what} could not be checked: {error}");
+        Finding::warning("not-looked-at", problem, format!("check by hand: {command}"))
+    }
+
     fn about(self, about: impl Into<String>) -> Finding {
         Finding { about: Some(about.into()), ..self }
     }
@@ -108,92 +120,123 @@ impl Finding {
     }
 }
 
-/// Who asks.
+/// Reader of the findings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asker {
+pub enum Caller {
     /// `proxygw doctor`.
     Operator,
-    /// The running daemon. It has its sockets and rights, or has said so itself: it is told of the rest.
+    /// The running daemon. It has logged already what kept it from starting a part of itself.
     Daemon,
 }
 
-/// What every theme needs to know.
-struct Host {
-    asker: Asker,
-    /// A daemon runs in this network namespace: what is taken may be taken by it.
-    daemon_runs: bool,
-    /// The kernel tells this process of rules and flows.
-    may_ask: bool,
+/// Input of every check.
+struct Context<'a> {
+    scope: &'a Scope,
+    host: &'a dyn Host,
+    caller: Caller,
+    capabilities: Capabilities,
     links: Vec<Link>,
     /// The host's addresses, each with the index of its interface.
     addresses: Vec<(IpAddr, u32)>,
 }
 
-impl Host {
-    /// Whether a setting of IP is another than 0 for some interface of its own.
-    fn some_link_has(&self, version: &str, setting: &str) -> bool {
-        let path = |link: &Link| format!("/proc/sys/net/{version}/conf/{}/{setting}", link.name);
-        let is_on = |path| std::fs::read_to_string(path).is_ok_and(|text| text.trim() != "0");
-        self.links.iter().any(|link| is_on(path(link)))
+impl<'a> Context<'a> {
+    /// Queries what several checks need.
+    fn new(scope: &'a Scope, host: &'a dyn Host, caller: Caller, findings: &mut Vec<Finding>) -> Context<'a> {
+        let (links, addresses) = host.interfaces().unwrap_or_else(|error| {
+            findings.push(Finding::not_checked("the interfaces", &error, "ip address"));
+            Default::default()
+        });
+        let addresses = addresses.iter().map(|address| (address.own, address.interface)).collect();
+        Context { scope, host, caller, capabilities: Capabilities::effective(host), links, addresses }
     }
 
-    fn name_of(&self, index: u32) -> Option<&str> {
+    /// Returns true if a daemon runs in this network namespace. It has its sockets and its rules.
+    fn daemon_runs(&self) -> bool {
+        self.caller == Caller::Daemon || self.host.daemon_runs()
+    }
+
+    /// Reads a setting that is a number, by its name for sysctl(8): a slash stands for a dot within a part.
+    fn setting(&self, name: &str) -> Option<i64> {
+        let swap = |c| {
+            if c == '.' {
+                '/'
+            } else if c == '/' {
+                '.'
+            } else {
+                c
+            }
+        };
+        let path: String = name.chars().map(swap).collect();
+        self.host.read(&format!("/proc/sys/{path}")).ok()?.trim().parse().ok()
+    }
+
+    /// Returns true if an interface's own IP setting is on.
+    fn any_link_has(&self, version: &str, setting: &str) -> bool {
+        let is_on = |link| self.setting(&link_setting(version, link, setting)).is_some_and(|value| value != 0);
+        self.links.iter().any(is_on)
+    }
+
+    fn link_name(&self, index: u32) -> Option<&str> {
         self.links.iter().find(|link| link.index == index).map(|link| link.name.as_str())
     }
 }
 
-/// Everything that is found, errors first.
-pub fn examine(mut subject: Subject, asker: Asker) -> Vec<Finding> {
-    subject.locate();
-    let subject = &subject;
+/// Name of an interface's IP setting for sysctl(8).
+fn link_setting(version: &str, link: &Link, setting: &str) -> String {
+    format!("net.{version}.conf.{}.{setting}", link.name.replace('.', "/"))
+}
+
+/// Runs all checks. Errors come first.
+pub fn examine(scope: Scope, caller: Caller) -> Vec<Finding> {
+    examine_host(scope, caller, &ThisHost::new())
+}
+
+fn examine_host(mut scope: Scope, caller: Caller, host: &dyn Host) -> Vec<Finding> {
+    scope.locate(host);
     let mut findings = Vec::new();
-    let own = |found: Vec<InterfaceAddress>| found.iter().map(|found| (found.own, found.interface)).collect();
-    let interfaces = link::all().and_then(|links| Ok((links, own(addresses::dump()?))));
-    let (links, addresses) = interfaces.unwrap_or_else(|error| {
-        findings.push(not_looked_at("the interfaces", &error, "ip address"));
-        Default::default()
-    });
-    let daemon_runs = asker == Asker::Daemon || instance_lock::is_claimed();
-    let host = Host { asker, daemon_runs, may_ask: rights::may_ask(), links, addresses };
-    rights::examine(subject, &host, &mut findings);
-    // Without the right to ask, these would each fail for the same reason.
-    if host.may_ask {
-        if nft::examine(&host, &mut findings) {
-            features::examine(subject, &host, &mut findings);
-            firewall::examine(subject, &host, &mut findings);
-            flowtable::examine(subject, &host, &mut findings);
+    let context = Context::new(&scope, host, caller, &mut findings);
+    let found = &mut findings;
+    capabilities::check(&context, found);
+    // Without the capability, each of these would fail for the same reason.
+    if context.capabilities.can_query() {
+        if nft::check(&context, found) {
+            features::check(&context, found);
+            firewall::check(&context, found);
+            flowtable::check(&context, found);
         }
-        table::examine(subject, &host, &mut findings);
-        conntrack::examine_netlink(&mut findings);
-        answers::examine(subject, &host, &mut findings);
-        ports::examine_group(subject, &host, &mut findings);
+        table::check(&context, found);
+        conntrack::check_netlink(&context, found);
+        unanswered::check(&context, found);
+        ports::check_group(&context, found);
     }
-    features::examine_version(&host, &mut findings);
-    ports::examine(subject, &host, &mut findings);
-    sysctls::examine(subject, &host, &mut findings);
-    reverse_path::examine(subject, &host, &mut findings);
-    routes::examine(subject, &host, &mut findings);
-    saved_rules::examine(&mut findings);
-    conntrack::examine_settings(&host, &mut findings);
+    features::check_version(&context, found);
+    ports::check(&context, found);
+    sysctls::check(&context, found);
+    reverse_path::check(&context, found);
+    routes::check(&context, found);
+    saved_rules::check(&context, found);
+    conntrack::check_settings(&context, found);
     findings.sort_by_key(|finding| finding.severity != Severity::Error);
     findings
 }
 
-/// A finding that says that something could not be looked at, and how to look oneself.
-fn not_looked_at(what: &str, why: &dyn Display, instead: &str) -> Finding {
-    Finding::warning("not-looked-at", format!("{what} could not be looked at: {why}"), instead)
-}
-
-/// Some names, as text: the first few, and how many more there are.
+/// The first few names, and the number of the others.
 fn listed(names: &[String]) -> String {
-    let shown = names[..names.len().min(MOST_NAMED)].join(", ");
-    match names.len().saturating_sub(MOST_NAMED) {
+    let shown = names[..names.len().min(MAX_NAMED)].join(", ");
+    match names.len().saturating_sub(MAX_NAMED) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }
 }
 
-/// The findings for people: a paragraph each.
+/// The endpoints of some paths, each once; `None` without any path.
+fn endpoints<'p>(paths: impl Iterator<Item = &'p Path>) -> Option<String> {
+    let labels: BTreeSet<String> = paths.map(Path::endpoint_label).collect();
+    (!labels.is_empty()).then(|| listed(&Vec::from_iter(labels)))
+}
+
+/// Findings as text: a paragraph each.
 pub fn text(findings: &[Finding]) -> String {
     if findings.is_empty() {
         return "nothing found\n".to_owned();
@@ -207,30 +250,36 @@ pub fn text(findings: &[Finding]) -> String {
     paragraphs.collect::<Vec<_>>().join("\n")
 }
 
-/// The findings for programs: an object with the list.
+/// Findings as JSON: an object with a list.
 pub fn json(findings: &[Finding]) -> String {
     format!("{:#}\n", serde_json::json!({ "findings": findings }))
 }
 
-/// Whether something that is configured does not work.
+/// Returns true if something that is configured does not work.
 pub fn is_broken(findings: &[Finding]) -> bool {
     findings.iter().any(|finding| finding.severity == Severity::Error)
 }
 
-/// Examines on a thread of its own, which ends by itself, and logs each finding as a warning. Nobody waits for it.
-pub fn log_from_a_thread(subject: Subject) {
+/// Runs all checks on a thread of their own, and logs each finding as a warning.
+pub fn log_from_a_thread(scope: Scope) {
     let examine = move || {
-        std::thread::sleep(LATER);
+        std::thread::sleep(DELAY);
         let began = Instant::now();
-        let findings = examine(subject, Asker::Daemon);
-        log::debug!("the doctor has found {} things in {:.1?}", findings.len(), began.elapsed());
-        for finding in findings {
-            let about = finding.about.map(|about| format!("{about}: ")).unwrap_or_default();
-            let note = finding.note.map(|note| format!(" ({note})")).unwrap_or_default();
-            log::warn!("{about}{}; fix: {}{note} [{}]", finding.problem, finding.remedy, finding.code);
-        }
+        let findings = examine(scope, Caller::Daemon);
+        log::debug!("doctor: {} findings after {:.1?}", findings.len(), began.elapsed());
+        findings.iter().for_each(|finding| log::warn!("{}", log_line(finding)));
     };
     if let Err(error) = std::thread::Builder::new().name("doctor".to_owned()).spawn(examine) {
-        log::warn!("cannot look at the host: {error}");
+        log::warn!("cannot check the host: {error}");
     }
 }
+
+fn log_line(finding: &Finding) -> String {
+    let Finding { code, problem, remedy, .. } = finding;
+    let about = finding.about.as_ref().map(|about| format!("{about}: ")).unwrap_or_default();
+    let note = finding.note.as_ref().map(|note| format!(" ({note})")).unwrap_or_default();
+    format!("{about}{problem}; fix: {remedy}{note} [{code}]")
+}
+
+#[cfg(test)]
+mod tests;

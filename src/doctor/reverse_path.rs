@@ -1,116 +1,106 @@
-//! Strict `rp_filter`: the kernel drops a packet that comes in by another interface than an answer would leave by.
+//! Strict `rp_filter`: the kernel drops a packet that arrives on another interface than the route back to its source.
 //!
-//! Between two networks that each have one way it does no harm, and neither do our own packets mind: held ones that are sent
-//! on leave by the output hook, where no reverse path is asked for. It bites where clients come in by an interface that the
-//! route back to them does not lead through: two uplinks. Which clients those are is known for those in `allow`, and for all
-//! the world where there is more than one default route; the kernel itself is asked whether it would take their packets.
+//! It does no harm to a router between two networks, nor to held packets that are sent on: those leave by the output hook, which
+//! has no such filter. It affects hosts with two uplinks. The sources of clients are known for the networks in `allow`; hosts
+//! with several default routes are checked for other clients too. The kernel is queried for whether it drops their packets.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Finding, Host, MOST_PATHS, Path, Subject, not_looked_at};
+use super::{Context, Finding, MAX_PATHS, Path, UNASSIGNED, link_setting};
 use crate::netlink::link::Link;
-use crate::netlink::route::Routes;
 
-/// An address that only a default route leads to (RFC 5737), for all the world.
-const FAR_AWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+/// Maximum number of findings.
+const MAX_FINDINGS: usize = 16;
 
-/// How many findings are enough.
-const MOST_FINDINGS: usize = 16;
-
-/// Looks for clients whose packets the kernel would not take. IPv6 has no such filter.
-pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
-    let strict: Vec<&Link> = host.links.iter().filter(|link| link.name != "lo" && is_strict(&link.name)).collect();
-    if strict.is_empty() {
-        return;
+/// Finds clients whose packets the kernel drops. IPv6 has no such filter.
+pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    let strict = context.links.iter().filter(|link| link.name != "lo" && is_strict(context, link));
+    let strict: Vec<&Link> = strict.collect();
+    if let Err(error) = check_links(context, &strict, findings) {
+        findings.push(Finding::not_checked("the routes back to clients", &error, "ip route get ADDRESS"));
     }
-    let defaults = default_interfaces(&std::fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default());
-    let mut routes = match Routes::open() {
-        Ok(routes) => routes,
-        Err(error) => return findings.push(not_looked_at("the routes back to clients", &error, "ip route get")),
-    };
+}
+
+fn check_links(context: &Context<'_>, strict: &[&Link], findings: &mut Vec<Finding>) -> io::Result<()> {
+    let defaults = default_interfaces(&context.host.read("/proc/thread-self/net/route").unwrap_or_default());
     let mut seen = BTreeSet::new();
-    for path in subject.paths.iter().filter(|path| path.listen.is_ipv4() && path.is_public()).take(MOST_PATHS) {
-        for link in strict.iter().filter(|link| comes_in_by(path, link)) {
-            // An address that is named is reached by its own interface.
-            let wildcard = path.listen.ip().is_unspecified();
-            let own =
-                host.addresses.iter().filter(|(ip, index)| ip.is_ipv4() && *index == link.index).map(|(ip, _)| *ip);
-            let Some(listen) = own.filter(|ip| wildcard || *ip == path.listen.ip()).min() else { continue };
+    let paths = context.scope.paths.iter().filter(|path| path.listen.is_ipv4() && path.is_public());
+    for path in paths.take(MAX_PATHS) {
+        let is_meant = |link: &&&Link| path.interfaces.is_empty() || path.interfaces.contains(&link.name);
+        for link in strict.iter().filter(is_meant) {
+            let Some(listen) = address_on(context, path, link) else { continue };
             for (source, clients) in sources(path, defaults.contains(&link.name)) {
-                let Some(back) = refused(&mut routes, source, link, listen).and_then(|back| host.name_of(back)) else {
-                    continue;
-                };
-                let expected = path.interfaces.iter().any(|name| name == back);
-                if !expected && seen.len() < MOST_FINDINGS && seen.insert((link.name.clone(), source)) {
+                let back = interface_back(context, source, link, listen)?.and_then(|back| context.link_name(back));
+                // The other interface is one of the frontend's, so no client has to come in by this one.
+                let Some(back) = back.filter(|back| path.interfaces.iter().all(|name| name != back)) else { continue };
+                if seen.len() < MAX_FINDINGS && seen.insert((&link.name, source)) {
                     findings.push(strict_finding(link, &clients, back).about(path.frontend_label()));
                 }
             }
         }
     }
+    Ok(())
+}
+
+/// The address that clients on an interface connect to: the frontend's, which is reached by its own interface; for a wildcard,
+/// the lowest of the interface.
+fn address_on(context: &Context<'_>, path: &Path, link: &Link) -> Option<IpAddr> {
+    let listen = path.listen.ip();
+    let own = context.addresses.iter().filter(|(ip, index)| ip.is_ipv4() && *index == link.index).map(|(ip, _)| *ip);
+    own.filter(|ip| listen.is_unspecified() || *ip == listen).min()
 }
 
 fn strict_finding(link: &Link, clients: &str, back: &str) -> Finding {
-    let name = &link.name;
+    let (name, setting) = (&link.name, link_setting("ipv4", link, "rp_filter"));
     let problem = format!(
-        "{clients} that come in by {name} are dropped, since the route back to them leads through {back} and \
-         net.ipv4.conf.{name}.rp_filter is strict"
+        "packets from {clients} that arrive on {name} are dropped: the route back leads through {back}, and rp_filter of {name} \
+         is strict"
     );
-    Finding::warning(
-        "rp-filter-strict",
-        problem,
-        format!("sysctl -w net.ipv4.conf.{}.rp_filter=2", name.replace('.', "/")),
-    )
-    .note(format!("or lead the route back to them through {name}, or leave {name} out of the frontend's interfaces"))
+    Finding::warning("rp-filter-strict", problem, format!("sysctl -w {setting}=2"))
+        .note(format!("or route these clients through {name}, or remove {name} from the frontend's interfaces"))
 }
 
-/// Whether clients of a frontend could come in by an interface: one of `interfaces`, else any.
-fn comes_in_by(path: &Path, link: &Link) -> bool {
-    path.interfaces.is_empty() || path.interfaces.contains(&link.name)
-}
-
-/// Addresses of clients, with what messages call them.
+/// Addresses of clients, and their names in messages.
 fn sources(path: &Path, has_default: bool) -> Vec<(IpAddr, String)> {
     if path.allow.is_empty() {
-        return has_default.then(|| (FAR_AWAY, "clients from far away".to_owned())).into_iter().collect();
+        return Vec::from_iter(has_default.then(|| (UNASSIGNED[0], "networks behind a default route".to_owned())));
     }
-    // Without `interfaces` nobody says that these clients come in by this one.
+    // Without `interfaces`, clients from these networks may come in by another one.
     let known = path.allow.iter().filter(|prefix| prefix.address.is_ipv4() && !path.interfaces.is_empty());
-    let inside = |ip: IpAddr| match ip {
-        // The first of a network is its own address, the next may be ours.
-        IpAddr::V4(ip) if !ip.is_unspecified() => IpAddr::V4(Ipv4Addr::from(u32::from(ip).saturating_add(2))),
-        _ => FAR_AWAY,
+    let source = |address: IpAddr, length: u8| match address {
+        IpAddr::V4(ip) if ip.is_unspecified() => UNASSIGNED[0],
+        // The first address is that of the network, the second may be this host's.
+        IpAddr::V4(ip) if length < 30 => Ipv4Addr::from(u32::from(ip).saturating_add(2)).into(),
+        address => address,
     };
     known
-        .map(|prefix| {
-            let ip = if prefix.length < 30 { inside(prefix.address) } else { prefix.address };
-            (ip, format!("clients from {}/{}", prefix.address, prefix.length))
-        })
+        .map(|prefix| (source(prefix.address, prefix.length), format!("{}/{}", prefix.address, prefix.length)))
         .collect()
 }
 
-/// The interface of the route back, if the kernel would not take such a client's packet for that reason.
-fn refused(routes: &mut Routes, source: IpAddr, link: &Link, listen: IpAddr) -> Option<u32> {
-    let taken = routes.look_up_input(source, link.index, listen).ok()?;
-    let back = routes.look_up(source).ok()??;
-    (taken.is_none() && !back.local).then_some(back.interface?).filter(|back| *back != link.index)
+/// The interface of the route back, if it is another one and the kernel drops the client's packet.
+fn interface_back(context: &Context<'_>, source: IpAddr, link: &Link, listen: IpAddr) -> io::Result<Option<u32>> {
+    if context.host.input_route(source, link.index, listen)?.is_some() {
+        return Ok(None);
+    }
+    let back = context.host.route(source)?.filter(|back| !back.local);
+    Ok(back.and_then(|back| back.interface).filter(|back| *back != link.index))
 }
 
-/// The kernel takes the stricter of both, by number.
-fn is_strict(interface: &str) -> bool {
-    let value = |name: &str| {
-        let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"));
-        text.ok().and_then(|text| text.trim().parse::<u8>().ok()).unwrap_or(0)
-    };
-    value("all").max(value(interface)) == 1
+/// The kernel applies the larger number of both settings.
+fn is_strict(context: &Context<'_>, link: &Link) -> bool {
+    let value = |name: &str| context.setting(name).unwrap_or(0);
+    value("net.ipv4.conf.all.rp_filter").max(value(&link_setting("ipv4", link, "rp_filter"))) == 1
 }
 
-/// The interfaces with a default route, whichever its metric (`/proc/net/route`: name, destination, gateway, flags, three
-/// counters, mask).
+/// The interfaces with a default route of any metric (`/proc/net/route`: name, destination, gateway, flags, three counters,
+/// mask).
 fn default_interfaces(table: &str) -> BTreeSet<String> {
-    let line = |line: &str| {
+    let name = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         (fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000")).then(|| fields[0].to_owned())
     };
-    table.lines().filter_map(line).collect()
+    table.lines().filter_map(name).collect()
 }

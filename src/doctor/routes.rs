@@ -1,50 +1,55 @@
-//! The ways to the endpoints.
+//! Routes to the endpoints.
 
-use super::sysctls::distinct;
-use super::{Asker, Finding, Host, MOST_NAMED, Path, Severity, Subject, listed, not_looked_at, sysctls};
-use crate::netlink::route::Routes;
+use std::collections::HashSet;
+
+use super::{Caller, Context, Finding, MAX_NAMED, Path, Severity, endpoints};
 
 const DISABLE_IPV6: &str = "net.ipv6.conf.all.disable_ipv6";
 
-/// Looks for endpoints that no packet can be sent to.
-pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
-    let mut routes = match Routes::open() {
-        Ok(routes) => routes,
-        Err(error) => return findings.push(not_looked_at("the routes to the endpoints", &error, "ip route get")),
-    };
-    let mut asked = std::collections::HashSet::new();
-    let missing = subject.remote().filter(|path| asked.insert(path.address.ip()));
-    let missing: Vec<&Path> = missing.filter(|path| matches!(routes.look_up(path.address.ip()), Ok(None))).collect();
-    findings.extend(missing.iter().take(MOST_NAMED).map(|path| no_route(path)));
-    let more: Vec<String> = missing.iter().skip(MOST_NAMED).map(|path| path.endpoint_label()).collect();
-    if !more.is_empty() {
-        let problem = format!("this host has no route to {} more endpoints", more.len());
-        let finding =
-            Finding::warning("no-route", problem, "ip route add PREFIX via GATEWAY, for each network of them");
-        findings.push(finding.about(listed(&more)));
+/// Finds endpoints that packets cannot be sent to.
+pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    let mut seen = HashSet::new();
+    let mut missing = Vec::new();
+    for path in context.scope.remote().filter(|path| seen.insert(path.address.ip())) {
+        match context.host.route(path.address.ip()) {
+            Ok(None) => missing.push(path),
+            Ok(Some(_)) => {}
+            Err(error) => {
+                findings.push(Finding::not_checked("the routes to the endpoints", &error, "ip route get ADDRESS"));
+                break;
+            }
+        }
     }
-    let out_of_reach = |path: &&Path| path.address.is_ipv6() && path.address.ip().is_loopback() && path.is_public();
-    let out_of_reach = distinct(subject.paths.iter().filter(out_of_reach).map(Path::endpoint_label));
-    // The daemon has warned of it when it read its configuration.
-    if !out_of_reach.is_empty() && host.asker == Asker::Operator {
-        let problem = "IPv6 lets no client from outside reach ::1, only those on this host";
-        let remedy = "give the backend an address of an interface, and name it in the endpoint's address";
-        findings.push(Finding::warning("ipv6-loopback-endpoint", problem, remedy).about(listed(&out_of_reach)));
+    findings.extend(missing.iter().take(MAX_NAMED).map(|path| no_route(context, path)));
+    if let Some(about) = endpoints(missing.iter().skip(MAX_NAMED).copied()) {
+        let problem = format!("this host has no route to {} more endpoints", missing.len() - MAX_NAMED);
+        let remedy = "ip route add PREFIX via GATEWAY, for each of their networks";
+        findings.push(Finding::warning("no-route", problem, remedy).about(about));
+    }
+    let is_loopback = |path: &&Path| path.address.is_ipv6() && path.address.ip().is_loopback() && path.is_public();
+    let about = endpoints(context.scope.paths.iter().filter(is_loopback));
+    // The daemon has logged it when it read its configuration.
+    if let Some(about) = about.filter(|_| context.caller == Caller::Operator) {
+        let problem = "outside clients cannot reach ::1: IPv6 has no setting like route_localnet";
+        let remedy = "let the backend listen on an address of an interface, and set that as the endpoint's address";
+        findings.push(Finding::warning("ipv6-loopback-endpoint", problem, remedy).about(about));
     }
 }
 
-fn no_route(path: &Path) -> Finding {
+fn no_route(context: &Context<'_>, path: &Path) -> Finding {
     let ip = path.address.ip();
-    let ip_command = if ip.is_ipv4() { "ip" } else { "ip -6" };
     // A command can bring its own interface up.
     let severity = if path.external { Severity::Error } else { Severity::Warning };
     let problem = format!("this host has no route to {ip}");
-    if ip.is_ipv6() && sysctls::read(DISABLE_IPV6).is_some_and(|value| value != 0) {
-        let problem = format!("{problem}: IPv6 is off ({DISABLE_IPV6} is not 0)");
-        let finding = Finding::new(severity, "no-route", problem, format!("sysctl -w {DISABLE_IPV6}=0"));
-        return finding.about(path.endpoint_label()).note("or leave the IPv6 addresses out of the configuration");
-    }
-    Finding::new(severity, "no-route", problem, format!("{ip_command} route add {ip} via GATEWAY"))
-        .about(path.endpoint_label())
-        .note("GATEWAY is the next host on the way; where it is on a link of this host, dev INTERFACE instead")
+    let is_disabled = ip.is_ipv6() && context.setting(DISABLE_IPV6).is_some_and(|value| value != 0);
+    let finding = if is_disabled {
+        let problem = format!("{problem}: IPv6 is disabled ({DISABLE_IPV6} is not 0)");
+        Finding::new(severity, "no-route", problem, format!("sysctl -w {DISABLE_IPV6}=0"))
+            .note("or remove the IPv6 addresses from the configuration")
+    } else {
+        let command = if ip.is_ipv4() { "ip" } else { "ip -6" };
+        Finding::new(severity, "no-route", problem, format!("{command} route add {ip} via GATEWAY"))
+            .note("GATEWAY is the next hop; if the endpoint is on a link of this host, use `dev INTERFACE` instead")
+    };
+    finding.about(path.endpoint_label())
 }

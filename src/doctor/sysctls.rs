@@ -1,81 +1,85 @@
-//! Forwarding, and `route_localnet`.
+//! Forwarding and `route_localnet`.
 
-use std::fs;
+use std::net::SocketAddr;
 
-use rustix::fs::{Access, access};
 use rustix::io::Errno;
 
-use super::{Asker, Finding, Host, Subject, listed};
+use super::{Caller, Context, Finding, Path, endpoints};
 
 const ROUTE_LOCALNET: &str = "/proc/sys/net/ipv4/conf/all/route_localnet";
 
-/// Looks at the settings that some path needs.
-pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
-    forwarding(subject, host, true, findings);
-    forwarding(subject, host, false, findings);
-    // The daemon says so itself.
-    if host.asker == Asker::Operator {
-        route_localnet(subject, host, findings);
+const ACCEPT_RA: &str =
+    "an interface configured by router advertisements also needs net.ipv6.conf.INTERFACE.accept_ra=2";
+
+/// Forwarding of one version of IP.
+struct Forwarding {
+    code: &'static str,
+    version: &'static str,
+    setting: &'static str,
+    is_version: fn(&SocketAddr) -> bool,
+    /// Setting of an interface that does the same for it.
+    of_link: (&'static str, &'static str),
+    note: Option<&'static str>,
+}
+
+const FORWARDING: [Forwarding; 2] = [
+    Forwarding {
+        code: "ip-forward-off",
+        version: "IPv4",
+        setting: "net.ipv4.ip_forward",
+        is_version: SocketAddr::is_ipv4,
+        of_link: ("ipv4", "forwarding"),
+        note: None,
+    },
+    Forwarding {
+        code: "ipv6-forward-off",
+        version: "IPv6",
+        setting: "net.ipv6.conf.all.forwarding",
+        is_version: SocketAddr::is_ipv6,
+        of_link: ("ipv6", "force_forwarding"),
+        note: Some(ACCEPT_RA),
+    },
+];
+
+/// Checks the settings that a path needs.
+pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    findings.extend(FORWARDING.iter().filter_map(|forwarding| check_forwarding(context, forwarding)));
+    // The daemon logs it on its own.
+    if context.caller == Caller::Operator {
+        findings.extend(check_route_localnet(context));
     }
 }
 
-fn forwarding(subject: &Subject, host: &Host, ipv4: bool, findings: &mut Vec<Finding>) {
-    let remote = subject.remote().filter(|path| path.address.is_ipv4() == ipv4 && path.is_public());
-    let remote: Vec<String> = distinct(remote.map(super::Path::endpoint_label));
-    let (code, version, name) = if ipv4 {
-        ("ip-forward-off", "IPv4", "net.ipv4.ip_forward")
-    } else {
-        ("ipv6-forward-off", "IPv6", "net.ipv6.conf.all.forwarding")
-    };
-    // Who has switched it on for one interface knows what they do.
-    let by_link =
-        if ipv4 { host.some_link_has("ipv4", "forwarding") } else { host.some_link_has("ipv6", "force_forwarding") };
-    if remote.is_empty() || is_on(name) != Some(false) || by_link {
-        return;
+fn check_forwarding(context: &Context<'_>, forwarding: &Forwarding) -> Option<Finding> {
+    let Forwarding { code, version, setting, of_link, note, .. } = forwarding;
+    let needs = |path: &&Path| (forwarding.is_version)(&path.address) && path.is_public();
+    let about = endpoints(context.scope.remote().filter(needs))?;
+    // An operator may have switched it on for some interfaces only.
+    if context.setting(setting) != Some(0) || context.any_link_has(of_link.0, of_link.1) {
+        return None;
     }
-    let problem = format!("the kernel does not forward {version} ({name} is 0), so no client reaches a remote backend");
-    let finding = Finding::error(code, problem, format!("sysctl -w {name}=1")).about(listed(&remote));
-    findings.push(if ipv4 {
-        finding
-    } else {
-        finding.note(
-            "an interface that is configured by router advertisements needs net.ipv6.conf.INTERFACE.accept_ra=2 as well",
-        )
-    });
+    let problem =
+        format!("the kernel does not forward {version} ({setting} is 0), so no client reaches a remote backend");
+    let finding = Finding::error(code, problem, format!("sysctl -w {setting}=1")).about(about);
+    Some(Finding { note: note.map(str::to_owned), ..finding })
 }
 
-fn route_localnet(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
-    let needs = |path: &&super::Path| path.address.is_ipv4() && path.address.ip().is_loopback() && path.is_public();
-    let needing: Vec<String> = distinct(subject.paths.iter().filter(needs).map(super::Path::endpoint_label));
-    let on = is_on("net.ipv4.conf.all.route_localnet").unwrap_or(false) || host.some_link_has("ipv4", "route_localnet");
-    let is_refused = match access(ROUTE_LOCALNET, Access::WRITE_OK) {
+fn check_route_localnet(context: &Context<'_>) -> Option<Finding> {
+    let needs = |path: &&Path| path.address.is_ipv4() && path.address.ip().is_loopback() && path.is_public();
+    let about = endpoints(context.scope.paths.iter().filter(needs))?;
+    let is_on = context.setting("net.ipv4.conf.all.route_localnet").is_some_and(|value| value != 0);
+    let is_refused = match context.host.may_write(ROUTE_LOCALNET) {
         Ok(()) => false,
         Err(Errno::ROFS) => true,
-        // Without the right to it, another that runs as the daemon does may have it.
-        Err(_) => host.may_ask,
+        // The daemon may have capabilities that this process lacks.
+        Err(_) => context.capabilities.can_query(),
     };
-    if needing.is_empty() || on || !is_refused {
-        return;
+    if is_on || !is_refused || context.any_link_has("ipv4", "route_localnet") {
+        return None;
     }
-    let problem = "net.ipv4.conf.all.route_localnet is 0 and cannot be written here, so clients from outside do not \
-                   reach endpoints on 127.0.0.0/8";
+    let problem = "net.ipv4.conf.all.route_localnet is 0 and cannot be written here, so outside clients do not reach \
+                   endpoints on 127.0.0.0/8";
     let finding = Finding::error("route-localnet-off", problem, "sysctl -w net.ipv4.conf.all.route_localnet=1");
-    let note = "in a container, the runtime has to set it: --sysctl net.ipv4.conf.all.route_localnet=1";
-    findings.push(finding.about(listed(&needing)).note(note));
-}
-
-/// Whether a setting is another than 0; `None` if it cannot be read.
-fn is_on(name: &str) -> Option<bool> {
-    Some(read(name)? != 0)
-}
-
-/// A setting that is a number, by its name with dots.
-pub(super) fn read(name: &str) -> Option<i64> {
-    fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/"))).ok()?.trim().parse().ok()
-}
-
-/// Each text once, in the order of their first appearance.
-pub(super) fn distinct(texts: impl Iterator<Item = String>) -> Vec<String> {
-    let mut seen = std::collections::HashSet::new();
-    texts.filter(|text| seen.insert(text.clone())).collect()
+    let note = "in a container, set it when the container is created: --sysctl net.ipv4.conf.all.route_localnet=1";
+    Some(finding.about(about).note(note))
 }

@@ -1,49 +1,43 @@
-//! Is the table in the kernel the one that this configuration makes? The daemon restores what other programs change, so a
-//! difference that stays means that it cannot, or that it was started with another configuration. Where only the latter
-//! explains it, as for an operator who examines a configuration before a restart, the finding is a warning.
+//! The table in the kernel, compared with the one that the configuration makes.
 //!
-//! Compared is what does not change while the daemon runs: the table's flags, its chains with their hooks and the numbers
-//! of their rules, the names of its sets and maps, its timeout policies.
+//! The daemon restores what other programs change, so a difference that stays means that it cannot, or that it was started with
+//! another configuration. If only the latter explains it, as for an operator who checks a configuration before a restart, the
+//! finding is a warning. Only what stays the same while the daemon runs is compared: the table's flags, its chains with their
+//! hooks and numbers of rules, the names of its sets and maps, its timeout policies.
 
-use std::io;
 use std::time::Duration;
 
-use super::{Finding, Host, Subject, listed, not_looked_at};
+use super::{Context, Finding, listed};
 use crate::dataplane::render::{self, TABLE};
-use crate::netlink::nftables::{Chain, Listing, Tables};
+use crate::netlink::nftables::{Chain, Listing};
 
-/// The chains that packets enter.
+/// Chains that every configuration has.
 const ENTRANCES: [&str; 2] = ["prerouting", "output"];
 
-/// The time that the daemon may take for a repair that is under way.
+/// Time that the daemon may take to restore the table.
 const REPAIR: Duration = Duration::from_secs(1);
 
 /// Finds differences.
-pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
-    if !host.daemon_runs {
+pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    if !context.daemon_runs() {
         return;
     }
-    let wanted = render::outline(&subject.plan);
-    let compare = || list().map(|found| differences(&wanted, found.as_ref()));
+    let wanted = render::outline(&context.scope.plan);
+    let compare = || context.host.table().map(|found| differences(&wanted, found.as_ref()));
     let found = match compare() {
-        // It may be in the middle of a repair.
+        // The daemon may be restoring it.
         Ok(differences) if !differences.is_empty() => {
-            std::thread::sleep(REPAIR);
+            context.host.sleep(REPAIR);
             compare().map(|still| differences.into_iter().filter(|difference| still.contains(difference)).collect())
         }
         found => found,
     };
     match found {
         Ok(differences) => findings.extend(judge(&differences)),
-        Err(error) => findings.push(not_looked_at("the rules", &error, &format!("nft list table inet {TABLE}"))),
+        Err(error) => {
+            findings.push(Finding::not_checked("the rules", &error, &format!("nft list table inet {TABLE}")));
+        }
     }
-}
-
-fn list() -> io::Result<Option<Listing>> {
-    let mut tables = Tables::open()?;
-    let Some(mut listing) = tables.list(TABLE)? else { return Ok(None) };
-    tables.count_rules(TABLE, &mut listing)?;
-    Ok(Some(listing))
 }
 
 fn judge(differences: &[Difference]) -> Option<Finding> {
@@ -53,16 +47,16 @@ fn judge(differences: &[Difference]) -> Option<Finding> {
     }
     let texts: Vec<_> = differences.iter().map(|difference| difference.text.clone()).collect();
     let texts = listed(&texts);
-    // Configurations differ in names: where they are the same, so is the rest.
+    // Configurations differ in names: if those are the same, so is the rest.
     let is_changed = differences.iter().any(|difference| difference.proof == Proof::Certain)
         || differences.iter().all(|difference| difference.proof == Proof::SameNames);
     Some(if is_changed {
-        let problem = format!("the table inet {TABLE} was changed, and the daemon has not restored it: {texts}");
-        Finding::error("table-changed", problem, RESTART).note("the log names the program that changes it")
+        let problem = format!("the table inet {TABLE} was changed, and the daemon did not restore it: {texts}");
+        Finding::error("table-changed", problem, RESTART).note("the daemon's log names the program that changes it")
     } else {
-        let problem = format!("the table inet {TABLE} is not the one that this configuration makes: {texts}");
+        let problem = format!("the table inet {TABLE} does not match this configuration: {texts}");
         let note =
-            "the daemon may run with another configuration; if not, its log names the program that changes the table";
+            "the daemon may run with another configuration; otherwise its log names the program that changes the table";
         Finding::warning("table-differs", problem, RESTART).note(note)
     })
 }
@@ -74,29 +68,28 @@ struct Difference {
     text: String,
 }
 
-/// Whether a difference proves that another program has changed the table.
+/// Proof of a difference that another program has changed the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Proof {
     /// No configuration makes such a table.
     Certain,
-    /// If all names are those of this configuration.
+    /// Another configuration would have other names too.
     SameNames,
     /// Another configuration can make such a table.
     None,
 }
 
-/// Differences from the wanted table. `found` is `None` if there is no table.
+/// Returns the differences from the wanted table. `found` is `None` if there is no table.
 fn differences(wanted: &Listing, found: Option<&Listing>) -> Vec<Difference> {
     let Some(found) = found else {
-        return vec![Difference { proof: Proof::Certain, text: "there is no such table".to_owned() }];
+        return vec![Difference { proof: Proof::Certain, text: "it is missing".to_owned() }];
     };
     let mut differences = Vec::new();
     let mut add = |proof, text: String| differences.push(Difference { proof, text });
     if found.dormant {
-        add(Proof::Certain, "it is switched off (flags dormant)".to_owned());
+        add(Proof::Certain, "it is disabled (flags dormant)".to_owned());
     }
     for (name, chain) in &wanted.chains {
-        // Every configuration has these.
         let is_certain = ENTRANCES.contains(&name.as_str());
         match found.chains.get(name) {
             None => add(if is_certain { Proof::Certain } else { Proof::None }, format!("chain {name} is missing")),
@@ -110,7 +103,7 @@ fn differences(wanted: &Listing, found: Option<&Listing>) -> Vec<Difference> {
     let mut names = |sort: &str, problem: &str, names: &mut dyn Iterator<Item = &String>| {
         names.for_each(|name| add(Proof::None, format!("{sort} {} is {problem}", name.escape_default())));
     };
-    let (missing, extra) = ("missing", "not ours");
+    let (missing, extra) = ("missing", "unexpected");
     names("chain", extra, &mut found.chains.keys().filter(|name| !wanted.chains.contains_key(*name)));
     let lacks = |name: &&String| found.sets.get(*name) != wanted.sets.get(*name);
     names("set or map", missing, &mut wanted.sets.keys().filter(lacks));
@@ -133,7 +126,13 @@ fn difference_of(name: &str, wanted: &Chain, found: &Chain) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
+    use rustix::io::Errno;
+
     use super::*;
+    use crate::doctor::Caller;
+    use crate::doctor::testing::{Case, only};
     use crate::netlink::nftables::{Base, SetKind};
 
     fn wanted() -> Listing {
@@ -164,8 +163,8 @@ mod tests {
     }
 
     #[test]
-    fn what_no_configuration_makes_was_changed() {
-        assert_found(|table| table.dormant = true, "it is switched off (flags dormant)", "table-changed");
+    fn table_of_no_configuration_was_changed() {
+        assert_found(|table| table.dormant = true, "it is disabled (flags dormant)", "table-changed");
         assert_found(|table| _ = table.chains.remove("prerouting"), "chain prerouting is missing", "table-changed");
         let drop = |table: &mut Listing| {
             let base = table.chains.get_mut("prerouting").and_then(|chain| chain.base.as_mut());
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn other_numbers_of_rules_under_the_same_names_were_changed() {
+    fn number_of_rules_was_changed_if_the_names_are_the_same() {
         let more = "chain prerouting has 9 rules instead of 8";
         assert_found(|table| *rules(table, "prerouting") += 1, more, "table-changed");
         let fewer = "chain frontend-0 has 0 rules instead of 2";
@@ -187,18 +186,70 @@ mod tests {
     }
 
     #[test]
-    fn other_names_can_be_those_of_another_configuration() {
+    fn other_names_may_be_of_another_configuration() {
         const CODE: &str = "table-differs";
         assert_found(|table| _ = table.chains.remove("frontend-0"), "chain frontend-0 is missing", CODE);
         let extra = |table: &mut Listing| _ = table.chains.insert("x\n".to_owned(), Chain::default());
-        assert_found(extra, "chain x\\n is not ours", CODE);
+        assert_found(extra, "chain x\\n is unexpected", CODE);
         assert_found(|table| table.sets.clear(), "set or map active_ip4 is missing", CODE);
         assert_found(|table| table.objects.clear(), "object tcp4-60s is missing", CODE);
-        assert_found(|table| _ = table.objects.insert(("c".to_owned(), 1)), "object c is not ours", CODE);
+        assert_found(|table| _ = table.objects.insert(("c".to_owned(), 1)), "object c is unexpected", CODE);
     }
 
     #[test]
-    fn an_intact_table_is_no_finding() {
+    fn intact_table_is_no_finding() {
         assert_eq!(judge(&differences(&wanted(), Some(&wanted()))), None);
+    }
+
+    const WANTED: &str = "the wanted table";
+
+    /// Checks tables while a daemon runs: the wanted one, one with an extra flowtable, a missing one, or an error.
+    fn check_tables(tables: impl IntoIterator<Item = Result<&'static str, Errno>>) -> (Vec<Finding>, Duration) {
+        let mut case = Case::new([]);
+        case.host.daemon_runs = true;
+        let intact = case.host.tables.borrow()[0].clone();
+        let table = |table| match table {
+            Ok(WANTED) => intact.clone(),
+            Ok(extra) => intact.clone().map(|listing| {
+                listing.map(|mut listing| {
+                    listing.flowtables.insert(extra.to_owned());
+                    listing
+                })
+            }),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        };
+        case.host.tables = RefCell::new(tables.into_iter().map(table).collect());
+        (case.run(check), case.host.slept.get())
+    }
+
+    #[test]
+    fn difference_is_found_if_the_daemon_does_not_restore_it() {
+        assert_eq!(check_tables([Ok(WANTED)]), (vec![], Duration::ZERO));
+        let (found, slept) = check_tables([Err(Errno::NOENT)]);
+        let found = only(found, "table-changed");
+        assert!(found.problem.ends_with("the daemon did not restore it: it is missing"), "{found:?}");
+        assert_eq!(slept, REPAIR);
+        assert_eq!(check_tables([Err(Errno::NOENT), Ok(WANTED)]).0, [], "restored");
+        assert_eq!(check_tables([Ok("one"), Ok("two")]).0, [], "another change");
+        let (found, _) = check_tables([Ok("one")]);
+        assert!(only(found, "table-differs").problem.ends_with(": flowtable one is unexpected"));
+    }
+
+    #[test]
+    fn kernel_error_is_not_a_difference() {
+        for tables in [vec![Err(Errno::PERM)], vec![Ok("one"), Err(Errno::PERM)]] {
+            let found = only(check_tables(tables).0, "not-looked-at");
+            assert!(found.problem.starts_with("the rules could not be checked: Operation not permitted"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn table_is_not_checked_without_a_daemon() {
+        let mut case = Case::new([]);
+        case.host.tables = RefCell::new(vec![Ok(None)]);
+        assert_eq!(case.codes(check), [""; 0]);
+        case.caller = Caller::Daemon;
+        assert_eq!(case.codes(check), ["table-changed"]);
     }
 }

@@ -77,7 +77,7 @@ fn findings_are_text_too_and_only_errors_are_a_bad_end() {
          the kernel does not forward IPv4 (net.ipv4.ip_forward is 0), so no client reaches a remote backend\n\
          fix: sysctl -w net.ipv4.ip_forward=1\n\n\
          warning conntrack-events-off\n\
-         conntrack tells nobody of the ends of flows (net.netfilter.nf_conntrack_events is 0), so they are polled\n\
+         conntrack does not report the end of flows (net.netfilter.nf_conntrack_events is 0), so flows are polled\n\
          fix: sysctl -w net.netfilter.nf_conntrack_events=1\n"
     );
     lab.gateway.sysctl("ipv4/ip_forward", "1");

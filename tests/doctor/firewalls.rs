@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Daemon, Lab, http_get_within, nft, require_namespaces, second_nft};
 use crate::world::{
-    File, Front, SECOND, at_gateway, backends, codes, config, config_with, everything, findings, front, mend, word,
+    File, Front, SECOND, at_gateway, backends, codes, config, config_with, everything, findings, fix, front, word,
 };
 
 /// Whether a client is served by a cold frontend, and then by its backend directly.
@@ -47,7 +47,7 @@ fn try_firewall_in(lab: Lab, rules: &str, fronts: &[Front], expected: &[&str]) -
         let works = works(&lab, &daemon, front);
         assert_ne!(works, found.iter().any(names), "{} works: {works}\n{found:#?}\n{}", front.name, daemon.log());
     }
-    found.iter().for_each(|finding| mend(&lab.gateway, finding));
+    found.iter().for_each(|finding| fix(&lab.gateway, finding));
     assert_eq!(findings(&lab.gateway, daemon.config()), [json!(null); 0]);
     for front in fronts {
         daemon.request(10, json!({"name": front.name}));

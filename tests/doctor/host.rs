@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{Daemon, Lab, Temporary, http_get, http_get_within, nft, require_namespaces, serve_http};
 use crate::world::{
     File, Front, LOCAL4, REMOTE4, REMOTE6, SECOND, at, at_gateway, backends, codes, config, config_with, findings,
-    findings_after, front, mend, run, word,
+    findings_after, fix, front, run, word,
 };
 
 fn held(listen: &str, backend: &str) -> Front {
@@ -44,7 +44,7 @@ fn forwarding_that_is_off_is_found_and_switched_on() {
         assert_eq!(word(&finding, "severity"), "error");
         let get = || lab.client().run(|| http_get_within(at_gateway(&front), "/", SECOND));
         get().expect_err("nothing is forwarded");
-        mend(&lab.gateway, &finding);
+        fix(&lab.gateway, &finding);
         assert_eq!(findings(&lab.gateway, daemon.config()), [Value::Null; 0]);
         assert_eq!(get().expect("an answer").0, 200);
         if backend == REMOTE4 {
@@ -83,11 +83,11 @@ fn a_strict_reverse_path_is_found_where_it_bites() {
     let fronts = [held("198.51.100.1:80", LOCAL4)];
     let daemon = Daemon::start(&lab, &config(&fronts));
     let finding = only(findings(&lab.gateway, daemon.config()), "rp-filter-strict");
-    assert!(word(&finding, "problem").contains("come in by clients are dropped"), "{finding:#}");
+    assert!(word(&finding, "problem").contains("that arrive on clients are dropped"), "{finding:#}");
     assert_eq!(word(&finding, "remedy"), "sysctl -w net.ipv4.conf.clients.rp_filter=2");
     let get = |timeout| lab.client().run(|| http_get_within(at_gateway(&fronts[0]), "/", timeout));
     get(SECOND).expect_err("its packets are dropped");
-    mend(&lab.gateway, &finding);
+    fix(&lab.gateway, &finding);
     assert_eq!(findings(&lab.gateway, daemon.config()), [Value::Null; 0]);
     assert_eq!(get(10 * SECOND).expect("an answer").0, 200);
 
@@ -103,7 +103,7 @@ fn a_strict_reverse_path_is_found_where_it_bites() {
     };
     assert_eq!(named("198.51.100.0/24"), [Value::Null; 0]);
     let finding = only(named("192.0.2.0/24"), "rp-filter-strict");
-    assert!(word(&finding, "problem").starts_with("clients from 192.0.2.0/24 that come in by clients"), "{finding:#}");
+    assert!(word(&finding, "problem").starts_with("packets from 192.0.2.0/24 that arrive on clients"), "{finding:#}");
 }
 
 /// Strict filters everywhere do not mind our own packets; see also the host that is set up well.
@@ -118,7 +118,7 @@ fn a_setting_that_cannot_be_written_is_found() {
     let (found, status) = findings_after(&lab.gateway, read_only, &file.path());
     let finding = only(found, "route-localnet-off");
     assert_eq!((word(&finding, "about"), status), ("endpoint b:http 127.0.0.1:8080", 1));
-    mend(&lab.gateway, &finding);
+    fix(&lab.gateway, &finding);
     assert_eq!(findings_after(&lab.gateway, read_only, &file.path()).0, [Value::Null; 0]);
     let elsewhere = File::new(&config(&[held("0.0.0.0:80", REMOTE4)]));
     lab.gateway.sysctl("ipv4/conf/all/route_localnet", "0");
@@ -153,7 +153,7 @@ fn conntrack_that_is_full_silent_or_missing_is_found() {
 
     lab.gateway.sysctl("netfilter/nf_conntrack_events", "0");
     let finding = only(findings(&lab.gateway, daemon.config()), "conntrack-events-off");
-    mend(&lab.gateway, &finding);
+    fix(&lab.gateway, &finding);
     assert_eq!(findings(&lab.gateway, daemon.config()), [Value::Null; 0]);
 
     let (found, status) = findings_after(&lab.gateway, "mount -t tmpfs none /proc/sys/net/netfilter", &file.path());
@@ -286,7 +286,7 @@ fn a_feature_that_the_kernel_lacks_is_named() {
     let finding = only(found, "kernel-feature-missing");
     assert_eq!(status, 1);
     let problem = word(&finding, "problem");
-    assert!(problem.starts_with("this kernel has no conntrack timeout policies: "), "{problem}");
+    assert!(problem.starts_with("the kernel does not support conntrack timeout policies: "), "{problem}");
     assert!(problem.ends_with("Could not process rule: Operation not supported"), "{problem}");
     assert!(word(&finding, "remedy").contains("CONFIG_NF_CONNTRACK_TIMEOUT"), "{finding}");
     assert_eq!(crate::support::nft_ruleset(&lab.gateway), None, "nothing is changed");
@@ -312,7 +312,7 @@ fn without_rights_it_says_what_it_could_not_look_at() {
     let (found, status) = findings_after(&lab.gateway, without, &file.path());
     let expected = ["no-net-admin", "no-net-raw", "no-net-bind-service", "ip-forward-off"];
     assert_eq!((codes(&found), status), (expected.to_vec(), 1), "{found:#?}");
-    assert!(word(&found[0], "problem").contains("could not be looked at"), "{found:#?}");
+    assert!(word(&found[0], "problem").contains("could not be checked"), "{found:#?}");
     // Somebody else asks while the daemon runs, which has its rights.
     lab.gateway.sysctl("ipv4/ip_forward", "1");
     let daemon = Daemon::start(&lab, &config(&fronts));
@@ -343,7 +343,7 @@ fn a_backend_that_answers_this_host_and_no_client_is_found() {
     daemon.await_target("b", "active", 10 * SECOND);
     get().expect_err("it has no way back");
     let finding = only(findings(&lab.gateway, daemon.config()), "clients-unanswered");
-    assert_eq!(word(&finding, "remedy"), "masquerade: always");
+    assert_eq!(word(&finding, "remedy"), "set masquerade: always for the frontend");
     drop(daemon);
     let masquerades = config_with(std::slice::from_ref(&front), &json!({"masquerade": "always"}));
     let daemon = Daemon::start(&lab, &masquerades);

@@ -21,8 +21,8 @@ fn a_table_that_differs_is_found_until_the_daemon_restores_it() {
     for (script, expected) in [
         ("flush chain inet proxygw prerouting", "chain prerouting has 0 rules instead of 9"),
         ("flush chain inet proxygw output\ndelete chain inet proxygw output", "chain output is missing"),
-        ("add table inet proxygw { flags dormant; }", "it is switched off"),
-        ("delete table inet proxygw", "there is no such table"),
+        ("add table inet proxygw { flags dormant; }", "it is disabled"),
+        ("delete table inet proxygw", ": it is missing"),
     ] {
         daemon.signal(Signal::STOP);
         nft(&lab.gateway, script);

@@ -151,7 +151,7 @@ pub fn word<'f>(finding: &'f Value, key: &str) -> &'f str {
 
 /// Carries out a remedy that is a command.
 #[track_caller]
-pub fn mend(namespace: &Namespace, finding: &Value) {
+pub fn fix(namespace: &Namespace, finding: &Value) {
     // The namespace's own nft comes first.
     namespace.sh(&format!("PATH='{}'; {}", namespace.path_of_programs().to_string_lossy(), word(finding, "remedy")));
 }

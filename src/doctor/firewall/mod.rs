@@ -17,11 +17,9 @@ use serde_json::Value;
 
 use self::packet::Packet;
 use self::ruleset::{BaseChain, Ruleset, base_chains};
-use super::{Finding, Host, MOST_PATHS, Path, Subject, listed, not_looked_at};
+use super::{Context, Finding, MAX_PATHS, Path, listed};
 use crate::Error;
-use crate::dataplane::apply::Nft;
 use crate::dataplane::render::TABLE;
-use crate::netlink::route;
 
 /// How many verdict maps of a table are read.
 const MOST_MAPS: usize = 64;
@@ -67,28 +65,24 @@ impl Passage {
     }
 }
 
-/// Looks at the rule sets of others.
-pub(super) fn examine(subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
-    let nft = Nft::find();
-    if let Err(error) = look(&nft, subject, host, findings) {
-        findings.push(not_looked_at("the rules of others", &error, "nft list ruleset"));
-    }
-}
-
-fn look(nft: &Nft, subject: &Subject, host: &Host, findings: &mut Vec<Finding>) -> Result<(), Error> {
-    // Table by table, so that our own, which can be large, is not read.
-    for (family, table) in tables(&parsed(&nft.ask(&["-j", "list", "tables"])?)?) {
-        match read(nft, &family, &table) {
-            Ok((chains, rules)) => {
-                chains.iter().for_each(|chain| judge(chain, &rules, subject, host, findings));
-            }
+/// Checks the rule sets of other programs.
+pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
+    // Table by table, so that the daemon's own, which can be large, is not read.
+    let listing = context.host.nft(&["-j", "list", "tables"]).map_err(Error::from).and_then(|json| parsed(&json));
+    let tables = match listing {
+        Ok(listing) => tables(&listing),
+        Err(error) => return findings.push(Finding::not_checked("other rule sets", &error, "nft list ruleset")),
+    };
+    for (family, table) in tables {
+        match read(context, &family, &table) {
+            Ok((chains, rules)) => chains.iter().for_each(|chain| judge(chain, &rules, context, findings)),
             Err(error) => {
-                let instead = format!("nft list table {family} {table}");
-                findings.push(not_looked_at(&format!("the table {family} {table}"), &error, &instead));
+                let (what, command) =
+                    (format!("the table {family} {table}"), format!("nft list table {family} {table}"));
+                findings.push(Finding::not_checked(&what, &error, &command));
             }
         }
     }
-    Ok(())
 }
 
 /// The tables of others that see translated packets: family and name.
@@ -101,19 +95,20 @@ fn tables(listing: &Value) -> Vec<(String, String)> {
 }
 
 /// The base chains of a table where a flow can be dropped after its translation, and all that they need.
-fn read(nft: &Nft, family: &str, table: &str) -> Result<(Vec<BaseChain>, Ruleset), Error> {
-    let listing = nft.ask(&["-j", "-t", "list", "table", family, table])?;
+fn read(context: &Context<'_>, family: &str, table: &str) -> Result<(Vec<BaseChain>, Ruleset), Error> {
+    let listing = context.host.nft(&["-j", "-t", "list", "table", family, table])?;
     let objects = parsed(&listing)?;
     let mut chains = base_chains(&objects);
     chains.retain(|chain| HOOKS.contains(&chain.hook.as_str()));
     if chains.is_empty() {
         return Ok((chains, Ruleset::default()));
     }
-    let words = Ruleset::needs_words(&listing).then(|| nft.ask(&["-a", "-t", "list", "table", family, table]).ok());
+    let words =
+        Ruleset::needs_words(&listing).then(|| context.host.nft(&["-a", "-t", "list", "table", family, table]).ok());
     let mut rules = Ruleset::read(&objects, words.flatten().as_deref());
     for map in rules.maps().into_iter().take(MOST_MAPS) {
         // What a map does that cannot be read is not known.
-        if let Ok(listing) = nft.ask(&["-j", "list", "map", family, table, &map]) {
+        if let Ok(listing) = context.host.nft(&["-j", "list", "map", family, table, &map]) {
             rules.add_map(&map, &parsed(&listing)?);
         }
     }
@@ -125,15 +120,15 @@ fn parsed(json: &str) -> Result<Value, Error> {
 }
 
 /// One base chain, for all paths.
-fn judge(chain: &BaseChain, rules: &Ruleset, subject: &Subject, host: &Host, findings: &mut Vec<Finding>) {
+fn judge(chain: &BaseChain, rules: &Ruleset, context: &Context<'_>, findings: &mut Vec<Finding>) {
     let mut dropped: BTreeMap<Passage, Dropped> = BTreeMap::new();
-    for path in subject.paths.iter().filter(|path| path.is_public()).take(MOST_PATHS) {
+    for path in context.scope.paths.iter().filter(|path| path.is_public()).take(MAX_PATHS) {
         let ipv4 = path.address.is_ipv4();
         if chain.family == if ipv4 { "ip6" } else { "ip" } {
             continue;
         }
         for passage in passages(path).into_iter().filter(|passage| passage.hook() == chain.hook) {
-            let links = dropped_links(passage, chain, rules, path, host);
+            let links = dropped_links(passage, chain, rules, path, context);
             if !links.is_empty() {
                 dropped.entry(passage).or_default().add(passage, path, links);
             }
@@ -193,8 +188,14 @@ fn passages(path: &Path) -> Vec<Passage> {
 }
 
 /// The interfaces by which clients come in vain.
-fn dropped_links(passage: Passage, chain: &BaseChain, rules: &Ruleset, path: &Path, host: &Host) -> Vec<String> {
-    let way_to = |ip| route::look_up(ip).ok().flatten().and_then(|route| host.name_of(route.interface?));
+fn dropped_links(
+    passage: Passage,
+    chain: &BaseChain,
+    rules: &Ruleset,
+    path: &Path,
+    context: &Context<'_>,
+) -> Vec<String> {
+    let way_to = |ip| context.host.route(ip).ok().flatten().and_then(|route| context.link_name(route.interface?));
     let to_backend = if path.local { Some(LOOPBACK) } else { way_to(path.address.ip()) };
     let packet = |input| Packet {
         protocol: path.protocol,
@@ -214,7 +215,7 @@ fn dropped_links(passage: Passage, chain: &BaseChain, rules: &Ruleset, path: &Pa
     if passage == Passage::Output {
         return rules.drops(chain, &packet(None)).then(|| "this host".to_owned()).into_iter().collect();
     }
-    let links = links::of_clients(path, host, to_backend);
+    let links = links::of_clients(path, context, to_backend);
     links.into_iter().filter(|link| rules.drops(chain, &packet(Some(link)))).map(str::to_owned).collect()
 }
 
