@@ -147,7 +147,7 @@ impl View<'_> {
         let woken_by = life.woken.map(|woken| {
             let (frontend, source) = match woken.by {
                 WokenBy::Client(id, source) => (Some(name_of(id)), source),
-                WokenBy::Keeper(id) => (Some(name_of(id)), None),
+                WokenBy::Pin(id) => (Some(name_of(id)), None),
                 WokenBy::Operator => (None, None),
             };
             WokenStatus { frontend, source, at: self.wall.text(woken.at) }
@@ -178,7 +178,7 @@ impl View<'_> {
     /// In how many seconds a target that is in use drains if all its flows stay silent.
     fn drains_in_silence(&self, id: TargetId, life: &Life<'_>) -> Option<u64> {
         let until = self.use_of(id).filter(|used| used.flows > 0)?.until?;
-        (life.state == TargetState::Active && !life.kept)
+        (life.state == TargetState::Active && !life.is_pinned)
             .then(|| self.core.drains_at(id, 0, Some(until)).map(|at| self.seconds_until(at)))?
     }
 
@@ -260,7 +260,7 @@ fn woken_sentence(of: &Explanation, life: &Life<'_>) -> Option<String> {
     let frontend = status.frontend.as_deref().unwrap_or_default();
     let by = match (woken.by, status.source) {
         (WokenBy::Operator, _) => "an operator".to_owned(),
-        (WokenBy::Keeper(_), _) => format!("frontend {frontend}, which keeps it warm,"),
+        (WokenBy::Pin(_), _) => format!("frontend {frontend}, which keeps it warm,"),
         (WokenBy::Client(..), Some(source)) => format!("frontend {frontend} for the client {source}"),
         (WokenBy::Client(..), None) => format!("frontend {frontend}"),
     };
@@ -334,7 +334,7 @@ fn flow_sentence(flow: &FlowStatus) -> String {
 }
 
 fn drain_sentence(of: &Explanation, spec: &TargetSpec, life: &Life<'_>, view: &View<'_>) -> Option<String> {
-    if life.kept {
+    if life.is_pinned {
         let by = of.kept_warm_by.join(" and ");
         return Some(match of.drains_in {
             Some(seconds) => format!("It is kept warm by {by}; it is renewed in {} (max_uptime).", span(seconds)),

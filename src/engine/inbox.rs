@@ -13,10 +13,9 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::core::Event;
 use super::status::Request;
-use crate::config::Address;
 use crate::dataplane::flows::{self, Reports, Survey};
 use crate::dataplane::plan::OnLink;
-use crate::ids::{FrontendId, RequestId, TargetId};
+use crate::ids::{FrontendId, RequestId};
 
 /// How many requests can wait for the engine; a further one is refused.
 const MOST_REQUESTS: usize = 256;
@@ -31,8 +30,6 @@ pub enum Message {
     Event(Event),
     /// A request of a handler on the reactor.
     Request(RequestId, Request),
-    /// A target is about to say that it is ready: which of its endpoints answer from any address of this host.
-    Wildcards(TargetId, BTreeSet<Address>),
     /// What there is of flows, or why nobody can tell.
     Surveyed(Result<Survey, String>),
     /// Another program has changed our table: the table's notices have the details.
@@ -101,11 +98,7 @@ impl Inbox {
             Message::Request(..) => {
                 self.requests.fetch_sub(1, Ordering::Relaxed);
             }
-            Message::Event(_)
-            | Message::Wildcards(..)
-            | Message::Surveyed(_)
-            | Message::RulesChanged
-            | Message::OnLink => {}
+            Message::Event(_) | Message::Surveyed(_) | Message::RulesChanged | Message::OnLink => {}
         }
     }
 }

@@ -143,7 +143,7 @@ fn run(
         handler.start(context)?;
         missing = make_ready(handler, context, spec, waiting)?;
         if missing.is_none() {
-            inbox.send(Message::Wildcards(id, wildcards(&spec.endpoints)));
+            tell(Event::Wildcards(id, wildcards(&spec.endpoints)));
             tell(Event::TargetReady(id));
             while !context.stopping() {
                 handler.wait(context, None)?;

@@ -22,8 +22,8 @@ use super::wall::Wall;
 use crate::config::{FrontendSpec, Probe, Protocol, TargetSpec};
 use crate::dataplane::flows::{FlowOrder, FlowOrders, Survey};
 use crate::dataplane::hold::AllCounters;
+use crate::dataplane::plan::OnLink;
 use crate::dataplane::plan::{ColdPath, HoldOptions, OnFailure};
-use crate::dataplane::plan::{OnLink, State};
 use crate::dataplane::rules::{Repaired, Table};
 use crate::ids::{FrontendId, TargetId};
 use crate::system::vital;
@@ -100,8 +100,6 @@ struct Shell {
     targets: BTreeMap<TargetId, Runner>,
     frontends: BTreeMap<FrontendId, Frontend>,
     table: Table,
-    /// Everything that is wanted of the rules, by the core and by the shell itself.
-    wanted: State,
     /// UDP frontends whose stale flows are to be deleted.
     stale: Vec<FrontendId>,
     flows: FlowOrders,
@@ -170,13 +168,12 @@ impl Shell {
             targets,
             frontends,
             table: engine.table,
-            wanted: State { on_link: engine.on_link, ..State::default() },
             stale: Vec::new(),
             flows: engine.flows,
             orders: engine.orders,
             inbox: engine.inbox,
             receiver: engine.receiver,
-            own: VecDeque::from([Event::RulesChanged, Event::Start]),
+            own: VecDeque::from([Event::OnLink(engine.on_link), Event::Start]),
             holds: engine.holds,
             questions: Questions::default(),
             wall: Wall::new(now, SystemTime::now()),
@@ -254,16 +251,10 @@ impl Shell {
                     }
                 }
             },
-            Message::Wildcards(id, endpoints) => {
-                self.wanted.wildcards.retain(|(target, _)| *target != id);
-                self.wanted.wildcards.extend(endpoints.into_iter().map(|endpoint| (id, endpoint)));
-                self.dispatch(Event::RulesChanged);
-            }
             Message::Surveyed(survey) => self.answer_questions(survey),
             Message::OnLink => {
                 if let Some(links) = self.inbox.on_link() {
-                    self.wanted.on_link = links;
-                    self.dispatch(Event::RulesChanged);
+                    self.dispatch(Event::OnLink(links));
                 }
             }
             Message::RulesChanged if self.core.closing() => {}
@@ -281,7 +272,7 @@ impl Shell {
         let now = Instant::now();
         if self.repair_due().is_some_and(|due| due <= now) && self.table.repair(now) == Repaired::Lost {
             // It is loaded again as a whole.
-            self.dispatch(Event::RulesChanged);
+            self.dispatch(Event::RulesLost);
         }
     }
 
@@ -325,12 +316,6 @@ impl Shell {
             Effect::StartFrontend(id) => self.own.push_back(Event::FrontendStarted(id)),
             Effect::StopFrontend(id) if self.has_handler(id) => self.orders.send(Order::Stop(id)),
             Effect::StopFrontend(id) => self.own.push_back(Event::FrontendStopped(id)),
-            Effect::SetCold(id, true) => _ = self.wanted.cold.insert(id),
-            Effect::SetCold(id, false) => _ = self.wanted.cold.remove(&id),
-            Effect::SetActive(id, true) => _ = self.wanted.active.insert(id),
-            Effect::SetActive(id, false) => _ = self.wanted.active.remove(&id),
-            Effect::SetRefusing(id, true) => _ = self.wanted.refusing.insert(id),
-            Effect::SetRefusing(id, false) => _ = self.wanted.refusing.remove(&id),
             Effect::Notify(frontend, change) => self.orders.send(Order::Notify { frontend, change }),
             Effect::WatchFlows { target, asked } => self.flows.send(FlowOrder::Watch { target, asked }),
             Effect::ReleaseFlows(id) => self.flows.send(FlowOrder::Release(id)),
@@ -352,8 +337,9 @@ impl Shell {
             }
             let Some(revision) = self.core.rules_due(Instant::now()) else { break };
             let began = Instant::now();
-            let result = self.table.apply(&self.wanted);
-            let (active, cold) = (self.wanted.active.len(), self.wanted.cold.len());
+            let wanted = self.core.wanted();
+            let result = self.table.apply(wanted);
+            let (active, cold) = (wanted.active.len(), wanted.cold.len());
             log::debug!("rules: {active} active, {cold} cold, in {:.1?}", began.elapsed());
             self.dispatch(match result {
                 Ok(()) => Event::Applied(revision),

@@ -3,18 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::Effects;
 use super::event::Effect;
 use super::frontend::Frontend;
 use super::rules::Rules;
+use super::{Effects, Phase};
 use crate::ids::{Change, FrontendId, TargetId};
 
 /// Surroundings of a step, and where its results go.
 pub(super) struct Around<'a> {
     pub id: TargetId,
     pub now: Instant,
-    /// Whether the daemon is ending.
-    pub closing: bool,
+    pub phase: Phase,
     pub frontends: &'a BTreeMap<FrontendId, Frontend>,
     /// The target's own frontends.
     pub members: &'a [FrontendId],

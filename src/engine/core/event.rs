@@ -1,10 +1,13 @@
 //! Inputs of the core, and the effects that it requests.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::rules::Revision;
+use crate::config::Address;
 use crate::dataplane::flows;
+use crate::dataplane::plan::OnLink;
 use crate::ids::{Change, FrontendId, TargetId};
 
 /// Something that has happened.
@@ -42,8 +45,12 @@ pub enum Event {
     /// Nothing of the target is left: the last event of a start. The words say what it still lacked when it was stopped
     /// before it was ready, or what went wrong while it was being stopped.
     TargetEnded(TargetId, Option<String>),
-    /// The shell wants more of the rules than frontends call for: they have to be loaded.
-    RulesChanged,
+    /// The table has to be loaded, although nothing that is wanted of it has changed.
+    RulesLost,
+    /// Endpoints of a target answer from any address of this host. Comes before `TargetReady`.
+    Wildcards(TargetId, BTreeSet<Address>),
+    /// Addresses on the links have changed.
+    OnLink(BTreeSet<OnLink>),
     /// Everything that was wanted of the rules at this revision is in the kernel.
     Applied(Revision),
     /// The rules could not be loaded.
@@ -69,12 +76,6 @@ pub enum Effect {
     StartFrontend(FrontendId),
     /// Close the frontend's sockets; answered by `FrontendStopped`.
     StopFrontend(FrontendId),
-    /// Whether new flows to the frontend take its cold path. Answered, with all others of its batch, by `Applied`.
-    SetCold(FrontendId, bool),
-    /// Whether new flows to the frontend are DNATed to its endpoint. Answered like `SetCold`.
-    SetActive(FrontendId, bool),
-    /// Whether new flows to the frontend are refused, since its target backs off. Answered like `SetCold`.
-    SetRefusing(FrontendId, bool),
     /// Notify the frontend's handler, and the packet holder, of a change of its target. `Active` comes after the DNAT is in,
     /// `Inactive` before it is taken out.
     Notify(FrontendId, Change),

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::backoff::Backoff;
 use super::event::Effect;
 use super::rules::Revision;
-use super::{Deadline, Effects};
+use super::{Deadline, Effects, Phase};
 use crate::engine::status::FrontendState;
 use crate::ids::{FrontendId, TargetId};
 
@@ -16,7 +16,7 @@ pub struct FrontendPlan {
     pub name: String,
     /// Target behind it.
     pub target: TargetId,
-    /// Whether it keeps its target warm for as long as it runs.
+    /// Whether it pins its target while it runs.
     pub keeps_warm: bool,
     /// Whether its clients are refused while the target backs off.
     pub refuses: bool,
@@ -65,24 +65,12 @@ pub(super) enum Input {
     Time,
 }
 
-/// Rules that are wanted for a frontend.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Wanted {
-    /// New flows take its cold path, unless it is active.
-    pub cold: bool,
-    /// New flows are translated.
-    pub active: bool,
-    /// The cold path refuses clients.
-    pub refusing: bool,
-}
-
 /// One frontend.
 #[derive(Debug)]
 pub(super) struct Frontend {
     pub plan: FrontendPlan,
     pub state: State,
-    pub wanted: Wanted,
-    /// Last change of `wanted`.
+    /// Last change of its rules.
     pub revision: Revision,
     /// Whether its handler has been notified that its target is active.
     pub passing: bool,
@@ -96,7 +84,6 @@ impl Frontend {
         Frontend {
             plan,
             state: State::Stopped { retry_at: None },
-            wanted: Wanted::default(),
             revision: Revision::default(),
             passing: false,
             last_error: None,
@@ -106,15 +93,15 @@ impl Frontend {
     }
 
     /// Takes an input in. The only place where the state changes.
-    pub(super) fn step(&mut self, now: Instant, id: FrontendId, closing: bool, input: Input, effects: &mut Effects) {
+    pub(super) fn step(&mut self, now: Instant, id: FrontendId, phase: Phase, input: Input, effects: &mut Effects) {
         self.intent = match input {
-            Input::Start if !closing => Intent::Run,
+            Input::Start if phase == Phase::Running => Intent::Run,
             Input::Stop => Intent::Stop,
             _ => self.intent,
         };
         self.state = match (self.state, input) {
             (State::Stopped { .. }, Input::Start | Input::Time) if self.intent == Intent::Run => self.open(id, effects),
-            (State::Stopped { .. }, Input::Stop) => Self::stopped(closing),
+            (State::Stopped { .. }, Input::Stop) => Self::stopped(phase),
             (State::Opening, Input::Opened) if self.intent == Intent::Run => State::Publishing,
             (State::Opening, Input::Opened) => Self::close(id, effects),
             (State::Opening, Input::OpenFailed(error)) => {
@@ -122,7 +109,7 @@ impl Frontend {
                 self.last_error = Some(error);
                 match self.intent {
                     Intent::Run => State::Stopped { retry_at: Some(self.backoff.failed(now)) },
-                    Intent::Stop => Self::stopped(closing),
+                    Intent::Stop => Self::stopped(phase),
                 }
             }
             (State::Publishing, Input::Applied) => {
@@ -142,7 +129,7 @@ impl Frontend {
             (State::Closing, Input::SocketsClosed) => {
                 log::debug!("frontend {}: stopped", self.plan.name);
                 match (self.intent, self.backoff.until(now)) {
-                    (Intent::Stop, _) => Self::stopped(closing),
+                    (Intent::Stop, _) => Self::stopped(phase),
                     (Intent::Run, None) => self.open(id, effects),
                     (Intent::Run, retry_at) => State::Stopped { retry_at },
                 }
@@ -161,8 +148,8 @@ impl Frontend {
         State::Closing
     }
 
-    fn stopped(closing: bool) -> State {
-        if closing { State::Closed } else { State::Stopped { retry_at: None } }
+    fn stopped(phase: Phase) -> State {
+        if phase == Phase::Running { State::Stopped { retry_at: None } } else { State::Closed }
     }
 
     /// State that users see.
@@ -181,7 +168,7 @@ impl Frontend {
         matches!(self.state, State::Publishing | State::Running)
     }
 
-    /// Whether it pins its target: it keeps it warm, and runs.
+    /// Whether it pins its target.
     pub(super) fn pins(&self) -> bool {
         self.plan.keeps_warm && self.state == State::Running
     }

@@ -25,8 +25,8 @@ pub struct Life<'a> {
     pub retry_at: Option<Instant>,
     /// Whether it starts as soon as it may.
     pub wanted: bool,
-    /// Whether a running frontend keeps it warm.
-    pub kept: bool,
+    /// Whether a running frontend pins it.
+    pub is_pinned: bool,
     /// Whether it drains and that can still be cancelled.
     pub checking: bool,
 }
@@ -62,8 +62,8 @@ pub struct Woken {
 pub enum WokenBy {
     /// A client of a frontend, with its address where that is known; or an operator who acts for one.
     Client(FrontendId, Option<SocketAddr>),
-    /// A frontend that keeps the target warm.
-    Keeper(FrontendId),
+    /// A frontend that pins the target.
+    Pin(FrontendId),
     /// An operator.
     Operator,
 }

@@ -39,10 +39,11 @@ pub use target::TargetPlan;
 
 use super::status::{FrontendState, TargetState};
 use crate::dataplane::flows::{Report, Unresponsive};
+use crate::dataplane::plan;
 use crate::ids::{Change, FrontendId, TargetId};
 use around::Around;
-use frontend::{Frontend, Input as OfFrontend, Wanted};
-use rules::Rules;
+use frontend::{Frontend, Input as OfFrontend};
+use rules::{Path, Rules};
 use state::State;
 use target::{Input as OfTarget, Target};
 
@@ -179,6 +180,11 @@ impl Core {
         (self.frontends[&id].visible(), self.frontends[&id].last_error.as_deref())
     }
 
+    /// Everything that is wanted of the rules.
+    pub fn wanted(&self) -> &plan::State {
+        self.rules.wanted()
+    }
+
     /// The revision of the rules to load now; answered with [`Event::Applied`] or [`Event::ApplyFailed`].
     pub fn rules_due(&self, now: Instant) -> Option<Revision> {
         self.rules.due(now)
@@ -207,7 +213,9 @@ impl Core {
             Event::TargetReady(id) => self.step_target(now, id, OfTarget::Ready, effects),
             Event::TargetDied(id, error) => self.step_target(now, id, OfTarget::Died(error), effects),
             Event::TargetEnded(id, error) => self.step_target(now, id, OfTarget::Ended(error), effects),
-            Event::RulesChanged => _ = self.rules.touch(),
+            Event::RulesLost => _ = self.rules.touch(),
+            Event::Wildcards(id, endpoints) => self.rules.set_wildcards(id, endpoints),
+            Event::OnLink(on_link) => self.rules.set_on_link(on_link),
             Event::Applied(revision) => {
                 if self.rules.error().is_some() {
                     log::info!("the rules are loaded again");
@@ -299,22 +307,22 @@ impl Core {
     // ---- steps ----
 
     fn step_target(&mut self, now: Instant, id: TargetId, input: target::Input, effects: &mut Effects) {
-        let closing = self.closing();
+        let phase = self.phase;
         let Some(Member { target, frontends }) = self.targets.get_mut(&id) else { return };
         let (all, rules) = (&self.frontends, &mut self.rules);
-        target.step(input, &mut Around { id, now, closing, frontends: all, members: frontends, rules, effects });
+        target.step(input, &mut Around { id, now, phase, frontends: all, members: frontends, rules, effects });
         let members = frontends.clone();
         members.into_iter().for_each(|member| _ = self.publish(member, effects));
         self.index(Subject::Target(id));
     }
 
     fn step_frontend(&mut self, now: Instant, id: FrontendId, input: frontend::Input, effects: &mut Effects) {
-        let closing = self.closing();
+        let phase = self.phase;
         let Some(target) = self.frontends.get(&id).map(|frontend| frontend.plan.target) else { return };
         let before = self.pins(target).next();
         let starts_running = self.frontends.get_mut(&id).is_some_and(|frontend| {
             let was = frontend.state;
-            frontend.step(now, id, closing, input, effects);
+            frontend.step(now, id, phase, input, effects);
             frontend.state == frontend::State::Running && was != frontend::State::Running
         });
         if !self.publish(id, effects) && starts_running {
@@ -339,22 +347,21 @@ impl Core {
     fn publish(&mut self, id: FrontendId, effects: &mut Effects) -> bool {
         let Some(frontend) = self.frontends.get_mut(&id) else { return false };
         let target = &self.targets[&frontend.plan.target].target;
-        let before = frontend.wanted;
-        let cold = frontend.has_rules();
-        let active = cold && target.state.is_routed();
-        let refusing = frontend.plan.refuses && target.state.is_backing_off();
-        frontend.wanted = Wanted { cold, active, refusing };
-        if frontend.passing && !active {
+        let path = match target.state {
+            _ if !frontend.has_rules() => Path::None,
+            state if state.is_routed() => Path::Active,
+            State::BackingOff { .. } if frontend.plan.refuses => Path::Refusing,
+            _ => Path::Cold,
+        };
+        if frontend.passing && path != Path::Active {
             frontend.passing = false;
             effects.push(Effect::Notify(id, Change::Inactive));
         }
-        if frontend.wanted != before {
-            frontend.revision = self.rules.touch();
-            effects.extend((cold != before.cold).then_some(Effect::SetCold(id, cold)));
-            effects.extend((active != before.active).then_some(Effect::SetActive(id, active)));
-            effects.extend((refusing != before.refusing).then_some(Effect::SetRefusing(id, refusing)));
+        if let Some(revision) = self.rules.set_path(id, path) {
+            frontend.revision = revision;
         }
-        let passes = active && matches!(target.state, State::Active(_)) && self.rules.has(frontend.revision);
+        let is_loaded = matches!(target.state, State::Active(_)) && self.rules.has(frontend.revision);
+        let passes = path == Path::Active && is_loaded;
         let begins = passes && !frontend.passing;
         if begins {
             frontend.passing = true;

@@ -11,8 +11,8 @@ use crate::engine::status::TargetState;
 pub(super) enum State {
     /// Nothing of it runs.
     Inactive,
-    /// Nothing of it runs, and it has failed: it may start at `until`, and does if it was woken.
-    BackingOff { until: Instant, start_then: bool },
+    /// Nothing of it runs, and it has failed: it may start at `until`.
+    BackingOff { until: Instant, then: Then },
     /// It has been started.
     Starting { deadline: Instant },
     /// It is ready, and its rules are on their way into the kernel.
@@ -30,7 +30,7 @@ pub(super) enum State {
 /// Use of an active target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Idle {
-    /// A frontend keeps it warm.
+    /// A frontend pins it.
     Pinned,
     /// In use, as far as is known. The flows were queried at `asked`; its idle time starts at `from` at the earliest.
     InUse { from: Instant, asked: Instant },
@@ -45,8 +45,8 @@ pub(super) enum IdleDrain {
     Unpublishing(Revision),
     /// Its rules are gone. The flows thread received a query at `asked` for a flow that began before.
     Verifying { asked: Instant },
-    /// It is needed: its rules are being put back. `woken` by a client; else a flow is still in use.
-    Republishing { revision: Revision, woken: bool },
+    /// A client or a flow needs it: its rules are being put back. `then` applies if it goes down instead.
+    Republishing { revision: Revision, then: Then },
 }
 
 /// A drain that goes on to its end.
@@ -54,8 +54,15 @@ pub(super) enum IdleDrain {
 pub(super) struct Teardown {
     pub cause: Cause,
     pub step: Step,
-    /// Whether it was woken in the meantime.
-    pub restart: bool,
+    pub then: Then,
+}
+
+/// What follows the end of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    Rest,
+    /// It was woken in the meantime.
+    Start,
 }
 
 /// Step of a [`Teardown`].
@@ -93,11 +100,6 @@ impl State {
     /// Whether new flows are to be translated to the target.
     pub(super) fn is_routed(self) -> bool {
         matches!(self, State::Publishing(_) | State::Active(_) | State::IdleDrain(IdleDrain::Republishing { .. }))
-    }
-
-    /// Whether the target's clients are refused, where their frontends do that.
-    pub(super) fn is_backing_off(self) -> bool {
-        matches!(self, State::BackingOff { .. })
     }
 
     /// Revision of the rules that the target waits for.

@@ -9,13 +9,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::Deadline;
 use super::around::Around;
 use super::backoff::Backoff;
 use super::event::Effect;
 use super::life::{Cause, Life, Woken, WokenBy};
 use super::rules::Revision;
-use super::state::{Backend, Idle, IdleDrain, State, Step, Teardown};
+use super::state::{Backend, Idle, IdleDrain, State, Step, Teardown, Then};
+use super::{Deadline, Phase};
 use crate::dataplane::flows::{Scope, Use};
 use crate::engine::status::TargetState;
 use crate::ids::FrontendId;
@@ -43,9 +43,9 @@ pub struct TargetPlan {
 #[derive(Debug)]
 pub(super) enum Input {
     Wake(WokenBy),
-    /// A frontend begins to keep it warm; it is the first.
+    /// The first frontend begins to pin it.
     Pinned(FrontendId),
-    /// No frontend keeps it warm any more.
+    /// No frontend pins it any more.
     Unpinned,
     /// An operator or the end of the daemon drains it.
     Drain,
@@ -121,14 +121,14 @@ impl Target {
             _ if state == State::Closed => state,
             Input::Wake(by) => self.wake(state, by, around),
             Input::Pinned(by) => match state {
-                State::Inactive => self.wake(state, WokenBy::Keeper(by), around),
+                State::Inactive => self.wake(state, WokenBy::Pin(by), around),
                 State::Active(_) => {
                     around.effects.push(Effect::ReleaseFlows(around.id));
                     State::Active(Idle::Pinned)
                 }
                 State::IdleDrain(IdleDrain::Unpublishing(_) | IdleDrain::Verifying { .. }) => {
-                    self.note_wake(WokenBy::Keeper(by), around);
-                    Self::republish(false, around)
+                    self.note_wake(WokenBy::Pin(by), around);
+                    Self::republish(Then::Rest, around)
                 }
                 // The pin counts when this is over.
                 _ => state,
@@ -161,7 +161,7 @@ impl Target {
                         Use::Unused { since } if since.is_none_or(|since| self.idle_at(since) <= around.now) => {
                             self.tear_down(state, Cause::Idle, Backend::Started, around)
                         }
-                        _ => Self::republish(false, around),
+                        _ => Self::republish(Then::Rest, around),
                     }
                 }
                 _ => state,
@@ -178,9 +178,9 @@ impl Target {
 
     fn wake(&mut self, state: State, by: WokenBy, around: &mut Around<'_>) -> State {
         let counts = match state {
-            State::Inactive | State::BackingOff { start_then: false, .. } => true,
-            State::IdleDrain(drain) => !matches!(drain, IdleDrain::Republishing { woken: true, .. }),
-            State::Teardown(teardown) => !teardown.restart,
+            State::Inactive | State::BackingOff { then: Then::Rest, .. } => true,
+            State::IdleDrain(drain) => !matches!(drain, IdleDrain::Republishing { then: Then::Start, .. }),
+            State::Teardown(teardown) => teardown.then == Then::Rest,
             _ => false,
         };
         if counts {
@@ -188,17 +188,19 @@ impl Target {
         }
         match state {
             State::Inactive => self.start(around),
-            State::BackingOff { until, start_then } => {
-                if !start_then {
+            State::BackingOff { until, then } => {
+                if then == Then::Rest {
                     log::info!("target {}: backing off, next attempt in {:.1?}", self.plan.name, until - around.now);
                 }
-                State::BackingOff { until, start_then: true }
+                State::BackingOff { until, then: Then::Start }
             }
-            State::IdleDrain(IdleDrain::Unpublishing(_) | IdleDrain::Verifying { .. }) => Self::republish(true, around),
+            State::IdleDrain(IdleDrain::Unpublishing(_) | IdleDrain::Verifying { .. }) => {
+                Self::republish(Then::Start, around)
+            }
             State::IdleDrain(IdleDrain::Republishing { revision, .. }) => {
-                State::IdleDrain(IdleDrain::Republishing { revision, woken: true })
+                State::IdleDrain(IdleDrain::Republishing { revision, then: Then::Start })
             }
-            State::Teardown(teardown) => State::Teardown(Teardown { restart: true, ..teardown }),
+            State::Teardown(teardown) => State::Teardown(Teardown { then: Then::Start, ..teardown }),
             // It is on its way up, or there.
             _ => state,
         }
@@ -210,7 +212,7 @@ impl Target {
         let by = match by {
             WokenBy::Operator => "an operator".to_owned(),
             WokenBy::Client(id, Some(client)) => format!("frontend {} for {client}", frontend(id)),
-            WokenBy::Client(id, None) | WokenBy::Keeper(id) => format!("frontend {}", frontend(id)),
+            WokenBy::Client(id, None) | WokenBy::Pin(id) => format!("frontend {}", frontend(id)),
         };
         log::info!("target {}: woken by {by}", self.plan.name);
     }
@@ -259,8 +261,8 @@ impl Target {
         State::Active(Idle::InUse { from, asked })
     }
 
-    fn republish(woken: bool, around: &mut Around<'_>) -> State {
-        State::IdleDrain(IdleDrain::Republishing { revision: around.rules.touch(), woken })
+    fn republish(then: Then, around: &mut Around<'_>) -> State {
+        State::IdleDrain(IdleDrain::Republishing { revision: around.rules.touch(), then })
     }
 
     // ---- drain ----
@@ -282,11 +284,11 @@ impl Target {
 
     fn drain(&mut self, state: State, around: &mut Around<'_>) -> State {
         match state {
-            State::Inactive | State::BackingOff { .. } if around.closing => State::Closed,
-            State::BackingOff { until, .. } => State::BackingOff { until, start_then: false },
+            State::Inactive | State::BackingOff { .. } if around.phase != Phase::Running => State::Closed,
+            State::BackingOff { until, .. } => State::BackingOff { until, then: Then::Rest },
             State::Teardown(teardown) => {
                 let cause = if teardown.cause == Cause::Idle { Cause::Asked } else { teardown.cause };
-                State::Teardown(Teardown { cause, restart: false, ..teardown })
+                State::Teardown(Teardown { cause, then: Then::Rest, ..teardown })
             }
             _ => self.tear_down(state, Cause::Asked, Backend::Started, around),
         }
@@ -362,8 +364,11 @@ impl Target {
             }
         };
         // Clients that came during a drain do not pay for its end.
-        let woken = matches!(state, State::IdleDrain(IdleDrain::Republishing { woken: true, .. }));
-        let teardown = |step| Teardown { cause, step, restart: woken && cause != Cause::Asked };
+        let then = match state {
+            State::IdleDrain(IdleDrain::Republishing { then, .. }) if cause != Cause::Asked => then,
+            _ => Then::Rest,
+        };
+        let teardown = |step| Teardown { cause, step, then };
         match revision {
             Some(revision) => State::Teardown(teardown(Step::Unpublishing { revision, backend })),
             None => self.stop(teardown(Step::Stopping), backend, around),
@@ -383,7 +388,7 @@ impl Target {
 
     /// Deletes the conntrack entries of a target whose backend is gone, so that a client's next packet takes the cold path.
     fn flush(&mut self, teardown: Teardown, around: &mut Around<'_>) -> State {
-        if around.closing && self.plan.external {
+        if around.phase != Phase::Running && self.plan.external {
             return self.torn_down(teardown, around);
         }
         // The clients of a backend that takes no new flows may still be served.
@@ -398,26 +403,27 @@ impl Target {
         if matches!(teardown.cause, Cause::Idle | Cause::Asked | Cause::TooOld) {
             self.backoff.reset();
         }
-        if around.closing {
+        if around.phase != Phase::Running {
             return State::Closed;
         }
         if let Some(until) = self.backoff.until(around.now) {
             // Clients that came during the teardown learn it like those before and after them.
             around.notify_failed(|frontend| frontend.plan.refuses);
-            return State::BackingOff { until, start_then: teardown.restart && !around.all_refuse() };
+            let then = if around.all_refuse() { Then::Rest } else { teardown.then };
+            return State::BackingOff { until, then };
         }
-        self.rest(teardown.restart, around)
+        self.rest(teardown.then, around)
     }
 
     /// Inactive, unless it is needed.
-    fn rest(&mut self, woken: bool, around: &mut Around<'_>) -> State {
-        match around.pinned_by() {
-            Some(keeper) if !woken => {
-                self.note_wake(WokenBy::Keeper(keeper), around);
+    fn rest(&mut self, then: Then, around: &mut Around<'_>) -> State {
+        match (then, around.pinned_by()) {
+            (Then::Start, _) => self.start(around),
+            (Then::Rest, Some(pin)) => {
+                self.note_wake(WokenBy::Pin(pin), around);
                 self.start(around)
             }
-            _ if woken => self.start(around),
-            _ => State::Inactive,
+            (Then::Rest, None) => State::Inactive,
         }
     }
 
@@ -425,7 +431,7 @@ impl Target {
 
     fn time(&mut self, state: State, around: &mut Around<'_>) -> State {
         match state {
-            State::BackingOff { start_then, .. } => self.rest(start_then, around),
+            State::BackingOff { then, .. } => self.rest(then, around),
             State::Starting { .. } => {
                 self.last_error = Some(format!("not ready within {:?}", self.plan.ready_deadline));
                 self.backoff.failed(around.now);
@@ -486,11 +492,11 @@ impl Target {
                 _ => None,
             },
             wanted: match self.state {
-                State::BackingOff { start_then, .. } => start_then || is_pinned,
-                State::Teardown(teardown) => teardown.restart || is_pinned,
+                State::BackingOff { then, .. } => then == Then::Start || is_pinned,
+                State::Teardown(teardown) => teardown.then == Then::Start || is_pinned,
                 _ => false,
             },
-            kept: is_pinned,
+            is_pinned,
             checking: matches!(self.state, State::IdleDrain(IdleDrain::Verifying { .. })),
         }
     }

@@ -34,15 +34,8 @@ impl World {
                 let has_rules = kernel.cold.contains(&id) || kernel.active.contains(&id);
                 assert!(!has_rules || self.nft_given_up, "f{id} closes with rules");
             }
-            Effect::SetRefusing(id, true) => {
-                let alive = self.backends[&self.frontends[&id].target].alive;
-                assert!(!alive, "the clients of f{id} are refused while its target lives");
-            }
             Effect::Notify(id, Change::Active) => {
                 assert!(kernel.active.contains(&id), "f{id} lets packets go without its DNAT");
-            }
-            Effect::Notify(id, Change::Inactive) => {
-                assert!(self.wanted.active.contains(&id), "f{id} lets packets go after its DNAT was removed");
             }
             Effect::CheckFlows { target, .. } => {
                 let routed = self.members(target).any(|front| kernel.active.contains(&front));
@@ -116,11 +109,12 @@ impl World {
                 if lately && matches!(cause, Some(Cause::Died | Cause::NotReady)) {
                     assert!(backs_off && has_error, "t{id} has failed and may start again at once");
                 }
+                let wanted = self.core.wanted();
                 let refused = |f: &FrontendId| self.frontends[f].refuses && backs_off;
                 let expected: Vec<_> = self.members(id).filter(refused).collect();
                 assert_eq!(failed, expected, "refused clients of t{id} that learn of its failure");
                 assert!(
-                    expected.iter().all(|f| self.wanted.refusing.contains(f)),
+                    expected.iter().all(|f| wanted.refusing.contains(f) || !wanted.cold.contains(f)),
                     "the refusal of t{id} does not start"
                 );
             }
@@ -135,7 +129,7 @@ impl World {
                 match event {
                     Event::Wake { frontend, source } => assert_eq!(woken, WokenBy::Client(*frontend, *source)),
                     Event::WarmTarget(_) => assert_eq!(woken, WokenBy::Operator),
-                    Event::Applied(_) => assert!(matches!(woken, WokenBy::Keeper(_))),
+                    Event::Applied(_) => assert!(matches!(woken, WokenBy::Pin(_))),
                     _ => {}
                 }
             }
@@ -174,11 +168,17 @@ impl World {
             self.check_target(id);
             self.check_progress(id);
         }
+        let wanted = self.core.wanted();
+        let wildcards = self.wildcards.iter().flat_map(|(id, all)| all.iter().map(|endpoint| (*id, *endpoint)));
+        assert_eq!(wanted.wildcards, wildcards.collect());
+        assert_eq!(wanted.on_link, self.on_link);
+        let are_all_loaded = self.kernel == *wanted || self.rules_move();
+        assert!(are_all_loaded, "something wanted is not in the kernel, and does not get there");
         for (id, front) in &self.core.frontends {
             let target = &self.core.targets[&front.plan.target].target;
             let backend = &self.backends[&front.plan.target];
             let id = *id;
-            let has_wanted = self.wanted.active.contains(&id);
+            let has_wanted = wanted.active.contains(&id);
             let is_routable = backend.alive && backend.ready && !backend.dead;
             assert!(!has_wanted || is_routable, "f{id} is to be routed to a backend that is not ready");
             assert!(!self.kernel.active.contains(&id) || has_wanted || self.rules_move(), "f{id} stays routed");
@@ -190,7 +190,8 @@ impl World {
                 assert!(is_passing, "f{id} holds packets back");
             }
             assert!(!is_running || self.kernel.cold.contains(&id), "f{id} runs without rules");
-            if self.wanted.refusing.contains(&id) {
+            if wanted.refusing.contains(&id) {
+                assert!(!backend.alive, "the clients of f{id} are refused while its target lives");
                 let until = self.core.life(front.plan.target).retry_at;
                 assert!(until.is_some_and(|at| at > self.now), "the refusal of f{id} does not end");
             }

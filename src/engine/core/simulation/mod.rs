@@ -46,7 +46,8 @@ impl World {
             12 if self.random.chance(5) => {
                 self.nft_broken_until = Some(self.now + Duration::from_millis(self.random.below(60_000)))
             }
-            12 if self.random.chance(20) => self.give(Event::RulesChanged),
+            12 if self.random.chance(20) => self.give(Event::RulesLost),
+            12 if self.random.chance(20) => self.change_links(),
             13 if !self.opening.is_empty() => {
                 let works = self.random.chance(85);
                 self.open(works);

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::super::rules::RETRY;
 use super::super::{Core, Effect, Event, FrontendPlan, Revision, TargetPlan};
+use crate::config::{Address, Prefix};
 use crate::dataplane::flows::{Report, Unresponsive, Use};
+use crate::dataplane::plan::{self, OnLink};
 use crate::engine::status::TargetState;
 use crate::ids::{Change, FrontendId, TargetId};
 use crate::random::Random;
@@ -42,14 +44,6 @@ impl Backend {
     }
 }
 
-/// Rules, as wanted or as loaded.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct RuleSet {
-    pub active: BTreeSet<FrontendId>,
-    pub cold: BTreeSet<FrontendId>,
-    pub refusing: BTreeSet<FrontendId>,
-}
-
 pub(super) struct World {
     pub random: Random,
     pub now: Instant,
@@ -57,8 +51,10 @@ pub(super) struct World {
     pub plans: BTreeMap<TargetId, TargetPlan>,
     pub frontends: BTreeMap<FrontendId, FrontendPlan>,
     pub backends: BTreeMap<TargetId, Backend>,
-    pub wanted: RuleSet,
-    pub kernel: RuleSet,
+    pub kernel: plan::State,
+    /// Endpoints of targets that answer from any address, as last reported.
+    pub wildcards: BTreeMap<TargetId, BTreeSet<Address>>,
+    pub on_link: BTreeSet<OnLink>,
     /// nft has loaded this revision, and the core has not heard of it yet.
     pub in_flight: Option<Revision>,
     pub nft_broken_until: Option<Instant>,
@@ -122,8 +118,9 @@ impl World {
             backends: plans.keys().map(|id| (*id, Backend::default())).collect(),
             plans,
             frontends,
-            wanted: RuleSet::default(),
-            kernel: RuleSet::default(),
+            kernel: plan::State::default(),
+            wildcards: BTreeMap::new(),
+            on_link: BTreeSet::new(),
             in_flight: None,
             nft_broken_until: None,
             nft_failed: None,
@@ -209,10 +206,8 @@ impl World {
             Effect::StopTarget(id) => self.backend(id).stop_asked = true,
             Effect::StartFrontend(id) => self.opening.push_back(id),
             Effect::StopFrontend(id) => self.closing.push_back(id),
-            Effect::SetCold(id, on) => set(&mut self.wanted.cold, id, on),
-            Effect::SetActive(id, on) => set(&mut self.wanted.active, id, on),
-            Effect::SetRefusing(id, on) => set(&mut self.wanted.refusing, id, on),
-            Effect::Notify(id, change) => set(&mut self.passing, id, change == Change::Active),
+            Effect::Notify(id, Change::Active) => _ = self.passing.insert(id),
+            Effect::Notify(id, Change::Inactive | Change::Failed) => _ = self.passing.remove(&id),
             Effect::WatchFlows { target, asked } => _ = self.watches.insert(target, asked),
             Effect::ReleaseFlows(id) => {
                 self.watches.remove(&id);
@@ -289,8 +284,26 @@ impl World {
     // ---- backends and frontends ----
 
     pub fn ready(&mut self, target: TargetId) {
+        let endpoints: BTreeSet<Address> = (0..self.random.below(3)).map(|_| self.address()).collect();
+        self.wildcards.insert(target, endpoints.clone());
+        self.give(Event::Wildcards(target, endpoints));
         self.backend(target).ready = true;
         self.give(Event::TargetReady(target));
+    }
+
+    fn address(&mut self) -> Address {
+        format!("127.0.0.1:{}", 1 + self.random.below(3)).parse().expect("an address")
+    }
+
+    /// An address of an interface comes or goes.
+    pub fn change_links(&mut self) {
+        let interface = self.random.below(3) as u32;
+        let prefix = Prefix::around([192, 0, 2, 1].into(), 24);
+        let link = OnLink { interface, prefix };
+        if !self.on_link.remove(&link) {
+            self.on_link.insert(link);
+        }
+        self.give(Event::OnLink(self.on_link.clone()));
     }
 
     pub fn die(&mut self, target: TargetId) {
@@ -345,7 +358,7 @@ impl World {
             self.give(Event::ApplyFailed("nft failed".to_owned()));
             self.check_failure_is_shown();
         } else {
-            self.kernel = self.wanted.clone();
+            self.kernel = self.core.wanted().clone();
             self.nft_failed = None;
             self.in_flight = Some(revision);
         }
@@ -400,13 +413,5 @@ impl World {
         let then = self.now + most;
         self.now = self.core.next_deadline().map_or(then, |at| at.min(then)).max(self.now);
         self.give(Event::Tick);
-    }
-}
-
-fn set(all: &mut BTreeSet<FrontendId>, id: FrontendId, on: bool) {
-    if on {
-        all.insert(id);
-    } else {
-        all.remove(&id);
     }
 }
