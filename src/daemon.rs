@@ -15,7 +15,7 @@ use std::time::Instant;
 use lexopt::prelude::{Long, Short, Value, ValueExt as _};
 
 use crate::assemble::{self, Setup};
-use crate::config::Masquerade;
+use crate::config::{self, Masquerade};
 use crate::dataplane::apply::{self, Nft};
 use crate::dataplane::flows;
 use crate::dataplane::hold::{AllCounters, Holder};
@@ -37,9 +37,6 @@ use crate::reactor::{Monitored, Reactor, Service};
 use crate::system::processes::{self, Mark};
 use crate::system::vital::{self, Vital};
 use crate::system::{notify, raise_limit, take_passed};
-
-/// Default path of the configuration.
-pub const DEFAULT_CONFIG: &str = "/etc/proxygw.yaml";
 
 /// The flags, each with its argument and what it does. Help and the manual page say the same.
 pub const FLAGS: [(&str, &str); 5] = [
@@ -116,7 +113,7 @@ pub fn main_with(arguments: impl Iterator<Item = OsString>, register: fn(&mut Re
 fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, Failure> {
     let wrong = |error: lexopt::Error| Failure::Usage(format!("{error}\n\n{}", help()));
     let mut parser = lexopt::Parser::from_args(arguments);
-    let mut config = PathBuf::from(DEFAULT_CONFIG);
+    let mut config = PathBuf::from(config::DEFAULT_PATH);
     let (mut check, mut doctor, mut json) = (false, false, false);
     while let Some(argument) = parser.next().map_err(wrong)? {
         match argument {
@@ -313,7 +310,7 @@ mod tests {
     #[test]
     fn the_command_line_is_read() {
         let command = |line: &str| parse(line.split_whitespace().map(OsString::from));
-        assert!(matches!(command(""), Ok(Command::Run(path)) if path.as_os_str() == DEFAULT_CONFIG));
+        assert!(matches!(command(""), Ok(Command::Run(path)) if path.as_os_str() == config::DEFAULT_PATH));
         assert!(matches!(command("--check -c x"), Ok(Command::Check(path)) if path.as_os_str() == "x"));
         assert!(matches!(command("--config=x"), Ok(Command::Run(path)) if path.as_os_str() == "x"));
         assert!(matches!(command("doctor"), Ok(Command::Doctor { json: false, .. })));

@@ -30,6 +30,7 @@ use std::path::Path;
 pub use access::{Access, Prefix};
 pub(crate) use draft::Draft;
 pub use duration::parse_duration;
+pub(crate) use duration::seconds_rounded_up;
 pub(crate) use element::Element;
 pub use from_node::FromNode;
 pub use model::{
@@ -45,6 +46,9 @@ pub(crate) use suggest::{listed, quoted};
 pub use values::MAX_KERNEL_TIMEOUT;
 
 use problem::Problems;
+
+/// Default path of the configuration.
+pub const DEFAULT_PATH: &str = "/etc/proxygw.yaml";
 
 /// Reads a configuration file. Nothing but the file is touched.
 ///

@@ -6,7 +6,7 @@ use log::LevelFilter;
 
 use super::from_node::text;
 use super::suggest::quoted;
-use super::{Address, FromNode, Kind, LogOutput, Node, Protocol, address};
+use super::{Address, FromNode, Kind, LogOutput, Node, Protocol, address, seconds_rounded_up};
 
 /// The most bytes of a name.
 const MAX_NAME: usize = 128;
@@ -184,8 +184,7 @@ impl FromNode for KernelTimeout {
         if duration > MAX_KERNEL_TIMEOUT {
             return Err("too long: 24 days (576h) at most, because the kernel's timers wrap beyond that".to_owned());
         }
-        let up = u64::from(duration.subsec_nanos() > 0);
-        Ok(KernelTimeout(Duration::from_secs(duration.as_secs() + up)))
+        Ok(KernelTimeout(Duration::from_secs(seconds_rounded_up(duration))))
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::config::{
     Access, Address, Config, FrontendSpec, MAX_KERNEL_TIMEOUT, Masquerade, Prefix, Protocol, Route, Shift,
+    seconds_rounded_up,
 };
 use crate::ids::{Family, FrontendId, TargetId};
 
@@ -147,7 +148,7 @@ pub struct Timeouts {
 impl Timeouts {
     /// Timeouts for a frontend's `flow_timeout`, rounded up to whole seconds, within what the kernel's timers hold.
     pub fn new(flow_timeout: Duration) -> Timeouts {
-        let seconds = flow_timeout.min(MAX_KERNEL_TIMEOUT).as_nanos().div_ceil(1_000_000_000);
+        let seconds = seconds_rounded_up(flow_timeout.min(MAX_KERNEL_TIMEOUT));
         Timeouts { silent: u32::try_from(seconds).unwrap_or(u32::MAX).max(1) }
     }
 

@@ -8,7 +8,7 @@ use super::runner::Runner;
 use super::shell::Frontend;
 use super::status::{EndpointStatus, FrontendStatus, Status, TargetState, TargetStatus};
 use super::wall::Wall;
-use crate::config::Address;
+use crate::config::{Address, seconds_rounded_up};
 use crate::dataplane::flows::{Survey, TargetUse};
 use crate::dataplane::hold::AllCounters;
 use crate::ids::{FrontendId, TargetId};
@@ -105,8 +105,7 @@ impl View<'_> {
 
     /// A begun second counts.
     pub(super) fn seconds_until(&self, at: Instant) -> u64 {
-        let left = at.saturating_duration_since(self.now);
-        left.as_secs() + u64::from(left.subsec_nanos() > 0)
+        seconds_rounded_up(at.saturating_duration_since(self.now))
     }
 }
 

@@ -48,7 +48,7 @@ pub struct Command {
 }
 
 /// The configuration that is read unless another is named.
-pub const DEFAULT_CONFIG: &str = "/etc/proxygw.yaml";
+pub const DEFAULT_CONFIG: &str = proxygw::config::DEFAULT_PATH;
 
 /// The flags.
 pub const FLAGS: &[Flag] = &[

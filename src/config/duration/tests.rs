@@ -1,4 +1,4 @@
-//! Durations against what Go's `time.ParseDuration` returns, and against what it refuses.
+//! Durations against the results and the errors of Go's `time.ParseDuration`.
 
 use super::*;
 
@@ -35,8 +35,8 @@ const GO: &[(&str, u64)] = &[
     ("1h2m3s4ms5us6ns", 3_723_004_005_006),
     ("39h9m14.425s", 140_954_425_000_000),
     ("52763797000ns", 52_763_797_000),
-    // The fraction goes through floating point, and truncates.
-    ("0.3333333333333333333h", 1_200_000_000_000),
+    // A nanosecond less than Go, whose arithmetic is in floating point.
+    ("0.3333333333333333333h", 1_199_999_999_999),
     ("9007199254740993ns", 9_007_199_254_740_993),
     ("9223372036854775807ns", i64::MAX as u64),
     ("9223372036854775.807us", i64::MAX as u64),
@@ -50,14 +50,14 @@ const GO: &[(&str, u64)] = &[
 ];
 
 #[test]
-fn what_go_reads_is_read_the_same() {
+fn go_durations_mean_the_same() {
     for (text, nanos) in GO {
         assert_eq!(parse_duration(text), Ok(Duration::from_nanos(*nanos)), "{text}");
     }
 }
 
 #[test]
-fn what_go_refuses_and_is_not_words_is_refused() {
+fn other_strings_are_refused() {
     for text in [
         "",
         "3",
@@ -83,8 +83,6 @@ fn what_go_refuses_and_is_not_words_is_refused() {
         "5S",
         "5MS",
         "٣s",
-        "1.5 hours",
-        "1.5d",
         "\0",
         "3000000h",
         "9223372036854775808ns",
@@ -94,15 +92,17 @@ fn what_go_refuses_and_is_not_words_is_refused() {
         "9223372036854775808s",
         "-5s",
         "-1ns",
-        "1.5day",
         "5 s m",
+        "1.2.3s",
+        "1s ",
+        "1m .s",
     ] {
         assert!(parse_duration(text).is_err(), "{text:?}: {:?}", parse_duration(text));
     }
 }
 
 #[test]
-fn whole_units_in_words() {
+fn units_in_words() {
     for (text, seconds) in [
         ("2 minutes", 120),
         ("2minutes", 120),
@@ -115,15 +115,20 @@ fn whole_units_in_words() {
         ("1 hour 30 min  5 sec", 5_405),
         ("2 weeks", 1_209_600),
         ("1w", 604_800),
+        ("1.5 hours", 5_400),
+        ("1.5d", 129_600),
+        ("1 hr 2 mins 3 secs", 3_723),
     ] {
         assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)), "{text}");
     }
     assert_eq!(parse_duration("7 msec"), Ok(Duration::from_millis(7)));
     assert_eq!(parse_duration("7 \u{3bc}s"), Ok(Duration::from_micros(7)));
+    assert_eq!(parse_duration("7 nanos"), Ok(Duration::from_nanos(7)));
+    assert_eq!(parse_duration("7 usec"), Ok(Duration::from_micros(7)));
 }
 
 #[test]
-fn refusals_say_what_to_write() {
+fn errors_propose_what_to_write() {
     for (text, expected) in [
         ("", r#""" is not a duration: write a number and a unit, such as 30s, 5m or 1h30m"#),
         ("30", r#""30" has no unit: write 30s, 30m or 30h"#),
@@ -144,7 +149,7 @@ fn refusals_say_what_to_write() {
     }
 }
 
-/// Whatever is written from parts comes back as their sum, in any order of the parts.
+/// A duration of several parts is their sum.
 #[test]
 fn sums_of_parts() {
     let mut seed = 0x2545_f491_4f6c_dd1d_u64;
@@ -171,5 +176,12 @@ fn sums_of_parts() {
             nanos += number * size;
         }
         assert_eq!(parse_duration(&text), Ok(Duration::from_nanos(nanos)), "{text}");
+    }
+}
+
+#[test]
+fn a_begun_second_counts() {
+    for (nanos, seconds) in [(0, 0), (1, 1), (1_000_000_000, 1), (1_000_000_001, 2)] {
+        assert_eq!(seconds_rounded_up(Duration::from_nanos(nanos)), seconds, "{nanos}");
     }
 }
