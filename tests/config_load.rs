@@ -145,12 +145,22 @@ fn a_client_reads_one_section_without_knowing_the_rest() {
     };
     assert_eq!(read(&path), Ok((Some("/run/s".into()), Some("cbor".to_owned()))));
     assert_eq!(read(&scratch.file("b.yaml", "version: v1\n")), Ok((None, None)));
+    for broken in
+        ["targets: [{name: a, name: b}]\n", "targets:\n  - name: a\n   kind: b\n", "targets: *none\n", "x: 1\n"]
+    {
+        let text = format!("version: v1\nplugins: {{ctl: {{socket: /run/s}}}}\n{broken}");
+        assert_eq!(read(&scratch.file("broken.yaml", text)), Ok((Some("/run/s".into()), None)), "{broken}");
+    }
 
     for (text, expected) in [
         ("version: v2\n", r#"c.yaml:1:10: version: "v2" is not known: write v1"#),
         (
             "version: v1\nplugins: {ctl: {socket: 5}}\n",
             concat!("c.yaml:2:25: plugins.ctl.socket: ", r#"a text is expected, found the number 5: quote it, "5""#),
+        ),
+        (
+            "version: v1\nlog: {level: INFO}\nplugins: {ctl: {socket: 5}}\ntargets: [\n",
+            concat!("c.yaml:3:25: plugins.ctl.socket: ", r#"a text is expected, found the number 5: quote it, "5""#),
         ),
         ("version: v1\nplugins: {ctl: 5}\n", "c.yaml:2:16: plugins.ctl: a mapping is expected, found the number 5"),
         ("version: [\n", "c.yaml:2:1: did not find expected node content, while parsing a flow node"),

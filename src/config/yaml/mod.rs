@@ -7,7 +7,6 @@
 
 mod locate;
 mod scan;
-mod sections;
 mod tree;
 
 pub(crate) use locate::{Place, locate};
@@ -56,23 +55,16 @@ pub(crate) fn parse(text: &str) -> Result<Node, Invalid> {
     tree::build(text, None)
 }
 
-/// Like [`parse`], but only these keys of the topmost mapping have values. Where the file is of the usual plain form, nothing
-/// but them is read: of a file with a thousand targets that is a small part of the work.
+/// Like [`parse`], but only these keys of the topmost mapping have values. What follows the last of them may be anything.
 ///
 /// # Errors
 /// The first thing that is wrong.
 pub(crate) fn parse_only(text: &str, keys: &[&str]) -> Result<Node, Invalid> {
     scan::check(text)?;
-    let sections = sections::only(without_mark(text), keys);
-    // If there is a mistake in them, the whole text says where.
-    if let Some(node) = sections.and_then(|sections| tree::build(&sections, None).ok()) {
-        return Ok(node);
-    }
     tree::build(text, Some(keys))
 }
 
-/// Some editors begin a file with a byte order mark, which YAML allows and `libyaml` does not skip in text that it is
-/// told is UTF-8.
+/// A byte order mark is allowed in YAML, but `libyaml` does not skip it when it is told that the input is UTF-8.
 fn without_mark(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }

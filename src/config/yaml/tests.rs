@@ -158,6 +158,34 @@ fn what_is_no_yaml_is_refused_with_its_place() {
     assert_eq!(invalid.at, Some(Position { line: 2, column: 5 }));
 }
 
+/// The control client must reach the daemon while an operator edits the file.
+#[test]
+fn parts_can_be_read_from_a_broken_file() {
+    let part = |text: &str| parse_only(text, &["version", "plugins"]);
+    let head = "version: v1\nlog: {a: 1, a: 2}\nplugins: {ctl: {x: 1}}\n";
+    let expected = parse("version: v1\nlog:\nplugins: {ctl: {x: 1}}\n").expect("good YAML");
+    for tail in
+        ["targets:\n  - a: [\n", "targets: *x\n", "targets: {a: 1, a: 2}\n", "a: !tag 1\n", "  x\n", "version: v2\n"]
+    {
+        let node = part(&format!("{head}{tail}")).expect(tail);
+        for key in ["version", "plugins"] {
+            assert_eq!(node.get(key), expected.get(key), "{key} before {tail:?}");
+        }
+    }
+    let whole = part(&format!("{head}a: [1]\n")).expect("it can be skipped");
+    assert_eq!((whole.get("plugins"), whole.get("a")), (expected.get("plugins"), None));
+    assert_eq!(part("version: v1\n"), parse("version: v1\n"));
+    assert_eq!(part("- version: v1\n"), parse("- version: v1\n"));
+    for (text, line) in [
+        ("version: v1\ntargets: [\nplugins: {}\n", 4),
+        ("version: v1\na: b: c\n", 2),
+        ("version: v1\nplugins: {a: 1, a: 1}\n", 2),
+        ("version: v1\nversion: v1\nplugins: {}\n", 2),
+    ] {
+        assert_eq!(part(text).expect_err(text).at.map(|at| at.line), Some(line), "{text:?}");
+    }
+}
+
 /// As many repetitions as a file can have.
 fn full(unit: &str) -> String {
     unit.repeat(MAX_SIZE / unit.len())

@@ -19,12 +19,21 @@ const MANY_KEYS: usize = 16;
 /// The most characters of a message of the parser that are shown.
 const MAX_MESSAGE: usize = 300;
 
-/// Reads the only document of a text. With `only`, what other keys of the topmost mapping have is left out.
+/// Reads the only document of a file. With `only`, the values of other keys of the topmost mapping are null, and an error
+/// that follows all of these keys is ignored.
 pub(super) fn build(text: &str, only: Option<&[&str]>) -> Result<Node, Invalid> {
     let text = without_mark(text);
     let mut budget = Budget { values: MAX_VALUES, text: MAX_TEXT };
-    let tree = Tree { budget: &mut budget, only };
-    tree.deserialize(serde_yaml::Deserializer::from_str(text)).map_err(|error| invalid(text, &error))
+    let mut entries = Vec::new();
+    let top = only.map(|keys| (keys, &mut entries));
+    let tree = Tree { budget: &mut budget, only: top };
+    tree.deserialize(serde_yaml::Deserializer::from_str(text)).or_else(|error| {
+        let found = |key: &&str| entries.iter().any(|(known, _)| known == key);
+        match only {
+            Some(keys) if keys.iter().all(found) => Ok(Node::Map(entries)),
+            _ => Err(invalid(text, &error)),
+        }
+    })
 }
 
 /// The parser's message without the position, which is shown in front of it, and with a hint where there is one.
@@ -83,11 +92,14 @@ impl Budget {
     }
 }
 
+/// A mapping in file order.
+type Entries = Vec<(String, Node)>;
+
 /// Builds one value and all that is in it.
 struct Tree<'b> {
     budget: &'b mut Budget,
-    /// The keys of a mapping whose values are built; `None` for all.
-    only: Option<&'b [&'b str]>,
+    /// For a part of the topmost mapping: the keys whose values are built, and the entries so far.
+    only: Option<(&'b [&'b str], &'b mut Entries)>,
 }
 
 impl<'de> DeserializeSeed<'de> for Tree<'_> {
@@ -158,14 +170,15 @@ impl<'de> Visitor<'de> for Tree<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Node, A::Error> {
         self.budget.spend(0)?;
-        let mut entries: Vec<(String, Node)> = Vec::new();
+        let mut own = Vec::new();
+        let (only, entries) = self.only.map_or((None, &mut own), |(keys, entries)| (Some(keys), entries));
         let mut set = HashSet::new();
         let mut merges = false;
         loop {
-            let key = Key { budget: self.budget, before: &entries, set: &set };
+            let key = Key { budget: self.budget, before: entries, set: &set };
             let Some(key) = access.next_key_seed(key)? else { break };
             merges |= key == MERGE;
-            let value = if self.only.is_none_or(|only| key == MERGE || only.contains(&key.as_str())) {
+            let value = if only.is_none_or(|only| key == MERGE || only.contains(&key.as_str())) {
                 access.next_value_seed(Tree { budget: self.budget, only: None })?
             } else {
                 access.next_value::<IgnoredAny>()?;
@@ -180,9 +193,9 @@ impl<'de> Visitor<'de> for Tree<'_> {
             entries.push((key, value));
         }
         if merges {
-            merge(&mut entries).map_err(A::Error::custom)?;
+            merge(entries).map_err(A::Error::custom)?;
         }
-        Ok(Node::Map(entries))
+        Ok(Node::Map(std::mem::take(entries)))
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, _access: A) -> Result<Node, A::Error> {
@@ -195,7 +208,7 @@ pub(crate) const MERGE: &str = "<<";
 
 /// Appends what `<<` brings and the mapping does not have, and leaves an empty `<<` in its place, so that the positions of
 /// the entries in the file stay what they are.
-fn merge(entries: &mut Vec<(String, Node)>) -> Result<(), String> {
+fn merge(entries: &mut Entries) -> Result<(), String> {
     let mut known: HashSet<String> = entries.iter().map(|(key, _)| key.clone()).collect();
     let sources: Vec<Node> = entries
         .iter_mut()
