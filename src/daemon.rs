@@ -287,7 +287,7 @@ fn exit_at_once(mark: &Mark, localnet: &Localnet, signal: crate::reactor::Signal
     localnet.close();
     apply::stop();
     if let Err(error) = delete_table(TABLE) {
-        log::error!("the rules could not be removed: {error}");
+        log::error!("cannot remove the rules: {error}");
     }
     if let Err(error) = loopback::remove_all() {
         log::error!("cannot remove the routes of ::1: {error}");

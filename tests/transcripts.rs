@@ -164,8 +164,8 @@ frontends:
 
 #[test]
 fn what_differs_between_two_runs_is_not_compared() {
-    let shown = "It has been so for 1h 3m 20s, since 2026-11-23T09:14:40.123Z.";
-    assert_eq!(normal_line(shown), "It has been so for SPAN, since TIME.");
+    let shown = "It has been in this state for 1h 3m 20s, since 2026-11-23T09:14:40.123Z.";
+    assert_eq!(normal_line(shown), "It has been in this state for SPAN, since TIME.");
     assert_eq!(normal_line("  tcp 198.51.100.2:41240 to 198.51.100.1:80"), "tcp 198.51.100.2:PORT to 198.51.100.1:80");
     assert_eq!(normal_line("\"pid\": 4711, 200 in 0.12 s"), "\"pid\": NUMBER, 200 in NUMBER s");
     assert_eq!(normal_line("Its process is 4711. 3 flows"), "Its process is NUMBER. 3 flows");

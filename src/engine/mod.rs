@@ -3,18 +3,22 @@
 mod backend;
 pub mod core;
 mod explain;
+mod explanation;
 mod inbox;
 mod orders;
-mod questions;
+mod pending;
 mod report;
+mod request;
 mod runner;
+mod sentences;
 mod shell;
 mod status;
 mod wall;
 
 pub use backend::{Target, TargetContext};
-pub use explain::{Explanation, FlowStatus, TrafficStatus, WokenStatus};
+pub use explanation::{Explanation, FlowStatus, TrafficStatus, WokenStatus};
 pub use inbox::{Inbox, Message};
 pub use orders::{Order, Orders};
+pub use request::{Reply, Request};
 pub use shell::{Engine, NewFrontend, NewTarget};
-pub use status::{EndpointStatus, FrontendState, FrontendStatus, Reply, Request, Status, TargetState, TargetStatus};
+pub use status::{EndpointStatus, FrontendState, FrontendStatus, Status, TargetState, TargetStatus};

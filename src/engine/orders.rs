@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 use mio::Waker;
 
-use super::status::Reply;
+use super::request::Reply;
 use crate::ids::{Change, FrontendId, RequestId};
 
 /// Orders that the engine can be ahead of the reactor before it waits.
@@ -14,9 +14,9 @@ const MAX_ORDERS: usize = 1024;
 /// An order to the reactor.
 #[derive(Debug)]
 pub enum Order {
-    /// Start a frontend's handler; answered with `FrontendStarted` or `FrontendFailed`.
+    /// Start a frontend's handler; followed by `FrontendStarted` or `FrontendFailed`.
     Start(FrontendId),
-    /// Stop a frontend's handler; answered with `FrontendStopped`.
+    /// Stop a frontend's handler; followed by `FrontendStopped`.
     Stop(FrontendId),
     /// Notify a frontend's handler and all services of a change of the frontend's target.
     Notify {

@@ -1,4 +1,4 @@
-//! Puts the status together.
+//! Builds the status.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -14,7 +14,7 @@ use crate::dataplane::hold::AllCounters;
 use crate::ids::{FrontendId, TargetId};
 use crate::readiness::Missing;
 
-/// All that can be told at one moment.
+/// Everything that a status or an explanation needs, at one moment.
 pub(super) struct View<'a> {
     pub now: Instant,
     pub wall: Wall,
@@ -22,12 +22,12 @@ pub(super) struct View<'a> {
     pub targets: &'a BTreeMap<TargetId, Runner>,
     pub frontends: &'a BTreeMap<FrontendId, Frontend>,
     pub holds: &'a AllCounters,
-    /// The flows, or why nobody can tell.
+    /// The flows, or the reason why they are not known.
     pub survey: Result<&'a Survey, &'a String>,
 }
 
 impl View<'_> {
-    /// The state of everything, sorted by name.
+    /// The status.
     pub(super) fn status(&self) -> Status {
         let targets = self.targets.iter().map(|(&id, target)| {
             let spec = target.spec();
@@ -81,35 +81,35 @@ impl View<'_> {
         status
     }
 
-    /// What a target waits for, while it warms.
+    /// Missing condition of a target that warms.
     pub(super) fn missing(&self, id: TargetId) -> Option<Missing> {
         let warms = self.core.life(id).state == TargetState::Warming;
         self.targets[&id].missing().filter(|_| warms)
     }
 
-    /// The use of a target, if it is known.
+    /// Use of a target, if it is known.
     pub(super) fn use_of(&self, id: TargetId) -> Option<TargetUse> {
         self.survey.ok().map(|survey| survey.targets[id])
     }
 
-    /// In how many seconds the target drains if no flow comes.
+    /// Seconds until the target drains if no flow comes.
     pub(super) fn drains_in(&self, id: TargetId) -> Option<u64> {
         let used = self.use_of(id)?;
         Some(self.seconds_until(self.core.drains_at(id, used.flows, used.ended)?))
     }
 
-    /// In how many seconds the target may be started again, while it may not.
+    /// Seconds until the target may be started again, while it backs off.
     pub(super) fn retry_in(&self, id: TargetId) -> Option<u64> {
         Some(self.seconds_until(self.core.life(id).retry_at?))
     }
 
-    /// A begun second counts.
+    /// Seconds until a time, rounded up.
     pub(super) fn seconds_until(&self, at: Instant) -> u64 {
         seconds_rounded_up(at.saturating_duration_since(self.now))
     }
 }
 
-/// All addresses, where one does not say it all.
+/// The addresses, if there is more than one.
 fn several(addresses: &[Address]) -> Vec<Address> {
     if addresses.len() > 1 { addresses.to_vec() } else { Vec::new() }
 }

@@ -1,4 +1,4 @@
-//! One run of a target, on a thread of its own: start, probe until it is ready, wait, stop.
+//! One run of a target, on its own thread: start, probe until it is ready, wait, stop.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::ids::TargetId;
 use crate::readiness::{Missing, Notice, Prober, Waiting, wildcards};
 use crate::system::StopSignal;
 
-/// What a target's thread needs of stack. Its frames are small; plugins that need more can start threads of their own.
+/// Stack size of a target's thread. Plugins that need more can start threads of their own.
 const STACK: usize = 512 * 1024;
 
 /// A target's handler, and its thread while it runs.
@@ -23,11 +23,11 @@ pub(super) struct Runner {
     id: TargetId,
     spec: Arc<TargetSpec>,
     inbox: Inbox,
-    /// The backend's process, if it is one; else 0.
+    /// The backend's process, or 0.
     pid: Arc<AtomicU32>,
-    /// What it waits for while it warms.
+    /// Missing condition while it warms.
     waiting: Waiting,
-    /// Here while no thread has it.
+    /// Present while no thread has it.
     handler: Option<Box<dyn Target>>,
     run: Option<Run>,
 }
@@ -43,7 +43,7 @@ impl Runner {
         Runner { id, spec, inbox, pid: Arc::default(), waiting, handler: Some(handler), run: None }
     }
 
-    /// Begins a run. It says `TargetReady` at most once, and `TargetEnded` at its end.
+    /// Starts a run. It reports `TargetReady` at most once, and `TargetEnded` at its end.
     pub(super) fn start(&mut self) {
         if let Err(error) = self.try_start() {
             self.inbox.send(Message::Event(Event::TargetEnded(self.id, Some(error.to_string()))));
@@ -67,9 +67,9 @@ impl Runner {
         let body = move || {
             // The sender sends right after the spawn, or the whole process is ending.
             let mut handler = take.recv().expect("the handler is sent");
-            let words = catch_unwind(AssertUnwindSafe(|| run(&mut *handler, &context, &spec, id, &inbox, &waiting)))
+            let message = catch_unwind(AssertUnwindSafe(|| run(&mut *handler, &context, &spec, id, &inbox, &waiting)))
                 .unwrap_or_else(|_| Some("its handler has panicked".to_owned()));
-            inbox.send(Message::Event(Event::TargetEnded(id, words)));
+            inbox.send(Message::Event(Event::TargetEnded(id, message)));
             handler
         };
         let name = format!("target {}", self.spec.name);
@@ -97,24 +97,24 @@ impl Runner {
         &self.spec
     }
 
-    /// What the target waits for while it warms.
+    /// Missing condition while the target warms.
     pub(super) fn missing(&self) -> Option<Missing> {
         self.waiting.get()
     }
 
-    /// The process that the backend is, if it is one and runs.
+    /// The backend's process, if there is one.
     pub(super) fn pid(&self) -> Option<u32> {
         Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 
-    /// Asks a run to end.
+    /// Signals a run to end.
     pub(super) fn stop(&self) {
         if let Some(run) = &self.run {
             run.stop.set();
         }
     }
 
-    /// Takes the handler back from a run that has said its `TargetEnded`.
+    /// Takes the handler back from a run that has reported `TargetEnded`.
     pub(super) fn ended(&mut self) {
         if let Some(run) = self.run.take() {
             self.pid.store(0, Ordering::Relaxed);
@@ -128,7 +128,7 @@ impl Runner {
     }
 }
 
-/// One run, up to where nothing is left. The words are those of `TargetEnded`.
+/// Runs a target until nothing of it is left; returns the message of `TargetEnded`.
 fn run(
     handler: &mut dyn Target,
     context: &TargetContext,
@@ -137,14 +137,14 @@ fn run(
     inbox: &Inbox,
     waiting: &Waiting,
 ) -> Option<String> {
-    let tell = |event| inbox.send(Message::Event(event));
+    let report = |event| inbox.send(Message::Event(event));
     let mut missing = None;
     let live = || -> Result<(), Error> {
         handler.start(context)?;
         missing = make_ready(handler, context, spec, waiting)?;
         if missing.is_none() {
-            tell(Event::Wildcards(id, wildcards(&spec.endpoints)));
-            tell(Event::TargetReady(id));
+            report(Event::Wildcards(id, wildcards(&spec.endpoints)));
+            report(Event::TargetReady(id));
             while !context.stopping() {
                 handler.wait(context, None)?;
             }
@@ -154,17 +154,17 @@ fn run(
     let lived = catch_unwind(AssertUnwindSafe(live)).unwrap_or_else(|_| Err("its handler has panicked".into()));
     waiting.set(Instant::now(), None);
     if let Err(error) = lived {
-        tell(Event::TargetDied(id, error.to_string()));
+        report(Event::TargetDied(id, error.to_string()));
     }
     let stopped = handler.stop(context).err().map(|error| error.to_string());
-    let words: Vec<_> = missing.into_iter().chain(stopped).collect();
-    (!words.is_empty()).then(|| words.join("; "))
+    let messages: Vec<_> = missing.into_iter().chain(stopped).collect();
+    (!messages.is_empty()).then(|| messages.join("; "))
 }
 
-/// Waits until the backend is ready: `None`; or until it is to be stopped: what it still lacked.
+/// Waits until the backend is ready, or has to stop: then returns the missing condition.
 ///
 /// # Errors
-/// The backend has ended by itself.
+/// The backend has ended on its own.
 fn make_ready(
     handler: &mut dyn Target,
     context: &TargetContext,

@@ -1,4 +1,4 @@
-//! The thin shell around the core, on the `engine` thread: it receives, calls, and performs.
+//! The thin shell around the core, on the `engine` thread: it receives messages, calls the core, and performs its effects.
 //!
 //! It drains its inbox before it runs nft, so that a thousand wakes at once become a few transactions. It blocks on its
 //! inbox until the core's nearest deadline, on nft, and for a moment on the reactor's bounded orders; on nothing else.
@@ -14,10 +14,11 @@ use super::backend::Target;
 use super::core::{Core, Effect, Event, FrontendPlan, TargetPlan};
 use super::inbox::{Inbox, Message};
 use super::orders::{Order, Orders};
-use super::questions::{Question, Questions};
+use super::pending::{Pending, Query};
 use super::report::View;
+use super::request::{Reply, Request};
 use super::runner::Runner;
-use super::status::{FrontendState, Reply, Request};
+use super::status::FrontendState;
 use super::wall::Wall;
 use crate::config::{FrontendSpec, Probe, Protocol, TargetSpec};
 use crate::dataplane::flows::{FlowOrder, FlowOrders, Survey};
@@ -28,10 +29,10 @@ use crate::dataplane::rules::{Repaired, Table};
 use crate::ids::{FrontendId, TargetId};
 use crate::system::vital;
 
-/// What the end may take beyond the longest grace time of a target.
+/// Time that the shutdown may take beyond the longest grace time of a target.
 const END_MARGIN: Duration = Duration::from_secs(10);
 
-/// What the daemon does once every frontend has been started.
+/// Called once every frontend has been started.
 type Ready = Box<dyn FnOnce() + Send>;
 
 /// A target as the engine receives it.
@@ -60,7 +61,7 @@ pub struct NewFrontend {
     pub has_handler: bool,
 }
 
-/// All that the engine works with.
+/// Everything that the engine needs.
 pub struct Engine {
     /// The targets.
     pub targets: Vec<NewTarget>,
@@ -68,17 +69,17 @@ pub struct Engine {
     pub frontends: Vec<NewFrontend>,
     /// The loaded table.
     pub table: Table,
-    /// Who is on which link.
+    /// Addresses on the links.
     pub on_link: BTreeSet<OnLink>,
-    /// The way to the flows' thread.
+    /// Orders to the flows thread.
     pub flows: FlowOrders,
-    /// The way to the reactor.
+    /// Orders to the reactor.
     pub orders: Orders,
     /// For the threads that the engine starts.
     pub inbox: Inbox,
-    /// What comes in.
+    /// Messages to the engine.
     pub receiver: Receiver<Message>,
-    /// What is counted of the frontends that hold packets.
+    /// Counters of the packet holder.
     pub holds: AllCounters,
     /// Called once, when every frontend runs or has failed for the first time.
     pub ready: Ready,
@@ -109,7 +110,7 @@ struct Shell {
     /// Events that the shell itself has for the core.
     own: VecDeque<Event>,
     holds: AllCounters,
-    questions: Questions,
+    pending: Pending,
     wall: Wall,
     ready: Option<Ready>,
     shutdown: Shutdown,
@@ -127,7 +128,7 @@ pub(super) struct Frontend {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shutdown {
     NotBegun,
-    /// What has not ended by then is left behind.
+    /// Targets that have not ended by then are left behind.
     Until(Instant),
     Done,
     TimedOut,
@@ -175,7 +176,7 @@ impl Shell {
             receiver: engine.receiver,
             own: VecDeque::from([Event::OnLink(engine.on_link), Event::Start]),
             holds: engine.holds,
-            questions: Questions::default(),
+            pending: Pending::default(),
             wall: Wall::new(now, SystemTime::now()),
             ready: Some(engine.ready),
             shutdown: Shutdown::NotBegun,
@@ -213,7 +214,7 @@ impl Shell {
             self.targets.values_mut().for_each(Runner::ended);
         }
         if let Err(error) = self.table.remove() {
-            log::error!("the rules could not be removed: {error}");
+            log::error!("cannot remove the rules: {error}");
         }
         self.flows.send(FlowOrder::End);
         self.orders.send(Order::End);
@@ -243,15 +244,15 @@ impl Shell {
     fn handle(&mut self, message: Message) {
         match message {
             Message::Event(event) => self.dispatch(event),
-            Message::Request(id, request) => match self.answer(request) {
+            Message::Request(id, request) => match self.handle_request(request) {
                 Ok(reply) => self.orders.send(Order::Reply(id, reply)),
-                Err(question) => {
-                    if let Some(details) = self.questions.add(id, question) {
+                Err(query) => {
+                    if let Some(details) = self.pending.add(id, query) {
                         self.flows.send(FlowOrder::Survey(details));
                     }
                 }
             },
-            Message::Surveyed(survey) => self.answer_questions(survey),
+            Message::Surveyed(survey) => self.reply_to_queries(survey),
             Message::OnLink => {
                 if let Some(links) = self.inbox.on_link() {
                     self.dispatch(Event::OnLink(links));
@@ -271,7 +272,7 @@ impl Shell {
     fn repair(&mut self) {
         let now = Instant::now();
         if self.repair_due().is_some_and(|due| due <= now) && self.table.repair(now) == Repaired::Lost {
-            // It is loaded again as a whole.
+            // It is loaded as a whole.
             self.dispatch(Event::RulesLost);
         }
     }
@@ -286,7 +287,7 @@ impl Shell {
         self.dispatch(Event::Tick);
     }
 
-    /// Hands the core an event and performs what it wants done.
+    /// Hands an event to the core and performs the effects.
     fn dispatch(&mut self, event: Event) {
         match &event {
             Event::TargetEnded(id, _) => self.with_target(*id, Runner::ended),
@@ -329,7 +330,7 @@ impl Shell {
         }
     }
 
-    /// Handles the shell's own events, and loads the rules that are due, until nothing of either is left.
+    /// Handles the shell's own events and loads the rules that are due, until neither is left.
     fn settle(&mut self) {
         loop {
             while let Some(event) = self.own.pop_front() {
@@ -359,8 +360,8 @@ impl Shell {
         }
     }
 
-    /// Carries an order out, or says which question it is that needs to know of the flows first.
-    fn answer(&mut self, request: Request) -> Result<Reply, Question> {
+    /// Handles a request, unless it needs a survey of the flows first.
+    fn handle_request(&mut self, request: Request) -> Result<Reply, Query> {
         let target = |name: &str| {
             let found = self.targets.iter().find(|(_, target)| target.spec().name == name);
             found.map(|(id, _)| *id)
@@ -370,9 +371,9 @@ impl Shell {
             found.map(|(id, _)| *id)
         };
         let (kind, event, name) = match request {
-            Request::Status => return Err(Question::Status),
+            Request::Status => return Err(Query::Status),
             Request::Explain(name) => match target(&name) {
-                Some(id) => return Err(Question::Explain(id)),
+                Some(id) => return Err(Query::Explain(id)),
                 None => ("target", None, name),
             },
             Request::WarmTarget(name) => ("target", target(&name).map(Event::WarmTarget), name),
@@ -386,16 +387,16 @@ impl Shell {
         };
         Ok(match event {
             None => Reply::Refused(format!("there is no {kind} {name:?}")),
-            Some(_) if self.core.closing() => Reply::Refused("the daemon is ending".to_owned()),
+            Some(_) if self.core.closing() => Reply::Refused("the daemon is shutting down".to_owned()),
             Some(event) => {
-                // At once, so that a status that is asked for next shows it.
+                // At once, so that a status that is requested next shows it.
                 self.dispatch(event);
                 Reply::Done
             }
         })
     }
 
-    fn answer_questions(&mut self, survey: Result<Survey, String>) {
+    fn reply_to_queries(&mut self, survey: Result<Survey, String>) {
         let now = Instant::now();
         self.wall.update(now, SystemTime::now());
         let view = View {
@@ -407,11 +408,11 @@ impl Shell {
             holds: &self.holds,
             survey: survey.as_ref(),
         };
-        let (answered, next) = self.questions.answer(|question| match question {
-            Question::Status => Reply::Status(Box::new(view.status())),
-            Question::Explain(id) => Reply::Explanation(Box::new(view.explain(id))),
+        let (replies, next) = self.pending.reply(|query| match query {
+            Query::Status => Reply::Status(Box::new(view.status())),
+            Query::Explain(id) => Reply::Explanation(Box::new(view.explain(id))),
         });
-        answered.into_iter().for_each(|(id, reply)| self.orders.send(Order::Reply(id, reply)));
+        replies.into_iter().for_each(|(id, reply)| self.orders.send(Order::Reply(id, reply)));
         if let Some(details) = next {
             self.flows.send(FlowOrder::Survey(details));
         }

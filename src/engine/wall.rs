@@ -1,44 +1,44 @@
-//! Moments by the clock on the wall, for people.
+//! Wall clock times, for status and explanations.
 
 use std::time::{Duration, Instant, SystemTime};
 
-/// By how much the clock on the wall may have gone astray before it counts as having been set.
-const ASTRAY: Duration = Duration::from_millis(500);
+/// Difference between the wall clock and its expected time beyond which it counts as set.
+const MAX_CLOCK_SKEW: Duration = Duration::from_millis(500);
 
-/// Turns moments into times. The same moment stays the same time until somebody sets the clock.
+/// Converts instants to wall clock times. An instant keeps its time until the clock is set.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wall {
-    moment: Instant,
+    instant: Instant,
     time: SystemTime,
 }
 
 impl Wall {
-    /// As the clock goes now.
+    /// A conversion by the present time of the wall clock.
     pub(super) fn new(now: Instant, time: SystemTime) -> Wall {
-        Wall { moment: now, time }
+        Wall { instant: now, time }
     }
 
-    /// Looks whether the clock has been set.
+    /// Adjusts the conversion if the clock has been set.
     pub(super) fn update(&mut self, now: Instant, time: SystemTime) {
         let expected = self.at(now);
-        let astray = time.duration_since(expected).unwrap_or_else(|error| error.duration());
-        if astray > ASTRAY {
+        let skew = time.duration_since(expected).unwrap_or_else(|error| error.duration());
+        if skew > MAX_CLOCK_SKEW {
             *self = Wall::new(now, time);
         }
     }
 
-    /// The time of a moment.
-    pub(super) fn at(&self, moment: Instant) -> SystemTime {
-        let time = match self.moment.checked_duration_since(moment) {
+    /// Wall clock time of an instant.
+    pub(super) fn at(&self, instant: Instant) -> SystemTime {
+        let time = match self.instant.checked_duration_since(instant) {
             Some(before) => self.time.checked_sub(before),
-            None => self.time.checked_add(moment - self.moment),
+            None => self.time.checked_add(instant - self.instant),
         };
         time.unwrap_or(SystemTime::UNIX_EPOCH).max(SystemTime::UNIX_EPOCH)
     }
 
-    /// The time of a moment as RFC 3339 has it, in UTC.
-    pub(super) fn text(&self, moment: Instant) -> String {
-        humantime::format_rfc3339_millis(self.at(moment)).to_string()
+    /// Wall clock time of an instant in UTC (RFC 3339).
+    pub(super) fn text(&self, instant: Instant) -> String {
+        humantime::format_rfc3339_millis(self.at(instant)).to_string()
     }
 }
 
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_stays_the_same_time_until_the_clock_is_set() {
+    fn times_stay_until_the_clock_is_set() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let time = SystemTime::UNIX_EPOCH + 1_800_000_000 * second;
         let mut wall = Wall::new(start, time);

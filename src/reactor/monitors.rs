@@ -23,7 +23,7 @@ impl<M: Monitor> Monitored<M> {
         let inbox = &io.core.inbox;
         let progress = self.0.poll(io.now(), &mut |event| match event {
             MonitorEvent::FirstPacket { frontend, source } => inbox.wake(frontend, Some(source)),
-            MonitorEvent::Links(links) => inbox.tell_on_link(links),
+            MonitorEvent::Links(links) => inbox.report_on_link(links),
             MonitorEvent::TableChanged => inbox.send(Message::RulesChanged),
         });
         // Registering it again makes it ready again, after the other handlers.

@@ -99,7 +99,7 @@ fn a_failing_nft_is_retried_with_a_pause_and_the_held_client_is_served_when_it_w
         let runs = nft.runs() - before;
         // Each attempt changes the rules and then replaces the table: at 0, 2 and 4 s, and maybe 6 s on a slow machine.
         assert!((2..=8).contains(&runs), "{runs} runs\n{}", daemon.log());
-        assert_eq!(daemon.log().matches("the rules could not be loaded").count(), 1, "{}", daemon.log());
+        assert_eq!(daemon.log().matches("cannot load the rules").count(), 1, "{}", daemon.log());
         nft.set_broken(false);
         let (status, _) = client.join().expect("no panic").expect("an answer");
         assert_eq!(status, 200);

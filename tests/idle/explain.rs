@@ -45,7 +45,7 @@ fn a_target_with_flows_is_explained_by_them() {
     let mut daemon = Daemon::start(&lab, &config(&targets, &frontends));
 
     let (text, data) = explain(&daemon, "never");
-    assert_says(&text, &["never is inactive", "Nobody has woken it yet.", "The next wake starts it at once."]);
+    assert_says(&text, &["never is inactive", "It has not been woken yet.", "The next wake starts it at once."]);
     let keys = ["woken_by", "drained_because", "pid", "drains_in", "last_error", "retry_in"];
     keys.iter().for_each(|key| assert!(data.get(*key).is_none(), "{key}: {data:#}"));
     assert_eq!((&data["state"], &data["flows"], &data["flow_list"]), (&json!("inactive"), &json!(0), &json!([])));
@@ -58,7 +58,7 @@ fn a_target_with_flows_is_explained_by_them() {
         &text,
         &["2 flows keep it in use:", "tcp 198.51.100.2:", " to 198.51.100.1:81, ESTABLISHED (frontend used-t"],
     );
-    assert_says(&text, &["endpoint 203.0.113.2:81", "sent ", " bytes and received ", "if not one more packet comes"]);
+    assert_says(&text, &["endpoint 203.0.113.2:81", "sent ", " bytes and received ", "if no further packet comes"]);
     let flows = data["flow_list"].as_array().expect("a list");
     assert_eq!((flows.len(), &data["flows"]), (2, &json!(2)), "{data:#}");
     for flow in flows {
@@ -81,7 +81,7 @@ fn a_target_with_flows_is_explained_by_them() {
     assert_eq!(daemon.target("used")["drains_in"], json!(1));
 
     let (text, data) = explain(&daemon, "kept");
-    assert_says(&text, &["kept is active", "It is kept warm by kept, and does not drain by itself."]);
+    assert_says(&text, &["kept is active", "It is kept warm by kept, and does not drain on its own."]);
     assert_eq!((&data["kept_warm_by"], data.get("drains_in")), (&json!(["kept"]), None), "{data:#}");
     assert_eq!(daemon.target("kept").get("drains_in"), None);
 
@@ -118,7 +118,7 @@ fn a_target_on_its_way_up_or_down_or_failing_is_explained() {
     let missing = "endpoint t (tcp 127.0.0.1:8081): no socket is bound to it";
     eventually("what is missing is named", SOON, || daemon.target("warming")["waiting_for"] == missing);
     let (text, data) = explain(&daemon, "warming");
-    assert_says(&text, &[&format!("It waits for {missing}. This has been so for ")]);
+    assert_says(&text, &[&format!("It is waiting for {missing} (for ")]);
     assert_eq!(data["waiting_for"], missing, "{data:#}");
     let since = data["waiting_since"].as_str().map(humantime::parse_rfc3339).expect("a text").expect("a time");
     assert!(since.elapsed().is_ok_and(|time| time < 2 * SOON), "{data:#}");
@@ -141,12 +141,12 @@ fn a_target_on_its_way_up_or_down_or_failing_is_explained() {
     assert!(ctl(&daemon, &["drain", "slow"]).status.success());
     daemon.await_target("slow", "draining", SOON);
     let (text, data) = explain(&daemon, "slow");
-    assert_says(&text, &["slow is draining", "It drains because it was told to."]);
+    assert_says(&text, &["slow is draining", "It drains because a drain was requested."]);
     assert_eq!((&data["state"], &data["drained_because"]), (&json!("draining"), &json!("asked")), "{data:#}");
     let since = data["since"].as_str().map(humantime::parse_rfc3339).expect("a text").expect("a time");
     assert!(since.elapsed().is_ok_and(|time| time < 5 * SECOND), "{data:#}");
     daemon.process().await_line("target slow: inactive", SOON);
-    assert_says(&explain(&daemon, "slow").0, &["It has drained because it was told to."]);
+    assert_says(&explain(&daemon, "slow").0, &["It has drained because a drain was requested."]);
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn what_comes_first_of_silence_and_max_uptime_is_told_and_older_flows_keep_nothi
     let (text, data) = explain(&daemon, "silent");
     assert_says(
         &text,
-        &["if not one more packet comes: its idle_timeout is 5s, its max_uptime 1h.", "sent 1 packet with 29 bytes"],
+        &["if no further packet comes: its idle_timeout is 5s, its max_uptime 1h.", "sent 1 packet with 29 bytes"],
     );
     assert!((50..=65).contains(&drains_in(&data)), "{data:#}");
     let _client = Client::connect(lab.client(), at("198.51.100.1:82"));

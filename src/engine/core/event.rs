@@ -17,9 +17,9 @@ pub enum Event {
     Start,
     /// A client has come to a frontend, or an operator acts for one.
     Wake {
-        /// Where it came to.
+        /// The frontend.
         frontend: FrontendId,
-        /// Who it is, where that is known.
+        /// The client, if it is known.
         source: Option<SocketAddr>,
     },
     /// An operator wants the target warm.
@@ -38,12 +38,12 @@ pub enum Event {
     FrontendStopped(FrontendId),
     /// The frontend has closed its sockets unasked: its handler has failed.
     FrontendBroke(FrontendId, String),
-    /// The target answers.
+    /// The target is ready.
     TargetReady(TargetId),
     /// The target's backend has ended by itself, or could not be started.
     TargetDied(TargetId, String),
-    /// Nothing of the target is left: the last event of a start. The words say what it still lacked when it was stopped
-    /// before it was ready, or what went wrong while it was being stopped.
+    /// Nothing of the target is left: the last event of a start. With a message about the condition that it still lacked when
+    /// it was stopped before it was ready, or about an error of its stop.
     TargetEnded(TargetId, Option<String>),
     /// The table has to be loaded, although nothing that is wanted of it has changed.
     RulesLost,
@@ -67,19 +67,19 @@ pub enum Event {
 /// Something that is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Start the target; answered by at most one `TargetReady`, at most one `TargetDied`, and exactly one
+    /// Start the target; followed by at most one `TargetReady`, at most one `TargetDied`, and exactly one
     /// `TargetEnded`, in this order. A backend that has died waits for its `StopTarget` before it ends.
     StartTarget(TargetId),
     /// Stop a target that has been started; more than once is the same as once.
     StopTarget(TargetId),
-    /// Open the frontend's sockets; answered by `FrontendStarted` or `FrontendFailed`.
+    /// Open the frontend's sockets; followed by `FrontendStarted` or `FrontendFailed`.
     StartFrontend(FrontendId),
-    /// Close the frontend's sockets; answered by `FrontendStopped`.
+    /// Close the frontend's sockets; followed by `FrontendStopped`.
     StopFrontend(FrontendId),
     /// Notify the frontend's handler, and the packet holder, of a change of its target. `Active` comes after the DNAT is in,
     /// `Inactive` before it is taken out.
     Notify(FrontendId, Change),
-    /// Report when no flow keeps the target in use, at once if none does; answered by `Unused`, unless `ReleaseFlows` or
+    /// Report when no flow keeps the target in use, at once if none does; followed by `Unused`, unless `ReleaseFlows` or
     /// `FlushFlows` comes before.
     WatchFlows {
         /// The target.
@@ -96,14 +96,14 @@ pub enum Effect {
         /// Time of this effect. The result carries it, so that an old one is not taken for it.
         asked: Instant,
     },
-    /// Delete the conntrack entries of the target's flows; answered by `Flushed`.
+    /// Delete the conntrack entries of the target's flows; followed by `Flushed`.
     FlushFlows {
         /// The target.
         target: TargetId,
         /// The flows.
         scope: flows::Scope,
     },
-    /// Delete the conntrack entries of UDP flows to the frontend that bypass its present rules; not answered.
+    /// Delete the conntrack entries of UDP flows to the frontend that bypass its present rules.
     DeleteStaleFlows(FrontendId),
     /// Everything has ended.
     Finished,

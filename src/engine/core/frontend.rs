@@ -92,7 +92,7 @@ impl Frontend {
         }
     }
 
-    /// Takes an input in. The only place where the state changes.
+    /// Handles an input. The only place where the state changes.
     pub(super) fn step(&mut self, now: Instant, id: FrontendId, phase: Phase, input: Input, effects: &mut Effects) {
         self.intent = match input {
             Input::Start if phase == Phase::Running => Intent::Run,

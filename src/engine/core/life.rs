@@ -1,4 +1,4 @@
-//! What others see of a target: its state, its history, and what it waits for.
+//! Public view of a target: its state and its history.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::engine::status::TargetState;
 use crate::ids::FrontendId;
 
-/// All that there is to know about a target at one moment.
+/// State and history of a target.
 #[derive(Debug, Clone, Copy)]
 pub struct Life<'a> {
     /// State that users see.
@@ -21,7 +21,7 @@ pub struct Life<'a> {
     pub drained: Option<Cause>,
     /// Its last failure.
     pub last_error: Option<&'a str>,
-    /// While it backs off: when it may start again.
+    /// Time at which it may start again, while it backs off.
     pub retry_at: Option<Instant>,
     /// Whether it starts as soon as it may.
     pub wanted: bool,
@@ -31,7 +31,7 @@ pub struct Life<'a> {
     pub checking: bool,
 }
 
-/// Why a target drains.
+/// Cause of a drain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// It was out of use for its idle time.
@@ -41,7 +41,7 @@ pub enum Cause {
     /// The backend has ended on its own.
     Died,
     /// It answers neither its clients nor the gateway.
-    Silent,
+    Unresponsive,
     /// It was not ready in time.
     NotReady,
     /// It has been up for its `max_uptime`.

@@ -87,7 +87,7 @@ enum Subject {
 
 /// Something that follows from a state.
 trait Deadline {
-    /// When time alone changes the state.
+    /// Time at which the state changes on its own.
     fn deadline(&self) -> Option<Instant>;
 
     /// Revision of the rules that it waits for.
@@ -124,7 +124,7 @@ impl<K: Ord + Copy> Index<K> {
     }
 }
 
-/// Where the effects of one event go.
+/// The effects of one event.
 type Effects = Vec<Effect>;
 
 impl Core {
@@ -141,9 +141,9 @@ impl Core {
         }
     }
 
-    // ---- what others see ----
+    // ---- queries ----
 
-    /// Whether the daemon is ending.
+    /// Whether the daemon is shutting down.
     pub fn closing(&self) -> bool {
         self.phase != Phase::Running
     }
@@ -154,18 +154,18 @@ impl Core {
         (target.state.visible(), target.last_error.as_deref())
     }
 
-    /// Whether a target has gone down for good: the daemon ends.
+    /// Whether a target has ended for good.
     pub fn has_ended(&self, id: TargetId) -> bool {
         self.targets[&id].target.state == State::Closed
     }
 
-    /// All that there is to know about a target.
+    /// State and history of a target.
     pub fn life(&self, id: TargetId) -> Life<'_> {
         self.targets[&id].target.life(self.pins(id).next().is_some())
     }
 
-    /// When an active target drains if no further flow comes, given how many use it and when the last one has ended; `None`
-    /// if that is not known, or it is not active.
+    /// Time at which an active target drains if no further flow comes, from its number of flows and the end of the last one.
+    /// `None` if that is not known, or it is not active.
     pub fn drains_at(&self, id: TargetId, flows: u32, ended: Option<Instant>) -> Option<Instant> {
         self.targets[&id].target.drains_at(flows, ended)
     }
@@ -185,19 +185,19 @@ impl Core {
         self.rules.wanted()
     }
 
-    /// The revision of the rules to load now; answered with [`Event::Applied`] or [`Event::ApplyFailed`].
+    /// The revision of the rules to load now; followed by [`Event::Applied`] or [`Event::ApplyFailed`].
     pub fn rules_due(&self, now: Instant) -> Option<Revision> {
         self.rules.due(now)
     }
 
-    /// When [`Event::Tick`] is wanted, if at all.
+    /// Time of the next [`Event::Tick`], if one is needed.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| at).into_iter().chain(self.rules.deadline()).min()
     }
 
     // ---- events ----
 
-    /// Takes an event in and adds what is to be done to `effects`. `now` never goes back.
+    /// Handles an event and adds its effects to `effects`. `now` never goes back.
     pub fn handle(&mut self, now: Instant, event: Event, effects: &mut Effects) {
         match event {
             Event::Start => self.step_all_frontends(now, || OfFrontend::Start, effects),
@@ -218,7 +218,7 @@ impl Core {
             Event::OnLink(on_link) => self.rules.set_on_link(on_link),
             Event::Applied(revision) => {
                 if self.rules.error().is_some() {
-                    log::info!("the rules are loaded again");
+                    log::info!("rules loaded again");
                 }
                 self.rules.applied(revision);
                 self.resume(now, effects);
@@ -255,8 +255,7 @@ impl Core {
         }
     }
 
-    /// The clients of a frontend get no answer. Where only clients can show that a backend has ended, this does, provided that
-    /// it answers none.
+    /// Handles unanswered clients. They end an unwatched target whose endpoints answer neither them nor the gateway.
     fn clients_lost(
         &mut self,
         now: Instant,
@@ -270,7 +269,7 @@ impl Core {
         let Target { state: State::Active(_), plan, .. } = &self.targets[&target].target else { return };
         log::warn!("frontend {}: {problem}", frontend.plan.name);
         if unresponsive == Unresponsive::Target && plan.unwatched {
-            self.step_target(now, target, target::Input::Silent(problem), effects);
+            self.step_target(now, target, target::Input::Unresponsive(problem), effects);
         } else {
             frontend.last_error = Some(problem);
         }
@@ -342,8 +341,8 @@ impl Core {
         frontends.into_iter().for_each(|id| self.step_frontend(now, id, input(), effects));
     }
 
-    /// Derives from the states of a frontend and its target what is wanted of the rules, and what the frontend's handler has
-    /// to know. Returns whether its flows begin to pass.
+    /// Derives the rules of a frontend, and the notifications to its handler, from its state and its target's. Returns whether
+    /// its flows begin to pass.
     fn publish(&mut self, id: FrontendId, effects: &mut Effects) -> bool {
         let Some(frontend) = self.frontends.get_mut(&id) else { return false };
         let target = &self.targets[&frontend.plan.target].target;
@@ -365,7 +364,7 @@ impl Core {
         let begins = passes && !frontend.passing;
         if begins {
             frontend.passing = true;
-            // Whether its clients get answers has to be seen again.
+            // An error about unanswered clients belongs to the time before.
             frontend.last_error = None;
             effects.extend([Effect::DeleteStaleFlows(id), Effect::Notify(id, Change::Active)]);
         }
@@ -385,7 +384,7 @@ impl Core {
 
     // ---- rules and time ----
 
-    /// Lets those go on whose rules are in the kernel.
+    /// Steps all that waited for rules that are in the kernel by now.
     fn resume(&mut self, now: Instant, effects: &mut Effects) {
         while let Some((revision, subject)) = self.waiting.first()
             && self.rules.has(revision)
@@ -410,7 +409,7 @@ impl Core {
             last_error.into_iter().for_each(|last| *last = Some(error.clone()));
         }
         if self.rules.error() != Some(&error) {
-            log::error!("the rules could not be loaded, trying again every {:?}: {error}", rules::RETRY);
+            log::error!("cannot load the rules, retrying every {:?}: {error}", rules::RETRY);
         }
         self.rules.failed(now, error);
     }

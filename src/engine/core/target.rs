@@ -25,17 +25,17 @@ use crate::ids::FrontendId;
 pub struct TargetPlan {
     /// Name, for log lines.
     pub name: String,
-    /// How long it stays active without flows.
+    /// Time without flows after which it drains.
     pub idle_timeout: Duration,
-    /// How long it may take to become ready.
+    /// Time within which it must become ready.
     pub ready_deadline: Duration,
     /// Minimum time that it stays active, unless it dies or an operator drains it.
     pub min_uptime: Duration,
     /// Time after which it is drained, in use or not.
     pub max_uptime: Option<Duration>,
-    /// Whether the backend goes on without the daemon, and so may its flows when the daemon ends.
+    /// Whether the backend, and so its flows, may outlive the daemon.
     pub external: bool,
-    /// Whether its clients alone show that the backend has ended.
+    /// Whether only its clients can notice the end of the backend.
     pub unwatched: bool,
 }
 
@@ -52,8 +52,8 @@ pub(super) enum Input {
     Ready,
     Died(String),
     Ended(Option<String>),
-    /// Its clients get no answer, and neither does the gateway.
-    Silent(String),
+    /// It answers neither its clients nor the gateway.
+    Unresponsive(String),
     /// The rules that it waits for are in the kernel.
     Applied,
     Unused {
@@ -75,9 +75,9 @@ pub(super) struct Target {
     pub plan: TargetPlan,
     pub state: State,
     pub last_error: Option<String>,
-    /// When the visible state changed.
+    /// Time of the last change of the visible state.
     since: Instant,
-    /// When it became active, unless it has ended since.
+    /// Time at which it became active, while it is up.
     up_since: Option<Instant>,
     woken: Option<Woken>,
     /// Cause of its last drain.
@@ -99,7 +99,7 @@ impl Target {
         }
     }
 
-    /// Takes an input in. The only place where the state changes.
+    /// Handles an input. The only place where the state changes.
     pub(super) fn step(&mut self, input: Input, around: &mut Around<'_>) {
         let before = self.state;
         self.state = self.next(before, input, around);
@@ -144,11 +144,11 @@ impl Target {
             },
             Input::Died(error) => self.died(state, error, Backend::Started, around),
             Input::Ended(error) => self.ended(state, error, around),
-            Input::Silent(error) => match state {
+            Input::Unresponsive(error) => match state {
                 State::Active(_) => {
                     self.backoff.died(around.now, self.uptime(around.now));
                     self.last_error = Some(error);
-                    self.tear_down(state, Cause::Silent, Backend::Started, around)
+                    self.tear_down(state, Cause::Unresponsive, Backend::Started, around)
                 }
                 _ => state,
             },
@@ -341,7 +341,7 @@ impl Target {
                 Cause::Idle => " because it is idle",
                 Cause::Asked => " as requested",
                 Cause::Died => "",
-                Cause::Silent => " because its clients get no answer",
+                Cause::Unresponsive => " because its clients get no answer",
                 Cause::NotReady => " because it was not ready in time",
                 Cause::TooOld => " because it has been up for its max_uptime",
             };
@@ -392,7 +392,7 @@ impl Target {
             return self.torn_down(teardown, around);
         }
         // The clients of a backend that takes no new flows may still be served.
-        let scope = if teardown.cause == Cause::Silent { Scope::Unanswered } else { Scope::All };
+        let scope = if teardown.cause == Cause::Unresponsive { Scope::Unanswered } else { Scope::All };
         around.effects.push(Effect::FlushFlows { target: around.id, scope });
         State::Teardown(Teardown { step: Step::Flushing, ..teardown })
     }
@@ -446,12 +446,12 @@ impl Target {
         }
     }
 
-    /// When it drains at the latest, in use or not.
+    /// Time at which it drains, in use or not.
     fn too_old_at(&self) -> Option<Instant> {
         self.up_since?.checked_add(self.plan.max_uptime?)
     }
 
-    /// When it drains if nothing has used it since then.
+    /// Time at which it drains if it has been unused since then.
     fn idle_at(&self, unused: Instant) -> Instant {
         let least = self.up_since.map_or(unused, |up| up + self.plan.min_uptime);
         (unused + self.plan.idle_timeout).max(least)
@@ -461,8 +461,7 @@ impl Target {
         self.up_since.map_or(Duration::ZERO, |up| now - up)
     }
 
-    /// When an active target drains if no further flow comes, given how many use it and when the last one has ended; `None`
-    /// if that is not known, or it is not active.
+    /// See [`Core::drains_at`](super::Core::drains_at).
     pub(super) fn drains_at(&self, flows: u32, ended: Option<Instant>) -> Option<Instant> {
         let idle = match self.state {
             State::Active(Idle::Pinned) => None,
@@ -473,7 +472,7 @@ impl Target {
         idle.into_iter().chain(self.too_old_at()).min()
     }
 
-    // ---- what others see ----
+    // ---- queries ----
 
     pub(super) fn life(&self, is_pinned: bool) -> Life<'_> {
         Life {
@@ -509,7 +508,7 @@ impl Deadline for Target {
             State::Starting { deadline } => Some(deadline),
             State::Active(Idle::Since(since)) => Some(self.idle_at(since)).into_iter().chain(self.too_old_at()).min(),
             State::Active(_) => self.too_old_at(),
-            // The rules, the backend or the flows thread answer, and each has a bound of its own.
+            // A result of nft, the backend or the flows thread will come; each has a bound of its own.
             State::Publishing(_) | State::IdleDrain(_) | State::Teardown(_) => None,
             State::Inactive | State::Closed => None,
         }

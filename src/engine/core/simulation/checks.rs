@@ -42,8 +42,8 @@ impl World {
                 assert!(!routed, "t{target} is checked while new flows reach it");
             }
             Effect::FlushFlows { target, scope } => {
-                let is_silent = self.core.life(target).drained == Some(Cause::Silent);
-                assert!((scope == Scope::Unanswered) == is_silent, "the wrong flows of t{target} are deleted");
+                let is_unresponsive = self.core.life(target).drained == Some(Cause::Unresponsive);
+                assert!((scope == Scope::Unanswered) == is_unresponsive, "the wrong flows of t{target} are deleted");
                 assert!(!self.backends[&target].alive, "the flows of t{target} are deleted before its backend is gone");
                 let live_on = self.shut && self.plans[&target].external;
                 assert!(!live_on, "the flows of t{target} are deleted, and could live on");
@@ -98,7 +98,7 @@ impl World {
                 self.backend(id).failed = fails.then_some(self.now).or(self.backends[&id].failed);
                 let expected: Vec<_> = self.members(id).filter(|_| fails).collect();
                 assert_eq!(failed, expected, "clients of t{id} that learn of its failure");
-                assert!(has_error || !matches!(cause, Some(Cause::Died | Cause::NotReady | Cause::Silent)));
+                assert!(has_error || !matches!(cause, Some(Cause::Died | Cause::NotReady | Cause::Unresponsive)));
             }
             (_, Inactive) if before != Inactive => {
                 let all_refuse =
@@ -154,7 +154,7 @@ impl World {
             }
             Cause::Asked => assert!(backend.drain_asked || self.shut, "no drain of t{id} was requested"),
             Cause::Died => assert!(backend.dead || !backend.alive, "t{id} has not died"),
-            Cause::Silent => assert!(backend.silent && plan.unwatched, "t{id} answers"),
+            Cause::Unresponsive => assert!(backend.unresponsive && plan.unwatched, "t{id} answers"),
             Cause::NotReady => {
                 assert!(!backend.ready && since(backend.started) >= plan.ready_deadline, "t{id} had more time")
             }

@@ -31,7 +31,7 @@ pub(super) struct Backend {
     /// A drain of this start was requested.
     pub drain_asked: bool,
     /// It answers no client, and goes down for that.
-    pub silent: bool,
+    pub unresponsive: bool,
     /// A wake or an operator's order that no start has answered yet.
     pub owed: bool,
     /// When it died, or was not ready in time, before it was active.
@@ -276,7 +276,7 @@ impl World {
     /// The clients of a frontend get no answer; `none`: from none of the target's endpoints.
     pub fn lose_clients(&mut self, target: TargetId, none: bool) {
         let Some(frontend) = self.members(target).next() else { return };
-        self.backend(target).silent |= none && self.plans[&target].unwatched;
+        self.backend(target).unresponsive |= none && self.plans[&target].unwatched;
         let unresponsive = if none { Unresponsive::Target } else { Unresponsive::Endpoint };
         self.give(Event::Flows(Report::ClientsLost { frontend, problem: "no answer".to_owned(), unresponsive }));
     }
@@ -321,7 +321,7 @@ impl World {
         let backend = self.backend(target);
         backend.failed = is_warming.then_some(now).or(backend.failed);
         backend.alive = false;
-        if !backend.silent {
+        if !backend.unresponsive {
             backend.flows = 0;
         }
         self.give(Event::TargetEnded(target, fails.then(|| "exit status: 1".to_owned())));
