@@ -16,13 +16,13 @@ SECONDS = 60
 FLOW_TIMEOUT = 30
 # Before the measurement: until as many flows end as begin, where flows come and go.
 SETTLE, STEADY = 3, FLOW_TIMEOUT + 10
-FOREIGN = 200_000
+UNRELATED = 200_000
 TRAFFIC = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bench_traffic.py")
 SYSCTL = "/proc/sys/net/netfilter/nf_conntrack_"
 
 GATEWAY, BACKEND, PORT = "10.1.0.1", "10.2.0.2", 8080
 # Where clients send what is proxied, and what is only forwarded, to the same backend.
-PROXIED, FOREIGN_TO = f"{GATEWAY} {PORT}", f"{BACKEND} {PORT}"
+PROXIED, UNRELATED_TO = f"{GATEWAY} {PORT}", f"{BACKEND} {PORT}"
 # What somebody else's rules translate.
 TRANSLATED = f"{GATEWAY} {PORT + 1}"
 OTHERS = f"""table ip others {{
@@ -93,10 +93,10 @@ class Traffic:
 
 
 def spray(clients):
-    """The foreign entries: datagrams that are routed, and not answered."""
+    """The unrelated entries: datagrams that are routed, and not answered."""
     for _ in range(5):
-        run(f"/usr/bin/python3 -S {TRAFFIC} spray {NOWHERE} {FOREIGN}", clients)
-        if entries() >= FOREIGN:
+        run(f"/usr/bin/python3 -S {TRAFFIC} spray {NOWHERE} {UNRELATED}", clients)
+        if entries() >= UNRELATED:
             return
     raise AssertionError(f"only {entries()} entries")
 
@@ -140,9 +140,9 @@ def dumps(bench):
         return sum("dumped" in line for line in file)
 
 
-def case(bench, clients, name, parts, told, aims):
-    """Measures the daemon for a minute of such traffic; `told`: by conntrack's events, else it polls."""
-    sysctl("events", 2 if told else 0)
+def case(bench, clients, name, parts, by_events, aims):
+    """Measures the daemon for a minute of such traffic; `by_events`: conntrack reports the flows, else the daemon polls."""
+    sysctl("events", 2 if by_events else 0)
     # Foreign flows are to stay, or to go while others come.
     sysctl("udp_timeout", 600 if "spray" in parts else 10)
     flush()
@@ -162,8 +162,8 @@ def case(bench, clients, name, parts, told, aims):
     if others:
         run("nft delete table ip others")
     daemon.stop()
-    cpu_aim, dumps_aim = aims if told else (None, None)
-    bench.row(f"{name}, {'told' if told else 'polled'}: CPU", [cpu], "%", cpu_aim, 3)
+    cpu_aim, dumps_aim = aims if by_events else (None, None)
+    bench.row(f"{name}, {'events' if by_events else 'polled'}: CPU", [cpu], "%", cpu_aim, 3)
     bench.row("  of it the thread conntrack", [flows], "%", None, 3)
     bench.row(f"  dumps in {SECONDS} s", [dumped], "", dumps_aim, 0)
     bench.row("  voluntary context switches", [switches], "", None, 0)
@@ -187,13 +187,13 @@ def measure(bench):
     write_config(bench)
     once = SECONDS // FLOW_TIMEOUT
     for name, parts, aims in [
-            ("200,000 foreign entries, a silent connection", ["spray", f"hold {PROXIED} 0"], (None, once)),
-            ("200,000 foreign entries, 1 packet/s", ["spray", f"hold {PROXIED} 1"], (None, once)),
-            ("2,000 foreign UDP flows/s", [f"hold {PROXIED} 1", f"udp {FOREIGN_TO} 2000"], (0.5, None)),
-            ("2,000 foreign UDP flows/s, translated", [f"hold {PROXIED} 1", f"udp {TRANSLATED} 2000"], (None, None)),
+            ("200,000 unrelated entries, idle connection", ["spray", f"hold {PROXIED} 0"], (None, once)),
+            ("200,000 unrelated entries, 1 packet/s", ["spray", f"hold {PROXIED} 1"], (None, once)),
+            ("2,000 unrelated UDP flows/s", [f"hold {PROXIED} 1", f"udp {UNRELATED_TO} 2000"], (0.5, None)),
+            ("2,000 unrelated UDP flows/s, translated", [f"hold {PROXIED} 1", f"udp {TRANSLATED} 2000"], (None, None)),
             ("500 proxied UDP flows/s", [f"udp {PROXIED} 500"], (3, None)),
             ("500 proxied TCP flows/s", [f"tcp {PROXIED} 500"], (3, None))]:
-        for told in (True, False):
-            case(bench, clients, name, parts, told, aims)
+        for by_events in (True, False):
+            case(bench, clients, name, parts, by_events, aims)
     sysctl("events", 2)
     serve.end()

@@ -8,6 +8,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::{Daemon, Lab, Namespace, Temporary, binary, require_namespaces};
@@ -161,6 +162,19 @@ targets:
 frontends:
   - {name: web, kind: static:always, listen: '198.51.100.1:80', flow_timeout: 1m, target: backend}
 ";
+
+/// The documented mistake is the one that `--check` reports for the first configuration with another port.
+#[test]
+fn the_configuration_shows_a_mistake() {
+    let document = "docs/configuration.md";
+    let folder = Temporary::new();
+    let path = folder.write("proxygw.yaml", &blocks(document, "yaml")[0].replace("0.0.0.0:8088", "0.0.0.0:0"));
+    let output = Command::new(binary("proxygw")).arg("--check").arg("--config").arg(&path).output().expect("proxygw");
+    let printed = String::from_utf8_lossy(&output.stderr).replace(path.to_str().expect("UTF-8"), "/etc/proxygw.yaml");
+    let text = fs::read_to_string(document).expect("a document");
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words(&text).contains(&words(printed.lines().next().expect("a mistake"))), "{printed}");
+}
 
 #[test]
 fn what_differs_between_two_runs_is_not_compared() {
