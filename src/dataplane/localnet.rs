@@ -13,12 +13,14 @@
 //! by a guard table, or switched off, before anything else is done. Shared by the main thread and the engine; nothing in here
 //! waits for longer than a few system calls.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::apply::Nft;
 use super::plan::{Plan, Rules};
+use super::render::TABLE;
 use crate::netlink::guard_table::{GUARD_TABLE, GuardTable};
 use crate::system::{RouteLocalnet, remove_descriptor, store_descriptor};
 
@@ -30,62 +32,99 @@ const OWNERS_LISTED: [u32; 3] = [1, 1, 0];
 #[derive(Debug, Clone, Default)]
 pub struct Localnet(Arc<Mutex<State>>);
 
+/// The setting `route_localnet`.
+trait Setting: Send + fmt::Debug {
+    /// See [`RouteLocalnet::switch_on`].
+    fn switch_on(&self) -> io::Result<()>;
+
+    /// See [`RouteLocalnet::switch_off`].
+    fn switch_off(&self) -> io::Result<()>;
+}
+
+impl Setting for RouteLocalnet {
+    fn switch_on(&self) -> io::Result<()> {
+        self.switch_on()
+    }
+
+    fn switch_off(&self) -> io::Result<()> {
+        self.switch_off()
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
-    /// `None` where no frontend needs it, or it cannot be changed.
-    setting: Option<RouteLocalnet>,
-    /// Held open for as long as the process lives.
-    guard: Option<GuardTable>,
-    /// Number of losses of the table.
-    losses: u64,
-    /// The daemon ends: the setting stays off.
-    closed: bool,
+    /// `None` where no frontend needs it, or it cannot be changed, and once the daemon ends.
+    setting: Option<Box<dyn Setting>>,
+    /// Socket of the guard table, open for as long as the process lives.
+    guard: Option<OwnedFd>,
+    losses: Losses,
 }
 
 /// Number of losses of the table that were known before a load.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Losses(u64);
 
 impl Localnet {
     /// Covers, or undoes, what a crashed daemon has left on, and leaves the setting off otherwise. To be called before the
     /// table is loaded. `passed` are the files that a service manager has kept for us.
     pub fn start(plan: &Plan, nft: &Nft, passed: Vec<(String, OwnedFd)>) -> Localnet {
-        let setting = match RouteLocalnet::open() {
-            Ok(setting) => Some(setting),
-            Err(error) => {
-                cannot_set(plan, &error);
-                None
-            }
-        };
-        let needed = plan.needs_route_localnet() && setting.is_some();
         let kept = passed.into_iter().find(|(name, _)| name == GUARD_TABLE).map(|(_, fd)| fd);
-        let mut state = State { setting, guard: None, losses: 0, closed: false };
-        state.guard = kept.filter(|_| needed).and_then(adopt);
+        let adopt = |kept| GuardTable::adopt(kept).map(OwnedFd::from);
+        let create = || GuardTable::create().map(OwnedFd::from);
+        Localnet::guarded(plan, RouteLocalnet::open(), kept, adopt, || guard(nft.version(), create))
+    }
+
+    /// `adopt` takes over the guard table whose socket was kept, `create` makes one.
+    fn guarded(
+        plan: &Plan,
+        setting: io::Result<impl Setting + 'static>,
+        kept: Option<OwnedFd>,
+        adopt: impl FnOnce(OwnedFd) -> io::Result<OwnedFd>,
+        create: impl FnOnce() -> Result<OwnedFd, (log::Level, String)>,
+    ) -> Localnet {
+        let setting = setting.map(|setting| Box::new(setting) as Box<dyn Setting>);
+        let setting = setting.inspect_err(|error| cannot_set(plan, error)).ok();
+        let is_needed = plan.needs_route_localnet() && setting.is_some();
+        let mut state = State { setting, ..State::default() };
+        if let Some(kept) = kept.filter(|_| is_needed) {
+            let adopted = adopt(kept);
+            state.guard = adopted
+                .inspect_err(|error| log::warn!("cannot use the kept socket of the table ip {GUARD_TABLE}: {error}"))
+                .ok();
+        }
         if state.guard.is_none() {
             // At once: running nft for its version takes milliseconds.
             state.switch_off();
             remove_descriptor(GUARD_TABLE);
         }
-        if !needed {
+        if !is_needed {
             state.setting = None;
         } else if state.guard.is_none() {
-            state.guard = create(nft);
+            match create() {
+                Ok(guard) => {
+                    store_descriptor(GUARD_TABLE, guard.as_fd());
+                    state.guard = Some(guard);
+                }
+                Err((level, reason)) => log::log!(
+                    level,
+                    "no table ip {GUARD_TABLE} because {reason}, so outside hosts can reach 127.0.0.0/8 for a moment when \
+                     another program deletes the table inet {TABLE}"
+                ),
+            }
         }
         Localnet(Arc::new(Mutex::new(state)))
     }
 
     /// The value for [`resume`](Localnet::resume); to be called before the table is loaded.
     pub fn losses(&self) -> Losses {
-        Losses(self.lock().losses)
+        self.lock().losses
     }
 
     /// Our table has been loaded: switches the setting on, unless the table has been lost again since `losses` was read.
     pub fn resume(&self, plan: &Plan, losses: Losses) {
         let state = self.lock();
-        let Some(setting) = state.setting.as_ref().filter(|_| !state.closed && losses == Losses(state.losses)) else {
-            return;
-        };
-        if let Err(error) = setting.switch_on() {
+        let setting = state.setting.as_ref().filter(|_| losses == state.losses);
+        if let Some(Err(error)) = setting.map(|setting| setting.switch_on()) {
             cannot_set(plan, &error);
         }
     }
@@ -93,15 +132,15 @@ impl Localnet {
     /// Our table, or the guard in it, is gone: switches the setting off at once, until the next [`resume`](Localnet::resume).
     pub fn suspend(&self) {
         let mut state = self.lock();
-        state.losses += 1;
+        state.losses.0 += 1;
         state.switch_off();
     }
 
     /// Our table is about to be removed: switches the setting off for good. The guard table goes with the process.
     pub fn close(&self) {
         let mut state = self.lock();
-        state.closed = true;
         state.switch_off();
+        state.setting = None;
         if state.guard.is_some() {
             remove_descriptor(GUARD_TABLE);
         }
@@ -114,42 +153,24 @@ impl Localnet {
 
 impl State {
     fn switch_off(&self) {
-        if let Some(Err(error)) = self.setting.as_ref().map(RouteLocalnet::switch_off) {
+        if let Some(Err(error)) = self.setting.as_ref().map(|setting| setting.switch_off()) {
             log::error!("cannot set net.ipv4.conf.all.route_localnet to 0: {error}");
         }
     }
 }
 
-/// Takes over the guard table whose socket has been kept for us.
-fn adopt(kept: OwnedFd) -> Option<GuardTable> {
-    GuardTable::adopt(kept)
-        .inspect_err(|error| log::warn!("the kept socket of the table ip {GUARD_TABLE} cannot be used: {error}"))
-        .ok()
-}
-
-/// Makes the guard table, where that does no harm.
-fn create(nft: &Nft) -> Option<GuardTable> {
-    const EXPOSED: &str =
-        "so outside hosts can reach 127.0.0.0/8 for a moment when another program deletes the table inet proxygw";
-    let version = nft.version();
-    if version.is_none_or(|version| version < OWNERS_LISTED) {
-        log::info!("no table ip {GUARD_TABLE} because nft before 1.1.0 can crash when it lists one as JSON, {EXPOSED}");
-        return None;
+/// Makes the guard table where nft of this version can list it.
+///
+/// # Errors
+/// Severity, and the reason why there is none.
+fn guard(nft: Option<[u32; 3]>, create: impl FnOnce() -> io::Result<OwnedFd>) -> Result<OwnedFd, (log::Level, String)> {
+    if nft.is_none_or(|version| version < OWNERS_LISTED) {
+        return Err((log::Level::Info, "nft before 1.1.0 can crash when it lists one as JSON".to_owned()));
     }
-    match GuardTable::create() {
-        Ok(guard) => {
-            store_descriptor(GUARD_TABLE, guard.as_fd());
-            Some(guard)
-        }
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            log::info!("no table ip {GUARD_TABLE} because the kernel is older than Linux 5.12, {EXPOSED}");
-            None
-        }
-        Err(error) => {
-            log::warn!("cannot make the table ip {GUARD_TABLE}, {EXPOSED}: {error}");
-            None
-        }
-    }
+    create().map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidInput => (log::Level::Info, "the kernel is older than Linux 5.12".to_owned()),
+        _ => (log::Level::Warn, format!("it cannot be made ({error})")),
+    })
 }
 
 fn cannot_set(plan: &Plan, error: &io::Error) {
@@ -160,3 +181,6 @@ fn cannot_set(plan: &Plan, error: &io::Error) {
         log::warn!("{CANNOT}, so clients on 127.0.0.0/8 do not reach endpoints on other hosts: {error}");
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,5 +1,6 @@
-//! The table in the kernel, and what we know of it. Belongs to the engine thread.
+//! Our table, and what is known of it. Belongs to the engine thread.
 
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,19 +14,68 @@ use super::repair::{self, Extent, Parts, Repair};
 use super::watch::{Notices, Report, name_of};
 use crate::netlink::nftables::{Changes, Listing, Tables, delete_table};
 
+/// Kernel interface of the table.
+trait Ruleset: Send + fmt::Debug {
+    /// See [`Nft::apply`].
+    fn run(&mut self, language: Language, transaction: &str, started: &mut dyn FnMut(u32)) -> Result<(), NftError>;
+
+    /// The generation of all rule sets, where known.
+    fn generation(&mut self) -> Option<u32>;
+
+    /// The structure of our table; `None` if there is no table.
+    fn list(&mut self) -> io::Result<Option<Listing>>;
+
+    /// Deletes our table, if there is one.
+    fn delete(&mut self) -> io::Result<()>;
+}
+
+/// nft for changes, netlink for queries.
+#[derive(Debug)]
+struct KernelRuleset {
+    nft: Nft,
+    /// Opened by the first query.
+    queries: Option<Tables>,
+}
+
+impl KernelRuleset {
+    fn queries(&mut self) -> io::Result<&mut Tables> {
+        Ok(match &mut self.queries {
+            Some(queries) => queries,
+            none => none.insert(Tables::open()?),
+        })
+    }
+}
+
+impl Ruleset for KernelRuleset {
+    fn run(&mut self, language: Language, transaction: &str, started: &mut dyn FnMut(u32)) -> Result<(), NftError> {
+        self.nft.apply(language, transaction, started)
+    }
+
+    fn generation(&mut self) -> Option<u32> {
+        self.queries().and_then(Tables::generation).ok()
+    }
+
+    fn list(&mut self) -> io::Result<Option<Listing>> {
+        self.queries()?.list(TABLE)
+    }
+
+    /// By netlink: an nft that fails or hangs does not leave the table behind.
+    fn delete(&mut self) -> io::Result<()> {
+        delete_table(TABLE)
+    }
+}
+
 /// Our table. It exists from [`Table::load`] to [`Table::remove`], and beyond a crash until the next load.
 #[derive(Debug)]
 pub struct Table {
-    nft: Nft,
+    ruleset: Box<dyn Ruleset>,
     plan: Plan,
     /// On only while the table is in the kernel.
     localnet: Localnet,
-    /// What is in the kernel; `None` after a failure, until the table has been replaced as a whole.
+    /// State of the table in the kernel; `None` after a failure, until the table has been replaced as a whole.
     state: Option<State>,
     /// Changes by other programs, and the ids of our own.
     notices: Arc<Notices>,
-    /// For queries to nftables, once there was one.
-    queries: Option<Tables>,
     pace: Pace,
     /// Changes up to this generation were overwritten by all of our own rules.
     restored_after: Option<u32>,
@@ -43,7 +93,8 @@ pub enum Repaired {
 impl Table {
     /// A table that is not loaded yet.
     pub fn new(nft: Nft, plan: Plan, localnet: Localnet, notices: Arc<Notices>) -> Table {
-        Table { nft, plan, localnet, state: None, notices, queries: None, pace: Pace::default(), restored_after: None }
+        let ruleset = Box::new(KernelRuleset { nft, queries: None });
+        Table { ruleset, plan, localnet, state: None, notices, pace: Pace::default(), restored_after: None }
     }
 
     /// All rules that there can be.
@@ -67,16 +118,9 @@ impl Table {
     /// nft could not be run, or refused each time.
     pub fn apply(&mut self, state: &State) -> Result<(), NftError> {
         let Some(before) = self.state.take() else { return self.replace(state) };
-        if before == *state {
-            self.state = Some(before);
-            return Ok(());
-        }
-        let Some(changes) = render::changes(&self.plan, &before, state) else {
-            self.state = Some(state.clone());
-            return Ok(());
-        };
-        if let Err(error) = self.run(Language::Json, &changes) {
-            // What hangs would hang again, and the engine waits meanwhile. The next attempt replaces the table.
+        let changes = render::changes(&self.plan, &before, state);
+        if let Err(error) = changes.map_or(Ok(()), |changes| self.run(Language::Json, &changes)) {
+            // A run that hung would hang again, and the engine waits meanwhile. The next attempt replaces the table.
             if error.is_timeout() {
                 return Err(error);
             }
@@ -113,57 +157,61 @@ impl Table {
         }
         let losses = self.localnet.losses();
         let Some(report) = self.notices.take() else { return Repaired::Done };
-        let Some(state) = self.state.take() else { return Repaired::Lost };
-        let lost = report.lost.filter(|lost| !self.notices.own.account_for(*lost));
-        let is_old = self.restored_after.is_some_and(|after| after.wrapping_sub(report.generation).cast_signed() >= 0);
-        if lost.is_none() && (report.changes.is_empty() || is_old) {
-            self.localnet.resume(&self.plan, losses);
-            self.state = Some(state);
-            return Repaired::Done;
-        }
-        let extent = if lost.is_some() { Extent::Everything } else { Extent::Changed };
-        let listed = match self.list() {
-            Ok(listed) => listed,
-            Err(error) => {
-                log::error!("table inet {TABLE} could not be listed, trying again: {error}");
-                self.pace.failed(now);
-                self.notices.post(report);
-                self.state = Some(state);
-                return Repaired::Done;
-            }
-        };
-        let wanted = render::outline(&self.plan);
-        let repaired = match repair::repair(&wanted, listed.as_ref(), &report.changes, extent) {
-            Repair::Nothing => true,
-            Repair::Whole => {
-                announce(&report, listed.is_none(), "reloading it");
-                false
-            }
-            Repair::Parts(parts) => {
-                announce(&report, false, "restoring it");
-                match self.restore(&state, &parts) {
-                    Ok(()) => true,
-                    Err(error) if error.is_timeout() => false,
-                    Err(_) => self.restore_all(&state),
+        let Some(state) = self.state.clone() else { return Repaired::Lost };
+        let repaired = match self.extent(&report) {
+            None => true,
+            Some(extent) => match self.ruleset.list() {
+                Ok(listed) => self.restore_listed(&state, listed.as_ref(), &report, extent),
+                Err(error) => {
+                    log::error!("table inet {TABLE} could not be listed, trying again: {error}");
+                    self.pace.failed(now);
+                    self.notices.post(report);
+                    return Repaired::Done;
                 }
-            }
+            },
         };
         log::debug!("rules: repaired in {:.1?}", now.elapsed());
         if !repaired {
+            self.state = None;
             return Repaired::Lost;
         }
         self.localnet.resume(&self.plan, losses);
-        self.state = Some(state);
         Repaired::Done
+    }
+
+    /// Extent of the repair that a report calls for, if any.
+    fn extent(&self, report: &Report) -> Option<Extent> {
+        if report.lost.is_some_and(|lost| !self.notices.own.account_for(lost)) {
+            return Some(Extent::Everything);
+        }
+        let is_old = self.restored_after.is_some_and(|after| after.wrapping_sub(report.generation).cast_signed() >= 0);
+        (!report.changes.is_empty() && !is_old).then_some(Extent::Changed)
+    }
+
+    /// Repairs the listed table; returns whether that was possible.
+    fn restore_listed(&mut self, state: &State, listed: Option<&Listing>, report: &Report, extent: Extent) -> bool {
+        match repair::repair(&render::outline(&self.plan), listed, &report.changes, extent) {
+            Repair::Nothing => true,
+            Repair::Whole => {
+                log::warn!("{}", announcement(report, listed, "reloading it"));
+                false
+            }
+            Repair::Parts(parts) => {
+                log::warn!("{}", announcement(report, listed, "restoring it"));
+                match self.restore(state, &parts) {
+                    Ok(()) => true,
+                    Err(error) => !error.is_timeout() && self.restore_all(state),
+                }
+            }
+        }
     }
 
     /// Restores all chains, sets and maps, and leaves the table and its timeout policies; returns whether that was possible.
     fn restore_all(&mut self, state: &State) -> bool {
         let losses = self.localnet.losses();
-        let Ok(listed) = self.list() else { return false };
-        let wanted = render::outline(&self.plan);
-        let after = self.generation();
-        match repair::repair(&wanted, listed.as_ref(), &Changes::default(), Extent::Everything) {
+        let Ok(listed) = self.ruleset.list() else { return false };
+        let after = self.ruleset.generation();
+        match repair::repair(&render::outline(&self.plan), listed.as_ref(), &Changes::default(), Extent::Everything) {
             Repair::Parts(parts) if self.restore(state, &parts).is_ok() => {
                 self.restored_after = after;
                 self.localnet.resume(&self.plan, losses);
@@ -183,7 +231,7 @@ impl Table {
 
     fn replace(&mut self, state: &State) -> Result<(), NftError> {
         let losses = self.localnet.losses();
-        let after = self.generation();
+        let after = self.ruleset.generation();
         self.run(Language::Json, &render::table(&self.plan, state))?;
         self.restored_after = after;
         self.localnet.resume(&self.plan, losses);
@@ -194,57 +242,45 @@ impl Table {
         Ok(())
     }
 
-    /// Takes the table out of the kernel, by netlink: an nft that fails or hangs does not leave it behind.
+    /// Removes the table from the kernel.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The operating system's error.
     pub fn remove(&mut self) -> io::Result<()> {
         self.state = None;
         self.localnet.close();
-        delete_table(TABLE)
+        self.ruleset.delete()
     }
 
-    /// Runs nft, and remembers the transaction as our own.
+    /// Runs nft, and records the transaction as our own.
     fn run(&mut self, language: Language, transaction: &str) -> Result<(), NftError> {
-        let after = self.generation();
+        let after = self.ruleset.generation();
         let mut started = None;
         let own = &self.notices.own;
-        let result = self.nft.apply(language, transaction, &mut |pid| {
+        let result = self.ruleset.run(language, transaction, &mut |pid| {
             own.begin(pid, after);
             started = Some(pid);
         });
-        let until = self.generation();
+        let until = self.ruleset.generation();
         if let Some(pid) = started {
             self.notices.own.end(pid, until, result.is_ok());
         }
         result
     }
-
-    fn generation(&mut self) -> Option<u32> {
-        self.query(Tables::generation).ok()
-    }
-
-    fn list(&mut self) -> io::Result<Option<Listing>> {
-        self.query(|tables| tables.list(TABLE))
-    }
-
-    fn query<T>(&mut self, query: impl FnOnce(&mut Tables) -> io::Result<T>) -> io::Result<T> {
-        let tables = match &mut self.queries {
-            Some(tables) => tables,
-            none => none.insert(Tables::open()?),
-        };
-        query(tables)
-    }
 }
 
-/// Logs what was changed, and what follows.
-fn announce(report: &Report, is_gone: bool, follows: &str) {
+/// Message about a change of the listed table, and about what follows.
+fn announcement(report: &Report, listed: Option<&Listing>, follows: &str) -> String {
     let Report { changes, process, .. } = report;
-    if is_gone || changes.deleted_table() {
-        log::warn!("table inet {TABLE} was deleted by {}; {follows}", name_of(process.as_ref()));
+    let process = name_of(process.as_ref());
+    if listed.is_none() || changes.deleted_table() {
+        format!("table inet {TABLE} was deleted by {process}; {follows}")
     } else if changes.is_empty() {
-        log::warn!("table inet {TABLE}: notifications of changes were lost; {follows}");
+        format!("table inet {TABLE}: notifications of changes were lost; {follows}")
     } else {
-        log::warn!("table inet {TABLE}: {changes} by {}; {follows}", name_of(process.as_ref()));
+        format!("table inet {TABLE}: {changes} by {process}; {follows}")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@
 //! linux/netfilter/nfnetlink.h; numbers inside attributes are in network byte order.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use neli::consts::nl::NlmF;
 use rustix::io::Errno;
@@ -128,9 +128,9 @@ impl GuardTable {
     }
 }
 
-impl AsFd for GuardTable {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+impl From<GuardTable> for OwnedFd {
+    fn from(guard: GuardTable) -> OwnedFd {
+        guard.fd
     }
 }
 
