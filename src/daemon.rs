@@ -35,8 +35,8 @@ use crate::netlink::nftables::delete_table;
 use crate::plugin::{Frontend, Registry};
 use crate::reactor::{Monitored, Reactor, Service};
 use crate::system::processes::{self, Mark};
-use crate::system::vital::{self, Vital};
 use crate::system::{notify, raise_limit, take_passed};
+use crate::vital::{self, Vital};
 
 /// The flags, each with its argument and what it does. Help and the manual page say the same.
 pub const FLAGS: [(&str, &str); 5] = [

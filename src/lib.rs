@@ -12,6 +12,7 @@
 //! - [`doctor`]: checks of the host;
 //! - [`logging`]: the log, a bounded queue with a thread that writes;
 //! - [`system`]: small wrappers around the operating system;
+//! - [`vital`]: threads that the daemon cannot live without;
 //! - [`ids`]: identifiers that all of them share;
 //! - [`daemon`]: the main function, which starts and stops all of this.
 
@@ -33,6 +34,7 @@ mod random;
 pub mod reactor;
 mod readiness;
 pub mod system;
+pub mod vital;
 
 /// Reason why something failed, in a few lower-case words for the log and for `last_error`.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

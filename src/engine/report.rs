@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::core::Core;
+use super::members::Frontend;
 use super::runner::Runner;
-use super::shell::Frontend;
 use super::status::{EndpointStatus, FrontendStatus, Status, TargetState, TargetStatus};
 use super::wall::Wall;
 use crate::config::{Address, seconds_rounded_up};

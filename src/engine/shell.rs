@@ -10,9 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::backend::Target;
 use super::core::{Core, Effect, Event, FrontendPlan, TargetPlan};
 use super::inbox::{Inbox, Message};
+use super::members::{Frontend, NewFrontend, NewTarget};
 use super::orders::{Order, Orders};
 use super::pending::{Pending, Query};
 use super::report::View;
@@ -20,46 +20,20 @@ use super::request::{Reply, Request};
 use super::runner::Runner;
 use super::status::FrontendState;
 use super::wall::Wall;
-use crate::config::{FrontendSpec, Probe, Protocol, TargetSpec};
+use crate::config::{Probe, Protocol};
 use crate::dataplane::flows::{FlowOrder, FlowOrders, Survey};
 use crate::dataplane::hold::AllCounters;
 use crate::dataplane::plan::OnLink;
 use crate::dataplane::plan::{ColdPath, HoldOptions, OnFailure};
 use crate::dataplane::rules::{Repaired, Table};
 use crate::ids::{FrontendId, TargetId};
-use crate::system::vital;
+use crate::vital;
 
 /// Time that the shutdown may take beyond the longest grace time of a target.
 const END_MARGIN: Duration = Duration::from_secs(10);
 
 /// Called once every frontend has been started.
 type Ready = Box<dyn FnOnce() + Send>;
-
-/// A target as the engine receives it.
-pub struct NewTarget {
-    /// Its id.
-    pub id: TargetId,
-    /// Its configuration.
-    pub spec: TargetSpec,
-    /// Its plugin's handler.
-    pub handler: Box<dyn Target>,
-}
-
-/// A frontend as the engine receives it.
-pub struct NewFrontend {
-    /// Its id.
-    pub id: FrontendId,
-    /// Its configuration.
-    pub spec: FrontendSpec,
-    /// The target behind it.
-    pub target: TargetId,
-    /// Its cold path.
-    pub cold: ColdPath,
-    /// Whether it pins its target.
-    pub keeps_warm: bool,
-    /// Whether it has a handler on the reactor.
-    pub has_handler: bool,
-}
 
 /// Everything that the engine needs.
 pub struct Engine {
@@ -115,13 +89,6 @@ struct Shell {
     ready: Option<Ready>,
     shutdown: Shutdown,
     grace: Duration,
-}
-
-/// A frontend, as far as the core does not know it.
-pub(super) struct Frontend {
-    pub spec: FrontendSpec,
-    pub target: TargetId,
-    has_handler: bool,
 }
 
 /// Progress of the shutdown.

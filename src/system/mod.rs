@@ -10,7 +10,6 @@ mod passed;
 pub mod processes;
 mod route_localnet;
 mod stop_signal;
-pub mod vital;
 mod waker;
 
 pub use after_fork::bind_to_us;

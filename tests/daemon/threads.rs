@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use proxygw::config::{Section, TargetSpec};
 use proxygw::plugin::{Error, Namespace, Plugin, Registry, Target, TargetContext};
 use proxygw::system::processes::{Mark, VARIABLE};
-use proxygw::system::vital;
+use proxygw::vital;
 use serde_json::json;
 
 use crate::setup::{SECOND, SOON, always, config, external, with};

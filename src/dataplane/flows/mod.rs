@@ -28,7 +28,8 @@ use crossbeam_channel::Sender;
 use super::plan::Plan;
 use crate::config::Config;
 use crate::ids::{FrontendId, TargetId};
-use crate::system::{Waker, vital};
+use crate::system::Waker;
+use crate::vital;
 
 pub use survey::{FlowDetail, Survey, TargetUse};
 

@@ -9,7 +9,8 @@ use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use super::processes::{self, Mark};
+use crate::logging;
+use crate::system::processes::{self, Mark};
 
 /// Time that the end may take, from the panic to the exit.
 const END: Duration = Duration::from_millis(800);
@@ -60,7 +61,7 @@ pub fn end(reason: String) -> ! {
             Ok(count) => log::error!("killed {count} processes of commands"),
             Err(error) => log::error!("cannot kill the processes of commands: {error}"),
         }
-        crate::logging::flush();
+        logging::flush();
         // The receiver waits no longer if this comes too late.
         let _ = done.send(());
     };
