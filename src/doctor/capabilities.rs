@@ -64,3 +64,70 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         check(NET_BIND_SERVICE, "no-net-bind-service", "CAP_NET_BIND_SERVICE", &effect);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::testing::{Case, LOCAL4, REMOTE4, answered, held};
+
+    /// The effective set without some capabilities.
+    fn without(capabilities: &[u32]) -> String {
+        let set = capabilities.iter().fold(0x1ff_ffff_ffff_u64, |set, capability| set & !(1 << capability));
+        format!("Name:\tproxygw\nCapPrm:\t0000000000000000\nCapEff:\t{set:016x}\n")
+    }
+
+    #[test]
+    fn each_missing_capability_is_an_error() {
+        let mut case = Case::new([held("0.0.0.0:80", REMOTE4), answered("0.0.0.0:81", LOCAL4)]);
+        for (capability, name, code) in [
+            (NET_ADMIN, "CAP_NET_ADMIN", "no-net-admin"),
+            (NET_RAW, "CAP_NET_RAW", "no-net-raw"),
+            (NET_BIND_SERVICE, "CAP_NET_BIND_SERVICE", "no-net-bind-service"),
+        ] {
+            case.host.write("/proc/thread-self/status", &without(&[capability]));
+            let found = case.run(check);
+            assert_eq!((found.len(), found[0].code, found[0].severity), (1, code, Severity::Error));
+            assert!(found[0].problem.starts_with(&format!("this process lacks {name}: ")), "{found:?}");
+            assert!(found[0].remedy.contains(&format!("AmbientCapabilities={name}")), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn running_daemon_needs_none_of_ours() {
+        let mut case = Case::new([held("0.0.0.0:80", REMOTE4), answered("0.0.0.0:81", LOCAL4)]);
+        case.host.write("/proc/thread-self/status", &without(&[NET_ADMIN, NET_RAW, NET_BIND_SERVICE]));
+        assert!(case.run(check)[0].problem.contains("proxygw cannot load its rules"));
+        case.host.daemon_runs = true;
+        let found = case.run(check);
+        assert_eq!((found.len(), found[0].code, found[0].severity), (1, "no-net-admin", Severity::Warning));
+        assert!(!found[0].problem.contains("cannot load its rules"), "{found:?}");
+        case.caller = Caller::Daemon;
+        assert_eq!(case.run(check), []);
+    }
+
+    #[test]
+    fn capability_is_needed_only_by_what_is_configured() {
+        let codes = |path, first_port: Option<i64>| {
+            let mut case = Case::new([path]);
+            case.host.write("/proc/thread-self/status", &without(&[NET_RAW, NET_BIND_SERVICE]));
+            first_port.into_iter().for_each(|port| case.host.set("net.ipv4.ip_unprivileged_port_start", port));
+            case.codes(check)
+        };
+        assert_eq!(codes(held("0.0.0.0:80", LOCAL4), None), ["no-net-raw"]);
+        assert_eq!(codes(answered("0.0.0.0:1023", LOCAL4), None), ["no-net-bind-service"]);
+        assert_eq!(codes(answered("0.0.0.0:1024", LOCAL4), None), [""; 0]);
+        assert_eq!(codes(answered("0.0.0.0:80", LOCAL4), Some(80)), [""; 0]);
+        assert_eq!(codes(answered("0.0.0.0:79", LOCAL4), Some(80)), ["no-net-bind-service"]);
+    }
+
+    #[test]
+    fn unreadable_set_counts_as_full() {
+        let mut case = Case::new([]);
+        case.host.files.clear();
+        assert_eq!(Capabilities::effective(&case.host), Capabilities(u64::MAX));
+        case.host.write("/proc/thread-self/status", "CapEff:\t0000000000001000\n");
+        assert!(Capabilities::effective(&case.host).can_query());
+        case.host.write("/proc/thread-self/status", "CapEff:\t0000000000000800\n");
+        assert!(!Capabilities::effective(&case.host).can_query());
+    }
+}

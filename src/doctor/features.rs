@@ -3,7 +3,7 @@
 //! Each feature is a few lines of nft, which the kernel checks in a transaction that it then aborts (`nft --check`). Some kernels
 //! check less than others in that case, so the kernel's version is checked too.
 
-use super::{Context, Finding, Path, Scope};
+use super::{Context, Finding, Scope};
 use crate::dataplane::apply::NftError;
 
 /// The oldest kernel that proxygw was tested with.
@@ -19,100 +19,70 @@ const SINCE: [(Version, &str); 3] = [
     ((5, 9), "reject in prerouting"),
 ];
 
-/// One feature.
-struct Feature {
-    /// Name in messages.
-    name: &'static str,
-    /// Options of the kernel.
-    options: &'static str,
-    /// Returns true if the configuration needs it.
-    needed: fn(&Scope) -> bool,
-    /// Lines of a table of the family `inet`; `NAT` stands for [`NAT`].
-    rules: &'static str,
-}
+/// A feature: name in messages, options of the kernel, configurations that need it, and lines of a table of the family `inet`.
+type Feature = (&'static str, &'static str, fn(&Scope) -> bool, &'static str);
 
+const ALWAYS: fn(&Scope) -> bool = |_| true;
+const ANY_HOLD: fn(&Scope) -> bool = |scope| scope.paths.iter().any(|path| path.holds().is_some());
+const ANY_REMOTE: fn(&Scope) -> bool = |scope| scope.remote().next().is_some();
+
+/// Start of a chain, `NAT` in the lines of a feature.
 const NAT: &str = "type nat hook prerouting priority -101; policy accept;";
 
-/// In the order in which they build on each other.
+/// All features, in the order in which they build on each other.
 const FEATURES: [Feature; 11] = [
-    feature("tables of the family inet", "CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET", always, ""),
-    feature(
+    ("tables of the family inet", "CONFIG_NF_TABLES and CONFIG_NF_TABLES_INET", ALWAYS, ""),
+    (
         "maps of verdicts by several fields",
         "CONFIG_NF_TABLES",
-        always,
+        ALWAYS,
         "map m { type inet_proto . ipv4_addr . inet_service : verdict; }",
     ),
-    feature("chains for NAT", "CONFIG_NFT_NAT and CONFIG_NF_NAT", always, "chain c { NAT }"),
-    feature(
-        "dnat",
-        "CONFIG_NFT_NAT and CONFIG_NF_NAT",
-        always,
-        "chain c { NAT\nmeta l4proto tcp dnat ip to 192.0.2.1:80\n}",
-    ),
-    feature(
+    ("chains for NAT", "CONFIG_NFT_NAT and CONFIG_NF_NAT", ALWAYS, "chain c { NAT }"),
+    ("dnat", "CONFIG_NFT_NAT and CONFIG_NF_NAT", ALWAYS, "chain c { NAT\nmeta l4proto tcp dnat ip to 192.0.2.1:80\n}"),
+    (
         "matches on conntrack",
         "CONFIG_NFT_CT and CONFIG_NF_CONNTRACK",
-        always,
+        ALWAYS,
         "chain c { NAT\nct status dnat accept\n}",
     ),
-    feature(
+    (
         "conntrack timeout policies",
         "CONFIG_NF_CONNTRACK_TIMEOUT and CONFIG_NFT_CT",
-        always,
+        ALWAYS,
         "ct timeout t { protocol tcp; l3proto ip; policy = { established : 60 } ; }\nchain c { NAT\nct timeout set \"t\"\n}",
     ),
-    feature(
+    (
         "reject in prerouting",
         "CONFIG_NFT_REJECT_INET, Linux 5.9 or newer",
-        always,
+        ALWAYS,
         "chain c { NAT\nmeta l4proto tcp reject with tcp reset\n}",
     ),
-    feature(
+    (
         "fib, which matches local addresses",
         "CONFIG_NFT_FIB_INET",
-        always,
+        ALWAYS,
         "chain c { NAT\nfib daddr type local return\n}",
     ),
-    feature(
+    (
         "NFLOG, which holds packets",
         "CONFIG_NFT_LOG and CONFIG_NETFILTER_NETLINK_LOG",
-        any_hold,
+        ANY_HOLD,
         "chain c { NAT\nlog group 5 snaplen 65535\n}",
     ),
-    feature(
+    (
         "masquerade",
         "CONFIG_NFT_MASQ",
-        any_remote,
+        ANY_REMOTE,
         "chain c { type nat hook postrouting priority 99; policy accept;\nmasquerade\n}",
     ),
-    feature(
+    (
         "ranges in sets of several fields",
         "CONFIG_NF_TABLES, Linux 5.6 or newer",
-        any_remote,
+        ANY_REMOTE,
         "set s { type iface_index . ipv4_addr; flags interval; }",
     ),
 ];
-
-const fn feature(
-    name: &'static str,
-    options: &'static str,
-    needed: fn(&Scope) -> bool,
-    rules: &'static str,
-) -> Feature {
-    Feature { name, options, needed, rules }
-}
-
-fn always(_: &Scope) -> bool {
-    true
-}
-
-fn any_hold(scope: &Scope) -> bool {
-    scope.paths.iter().any(|path| Path::holds(path).is_some())
-}
-
-fn any_remote(scope: &Scope) -> bool {
-    scope.remote().next().is_some()
-}
 
 /// Checks the kernel's version.
 pub(super) fn check_version(context: &Context<'_>, findings: &mut Vec<Finding>) {
@@ -125,26 +95,26 @@ pub(super) fn check_version(context: &Context<'_>, findings: &mut Vec<Finding>) 
 
 /// Lets the kernel check all features that the configuration needs, and each alone if that fails.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
-    let check = |features: &[&Feature]| context.host.nft_check(&script(features));
-    let not_checked = |error| Finding::not_checked("the kernel's features", &error, "nft --check -f FILE");
-    let needed: Vec<&Feature> = FEATURES.iter().filter(|feature| (feature.needed)(context.scope)).collect();
     if context.daemon_runs() {
         return;
     }
+    let check = |features: &[&Feature]| context.host.nft_check(&script(features));
+    let not_checked = |error| Finding::not_checked("the kernel's features", &error, "nft --check -f FILE");
+    let needed: Vec<&Feature> = FEATURES.iter().filter(|(.., needed, _)| needed(context.scope)).collect();
     let Err(all) = check(&needed) else { return };
     let mut missing = Vec::new();
-    for feature in needed {
+    for feature @ (name, options, _, rules) in needed {
         match check(&[feature]) {
             Ok(()) => {}
             Err(NftError::Failed(message)) if !is_lack_of_rights(&message) => {
-                let problem = format!("the kernel does not support {}: {message}", feature.name);
-                let remedy = format!("use a kernel with {}, and its modules", feature.options);
+                let problem = format!("the kernel does not support {name}: {message}");
+                let remedy = format!("use a kernel with {options}, and its modules");
                 missing.push(Finding::error("kernel-feature-missing", problem, remedy));
             }
             Err(error) => return findings.push(not_checked(error)),
         }
         // Without tables, no other feature works.
-        if !missing.is_empty() && feature.rules.is_empty() {
+        if !missing.is_empty() && rules.is_empty() {
             break;
         }
     }
@@ -156,10 +126,8 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
 
 /// A table for each feature.
 fn script(features: &[&Feature]) -> String {
-    let table = |(n, feature): (usize, &&Feature)| {
-        format!("table inet proxygw-doctor-{n} {{\n{}\n}}\n", feature.rules.replace("NAT", NAT))
-    };
-    features.iter().enumerate().map(table).collect()
+    let rules = features.iter().map(|(.., rules)| rules.replace("NAT", NAT)).enumerate();
+    rules.map(|(n, rules)| format!("table inet proxygw-doctor-{n} {{\n{rules}\n}}\n")).collect()
 }
 
 fn is_lack_of_rights(message: &str) -> bool {

@@ -151,3 +151,54 @@ impl Host for ThisHost {
         std::thread::sleep(time);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn files_are_read_as_text() {
+        let host = ThisHost::new();
+        assert!(host.read("/proc/self/status").expect("a file").contains("CapEff:"));
+        assert_eq!(host.read("/proc/self/none").map_err(|error| error.kind()), Err(io::ErrorKind::NotFound));
+        assert_eq!(host.may_write("/proc/self/none"), Err(Errno::NOENT));
+        assert_eq!(host.may_write("/dev/null"), Ok(()));
+    }
+
+    #[test]
+    fn kernel_answers_queries_about_the_loopback_interface() {
+        let host = ThisHost::new();
+        let (links, addresses) = host.interfaces().expect("interfaces");
+        let lo = links.iter().find(|link| link.name == "lo").expect("it exists");
+        assert!(addresses.iter().all(|address| links.iter().any(|link| link.index == address.interface)));
+        for _ in 0..2 {
+            let route = host.route(IpAddr::from([127, 0, 0, 1])).expect("a result").expect("a route");
+            assert_eq!(route, Route { local: true, interface: Some(lo.index) });
+        }
+        // A martian source.
+        let dropped = host.input_route(IpAddr::from([127, 0, 0, 1]), lo.index, IpAddr::from([192, 0, 2, 1]));
+        assert_eq!(dropped.expect("a result"), None);
+    }
+
+    #[test]
+    fn bound_port_is_in_use_and_connects() {
+        let host = ThisHost::new();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        assert_eq!(host.bind(address), Err(Errno::ADDRINUSE));
+        assert_eq!(host.bind("192.0.2.1:80".parse().expect("an address")), Err(Errno::ADDRNOTAVAIL));
+        assert_eq!(host.bind("[::1]:0".parse().expect("an address")), Ok(()));
+        assert_eq!(host.bind("127.0.0.1:0".parse().expect("an address")), Ok(()));
+        let connected = host.connect(vec![address]).expect("descriptors");
+        assert!(matches!(connected[..], [(to, Ok(()))] if to == address), "{connected:?}");
+    }
+
+    #[test]
+    fn sleep_takes_its_time() {
+        let began = std::time::Instant::now();
+        ThisHost::new().sleep(Duration::from_millis(5));
+        assert!(began.elapsed() >= Duration::from_millis(5));
+    }
+}

@@ -2,22 +2,6 @@
 //!
 //! Each check is a small file. It queries the host through [`host::Host`], judges the results, and changes nothing. [`examine`]
 //! runs on the main thread of `proxygw doctor`, and once on a short-lived thread of the daemon, after its start.
-//!
-//! | module | checks |
-//! |---|---|
-//! | `capabilities` | rights of the process |
-//! | `nft` | the program |
-//! | `features` | features of the kernel |
-//! | `flowtable` | flowtables, whose flows bypass conntrack |
-//! | `sysctls` | forwarding, `route_localnet` |
-//! | `reverse_path` | strict `rp_filter` |
-//! | `routes` | routes to the endpoints |
-//! | `saved_rules` | saved rule sets that contain the daemon's guard table |
-//! | `table` | the daemon's table |
-//! | `ports` | ports of frontends, the NFLOG group |
-//! | `unanswered` | endpoints that do not reach their clients |
-//! | `conntrack` | its netlink interface, settings and size |
-//! | `firewall` | other rule sets that drop the daemon's flows |
 
 mod capabilities;
 mod conntrack;
@@ -47,6 +31,7 @@ use serde::Serialize;
 use self::capabilities::Capabilities;
 use self::host::{Host, ThisHost};
 pub use self::scope::{Path, Scope};
+use crate::ids::Family;
 use crate::netlink::link::Link;
 
 /// Maximum number of names in a finding; the others are counted.
@@ -172,8 +157,8 @@ impl<'a> Context<'a> {
     }
 
     /// Returns true if an interface's own IP setting is on.
-    fn any_link_has(&self, version: &str, setting: &str) -> bool {
-        let is_on = |link| self.setting(&link_setting(version, link, setting)).is_some_and(|value| value != 0);
+    fn any_link_has(&self, family: Family, setting: &str) -> bool {
+        let is_on = |link| self.setting(&link_setting(family, link, setting)).is_some_and(|value| value != 0);
         self.links.iter().any(is_on)
     }
 
@@ -183,8 +168,8 @@ impl<'a> Context<'a> {
 }
 
 /// Name of an interface's IP setting for sysctl(8).
-fn link_setting(version: &str, link: &Link, setting: &str) -> String {
-    format!("net.{version}.conf.{}.{setting}", link.name.replace('.', "/"))
+fn link_setting(family: Family, link: &Link, setting: &str) -> String {
+    format!("net.ipv{}.conf.{}.{setting}", family.version(), link.name.replace('.', "/"))
 }
 
 /// Runs all checks. Errors come first.

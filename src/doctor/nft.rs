@@ -39,3 +39,53 @@ fn judge(output: &str) -> Option<Finding> {
         Finding::error("nft-too-old", problem, format!("install nftables {major}.{minor}.{patch} or newer"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::testing::{Case, codes};
+
+    /// Findings, and whether nft can be used.
+    fn checked(case: &Case) -> (Vec<&'static str>, bool) {
+        let mut usable = false;
+        let found = case.run(|context, findings| usable = check(context, findings));
+        (codes(&found), usable)
+    }
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        for (output, old) in [
+            ("nftables v1.0.6 (Lester Gooch #5)", false),
+            ("nftables v1.0.10 (x)", false),
+            ("nftables v1.1", false),
+            ("nftables v1.0.5 (x)", true),
+            ("nftables v0.9.8 (E.D.S.)", true),
+            ("something else", false),
+        ] {
+            let mut case = Case::new([]);
+            case.host.nft.insert("--version", Ok(output.to_owned()));
+            let expected = if old { vec!["nft-too-old"] } else { vec![] };
+            assert_eq!(checked(&case), (expected, true), "{output}");
+        }
+    }
+
+    #[test]
+    fn nft_without_json_cannot_be_used() {
+        let mut case = Case::new([]);
+        let mut tables = |error: &str| {
+            case.host.nft.insert("-j list tables", Err(error.to_owned()));
+            checked(&case)
+        };
+        assert_eq!(tables("JSON support not compiled-in."), (vec!["nft-without-json"], false));
+        assert_eq!(tables("Operation not permitted (you must be root)"), (vec![], true));
+    }
+
+    #[test]
+    fn missing_nft_is_found_unless_the_daemon_has_used_it() {
+        let mut case = Case::new([]);
+        case.host.nft.clear();
+        assert_eq!(checked(&case), (vec!["nft-missing"], false));
+        case.caller = Caller::Daemon;
+        assert_eq!(checked(&case), (vec![], true));
+    }
+}

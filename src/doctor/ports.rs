@@ -58,3 +58,47 @@ pub(super) fn check_group(context: &Context<'_>, findings: &mut Vec<Finding>) {
 fn is_bound(groups: &str, group: u16) -> bool {
     groups.lines().any(|line| line.split_whitespace().next().and_then(|number| number.parse().ok()) == Some(group))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::testing::{Case, LOCAL4, answered, at, held, only};
+
+    #[test]
+    fn address_that_cannot_be_bound_is_found() {
+        let mut case = Case::new([answered("198.51.100.1:80", LOCAL4), held("198.51.100.1:81", LOCAL4)]);
+        assert_eq!(case.codes(check), [""; 0]);
+        let (listen, not_bound) = (at("198.51.100.1:80"), at("198.51.100.1:81"));
+        case.host.bound = [(listen, Errno::ADDRINUSE), (not_bound, Errno::ADDRINUSE)].into();
+        let found = only(case.run(check), "port-taken");
+        assert_eq!(found.about.as_deref(), Some("frontend f 198.51.100.1:80"));
+        assert_eq!(found.problem, "another program listens on 198.51.100.1:80, so f cannot");
+        assert!(found.remedy.contains("`ss -Hltnp sport = :80`"), "{found:?}");
+        case.host.bound.insert(listen, Errno::ADDRNOTAVAIL);
+        let found = only(case.run(check), "no-such-address");
+        assert!(found.remedy.starts_with("ip addr add 198.51.100.1/PREFIX dev INTERFACE"), "{found:?}");
+        case.host.bound.insert(listen, Errno::ACCESS);
+        assert_eq!(case.codes(check), [""; 0], "a missing capability");
+        case.host.bound.insert(listen, Errno::ADDRINUSE);
+        case.host.daemon_runs = true;
+        assert_eq!(case.codes(check), [""; 0], "the daemon itself");
+    }
+
+    #[test]
+    fn nflog_group_of_another_program_is_found() {
+        let mut case = Case::new([answered("0.0.0.0:81", LOCAL4), held("0.0.0.0:80", LOCAL4)]);
+        assert_eq!(case.codes(check_group), [""; 0], "no module");
+        case.host.write(NFLOG_GROUPS, "    1   4133     0 2 65531    100  1\n   28775 300 0 2 1 1 1\n");
+        let found = only(case.run(check_group), "nflog-group-taken");
+        assert!(found.problem.contains("NFLOG group 28775"), "{found:?}");
+        case.host.daemon_runs = true;
+        assert_eq!(case.codes(check_group), [""; 0]);
+        case.host.daemon_runs = false;
+        case.host.write(NFLOG_GROUPS, "1 28775 0\n2877 1 1\n\nx\n");
+        assert_eq!(case.codes(check_group), [""; 0]);
+        case.host.files.insert(NFLOG_GROUPS.to_owned(), Err(Errno::ACCESS));
+        assert_eq!(case.codes(check_group), ["not-looked-at"]);
+        case.paths.pop();
+        assert_eq!(case.codes(check_group), [""; 0], "nothing is held");
+    }
+}

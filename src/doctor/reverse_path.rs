@@ -9,6 +9,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Context, Finding, MAX_PATHS, Path, UNASSIGNED, link_setting};
+use crate::ids::Family;
 use crate::netlink::link::Link;
 
 /// Maximum number of findings.
@@ -53,7 +54,7 @@ fn address_on(context: &Context<'_>, path: &Path, link: &Link) -> Option<IpAddr>
 }
 
 fn strict_finding(link: &Link, clients: &str, back: &str) -> Finding {
-    let (name, setting) = (&link.name, link_setting("ipv4", link, "rp_filter"));
+    let (name, setting) = (&link.name, link_setting(Family::V4, link, "rp_filter"));
     let problem = format!(
         "packets from {clients} that arrive on {name} are dropped: the route back leads through {back}, and rp_filter of {name} \
          is strict"
@@ -92,7 +93,7 @@ fn interface_back(context: &Context<'_>, source: IpAddr, link: &Link, listen: Ip
 /// The kernel applies the larger number of both settings.
 fn is_strict(context: &Context<'_>, link: &Link) -> bool {
     let value = |name: &str| context.setting(name).unwrap_or(0);
-    value("net.ipv4.conf.all.rp_filter").max(value(&link_setting("ipv4", link, "rp_filter"))) == 1
+    value("net.ipv4.conf.all.rp_filter").max(value(&link_setting(Family::V4, link, "rp_filter"))) == 1
 }
 
 /// The interfaces with a default route of any metric (`/proc/net/route`: name, destination, gateway, flags, three counters,
@@ -103,4 +104,156 @@ fn default_interfaces(table: &str) -> BTreeSet<String> {
         (fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000")).then(|| fields[0].to_owned())
     };
     table.lines().filter_map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::doctor::testing::{BACKENDS, CLIENTS, Case, LO, LOCAL4, by, held, ip, only};
+
+    const ROUTES: &str = "/proc/thread-self/net/route";
+    const STRICT: &str = "net.ipv4.conf.clients.rp_filter";
+
+    /// Two uplinks: clients come in by `clients`, and the route back to them leads through `backends`.
+    fn two_uplinks() -> Case {
+        let mut case = Case::new([held("0.0.0.0:80", LOCAL4)]);
+        case.host.set(STRICT, 1);
+        case.host.write(
+            ROUTES,
+            "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\n\
+             backends\t00000000\t027100CB\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+             clients\t00000000\t026433C6\t0003\t0\t0\t10\t00000000\t0\t0\t0\n\
+             lo\t00000000\t026433C6\t0003\t0\t0\t10\t000000FF\t0\t0\t0\n",
+        );
+        case.host.routes.insert(UNASSIGNED[0], by(BACKENDS));
+        case.host.input_routes.insert(UNASSIGNED[0], Ok(None));
+        case
+    }
+
+    fn prefix(address: &str, length: u8) -> crate::config::Prefix {
+        crate::config::Prefix { address: ip(address), length }
+    }
+
+    #[test]
+    fn strict_filter_is_found_with_two_uplinks() {
+        let mut case = two_uplinks();
+        let found = only(case.run(check), "rp-filter-strict");
+        assert!(found.problem.starts_with("packets from networks behind a default route that arrive on clients"));
+        assert!(found.problem.contains("through backends, and rp_filter of clients is strict"), "{found:?}");
+        assert_eq!(found.remedy, "sysctl -w net.ipv4.conf.clients.rp_filter=2");
+        assert_eq!(found.about.as_deref(), Some("frontend f 0.0.0.0:80"));
+        case.paths.push(held("0.0.0.0:81", LOCAL4));
+        only(case.run(check), "rp-filter-strict");
+        case.paths = vec![held("198.51.100.1:80", LOCAL4)];
+        only(case.run(check), "rp-filter-strict");
+        for (listen, why) in [
+            ("203.0.113.1:80", "an address of the other interface"),
+            ("192.0.2.7:80", "of none"),
+            ("127.0.0.1:80", "no remote clients"),
+            ("[::]:80", "IPv6"),
+        ] {
+            case.paths = vec![held(listen, LOCAL4)];
+            assert_eq!(case.run(check), [], "{why}");
+        }
+    }
+
+    #[test]
+    fn larger_setting_applies() {
+        let mut case = two_uplinks();
+        for (all, own, strict) in [(0, 0, false), (0, 1, true), (1, 0, true), (2, 1, false), (1, 2, false)] {
+            case.host.set("net.ipv4.conf.all.rp_filter", all);
+            case.host.set(STRICT, own);
+            let expected = if strict { vec!["rp-filter-strict"] } else { vec![] };
+            assert_eq!(case.codes(check), expected, "{all} {own}");
+        }
+        case.host.files.insert("/proc/sys/net/ipv4/conf/all/rp_filter".to_owned(), Err(Errno::ACCESS));
+        case.host.set(STRICT, 1);
+        assert_eq!(case.codes(check), ["rp-filter-strict"]);
+    }
+
+    #[test]
+    fn packets_that_the_kernel_accepts_are_no_finding() {
+        let mut case = two_uplinks();
+        case.host.input_routes.clear();
+        assert_eq!(case.run(check), []);
+        // Dropped for another reason than the reverse path.
+        let mut case = two_uplinks();
+        for back in [by(CLIENTS), by(LO), Ok(None), by(99)] {
+            case.host.routes.insert(UNASSIGNED[0], back);
+            assert_eq!(case.run(check), [], "{back:?}");
+        }
+        let mut case = two_uplinks();
+        case.host.files.remove(ROUTES);
+        assert_eq!(case.run(check), [], "no default route");
+    }
+
+    #[test]
+    fn loopback_interface_is_not_checked() {
+        let mut case = two_uplinks();
+        case.host.set(STRICT, 0);
+        case.host.set("net.ipv4.conf.lo.rp_filter", 1);
+        case.host.write(ROUTES, "lo 00000000 0 0 0 0 0 00000000\n");
+        assert_eq!(case.run(check), []);
+    }
+
+    #[test]
+    fn named_networks_are_checked_on_named_interfaces() {
+        let mut case = two_uplinks();
+        case.paths[0].allow = vec![prefix("192.0.2.128", 25), prefix("2001:db8::", 32)];
+        case.host.routes.insert(ip("192.0.2.130"), by(BACKENDS));
+        case.host.input_routes.insert(ip("192.0.2.130"), Ok(None));
+        assert_eq!(case.run(check), [], "they may come in by another interface");
+        case.paths[0].interfaces = vec!["clients".to_owned()];
+        let found = only(case.run(check), "rp-filter-strict");
+        assert!(
+            found.problem.starts_with("packets from 192.0.2.128/25 that arrive on clients are dropped"),
+            "{found:?}"
+        );
+        case.paths[0].interfaces = vec!["clients".to_owned(), "backends".to_owned()];
+        assert_eq!(case.run(check), [], "the way back is a way in too");
+        case.paths[0].interfaces = vec!["backends".to_owned()];
+        assert_eq!(case.run(check), []);
+    }
+
+    #[test]
+    fn source_is_within_the_network() {
+        let mut path = held("0.0.0.0:80", LOCAL4);
+        path.interfaces = vec!["clients".to_owned()];
+        for (address, length, expected) in [
+            ("10.0.0.0", 8, "10.0.0.2"),
+            ("10.0.0.0", 29, "10.0.0.2"),
+            ("10.0.0.4", 30, "10.0.0.4"),
+            ("10.0.0.4", 32, "10.0.0.4"),
+            ("0.0.0.0", 0, "192.0.2.1"),
+        ] {
+            path.allow = vec![prefix(address, length)];
+            assert_eq!(sources(&path, false), [(ip(expected), format!("{address}/{length}"))]);
+        }
+    }
+
+    #[test]
+    fn number_of_findings_is_limited() {
+        let mut case = two_uplinks();
+        case.paths[0].interfaces = vec!["clients".to_owned()];
+        for n in 0..=MAX_FINDINGS {
+            let n = u8::try_from(n).expect("small");
+            case.paths[0].allow.push(prefix(&format!("10.0.0.{n}"), 32));
+            case.host.routes.insert(ip(&format!("10.0.0.{n}")), by(BACKENDS));
+            case.host.input_routes.insert(ip(&format!("10.0.0.{n}")), Ok(None));
+        }
+        assert_eq!(case.run(check).len(), MAX_FINDINGS);
+    }
+
+    #[test]
+    fn failed_lookup_is_one_finding() {
+        let mut case = two_uplinks();
+        case.host.input_routes.insert(UNASSIGNED[0], Err(Errno::MFILE));
+        let found = only(case.run(check), "not-looked-at");
+        assert!(found.problem.starts_with("the routes back to clients could not be checked"), "{found:?}");
+        case.host.input_routes.insert(UNASSIGNED[0], Ok(None));
+        case.host.routes.insert(UNASSIGNED[0], Err(Errno::MFILE));
+        only(case.run(check), "not-looked-at");
+    }
 }

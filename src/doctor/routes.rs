@@ -53,3 +53,76 @@ fn no_route(context: &Context<'_>, path: &Path) -> Finding {
     };
     finding.about(path.endpoint_label())
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::doctor::testing::{Case, LOCAL4, REMOTE4, REMOTE6, at, held, only};
+
+    #[test]
+    fn endpoint_without_a_route_is_an_error_if_its_backend_is_external() {
+        let mut case =
+            Case::new([held("0.0.0.0:80", REMOTE4), held("0.0.0.0:81", REMOTE4), held("0.0.0.0:82", LOCAL4)]);
+        assert_eq!(case.run(check), []);
+        case.host.routes.remove(&at(REMOTE4).ip());
+        let found = only(case.run(check), "no-route");
+        assert_eq!(
+            (found.severity, found.about.as_deref()),
+            (Severity::Error, Some("endpoint b:http 203.0.113.2:8080"))
+        );
+        assert_eq!(found.remedy, "ip route add 203.0.113.2 via GATEWAY");
+        case.paths[0].external = false;
+        assert_eq!(only(case.run(check), "no-route").severity, Severity::Warning);
+    }
+
+    #[test]
+    fn disabled_ipv6_is_the_reason_of_a_missing_route() {
+        let mut case = Case::new([held("[::]:80", REMOTE6)]);
+        case.host.routes.clear();
+        let remedy = |case: &Case| only(case.run(check), "no-route").remedy;
+        assert_eq!(remedy(&case), "ip -6 route add 2001:db8:2::2 via GATEWAY");
+        case.host.set(DISABLE_IPV6, 0);
+        assert_eq!(remedy(&case), "ip -6 route add 2001:db8:2::2 via GATEWAY");
+        case.host.set(DISABLE_IPV6, 1);
+        assert_eq!(remedy(&case), "sysctl -w net.ipv6.conf.all.disable_ipv6=0");
+        case.paths = vec![held("0.0.0.0:80", REMOTE4)];
+        assert_eq!(remedy(&case), "ip route add 203.0.113.2 via GATEWAY");
+    }
+
+    #[test]
+    fn many_endpoints_without_a_route_are_one_more_finding() {
+        let found = |n: usize| {
+            let path = |n| held("0.0.0.0:80", &format!("192.0.2.{n}:80"));
+            Case::new((0..n).map(path)).run(check)
+        };
+        assert_eq!(found(MAX_NAMED).len(), MAX_NAMED);
+        let found = found(MAX_NAMED + 2);
+        assert_eq!(found.len(), MAX_NAMED + 1);
+        assert_eq!(found[MAX_NAMED].problem, "this host has no route to 2 more endpoints");
+        assert_eq!(
+            found[MAX_NAMED].about.as_deref(),
+            Some("endpoint b:http 192.0.2.8:80, endpoint b:http 192.0.2.9:80")
+        );
+    }
+
+    #[test]
+    fn failed_lookup_is_one_finding() {
+        let mut case = Case::new([held("0.0.0.0:80", REMOTE4), held("[::]:80", REMOTE6)]);
+        case.host.routes.values_mut().for_each(|route| *route = Err(Errno::MFILE));
+        let found = only(case.run(check), "not-looked-at");
+        assert!(found.problem.starts_with("the routes to the endpoints could not be checked: Too many"), "{found:?}");
+    }
+
+    #[test]
+    fn ipv6_loopback_endpoint_is_found_if_clients_are_remote() {
+        let mut case = Case::new([held("[::]:80", "[::1]:8080")]);
+        assert_eq!(case.codes(check), ["ipv6-loopback-endpoint"]);
+        case.caller = Caller::Daemon;
+        assert_eq!(case.codes(check), [""; 0]);
+        for (listen, address) in [("[::1]:80", "[::1]:8080"), ("[::]:80", REMOTE6), ("0.0.0.0:80", LOCAL4)] {
+            assert_eq!(Case::new([held(listen, address)]).codes(check), [""; 0], "{listen} {address}");
+        }
+    }
+}

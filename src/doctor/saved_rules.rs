@@ -33,3 +33,46 @@ fn names_guard(rules: &str) -> bool {
         tokens.by_ref().any(|token| token == "table") && tokens.take(2).any(|token| token == GUARD_TABLE)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::doctor::testing::{Case, only};
+
+    #[test]
+    fn guard_table_is_found_among_other_tables() {
+        for found in [
+            "flush ruleset\ntable ip proxygw-guard { # progname proxygw\n\tflags owner\n}\n",
+            "add table ip proxygw-guard\n",
+            "table ip proxygw-guard{\n}",
+            "delete table proxygw-guard;",
+        ] {
+            assert!(names_guard(found), "{found}");
+        }
+        for other in [
+            "",
+            "table inet proxygw {\n}\n",
+            "# table ip proxygw-guard {\n",
+            "table ip filter { comment \"not proxygw-guard\" }",
+            "table ip proxygw-guardian {",
+        ] {
+            assert!(!names_guard(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn each_saved_file_is_checked() {
+        for path in FILES {
+            let mut case = Case::new([]);
+            case.host.write(path, "table ip filter {\n}\n");
+            assert_eq!(case.run(check), []);
+            case.host.write(path, "table ip proxygw-guard {\n}\n");
+            let found = only(case.run(check), "saved-guard-table");
+            assert!(found.problem.starts_with(&format!("{path} contains the table ip proxygw-guard")), "{found:?}");
+            case.host.files.insert(path.to_owned(), Err(Errno::ACCESS));
+            assert_eq!(case.run(check), []);
+        }
+    }
+}

@@ -123,3 +123,65 @@ impl Scope {
 fn label(config: &Config, frontend: &FrontendSpec) -> String {
     format!("{}:{}", config.targets[frontend.target].name, config.endpoint_of(frontend).name)
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+    use crate::doctor::testing::{FakeHost, LO, LOCAL4, REMOTE4, answered, at, by, held};
+
+    const CONFIG: &str = "
+version: v1
+targets:
+- {name: b, kind: static:none, idle_timeout: 5m, endpoints: [{name: http, protocol: tcp,
+    address: ['127.0.0.1:8080', '[2001:db8:2::2]:8080']}]}
+frontends:
+- {name: f, kind: packet:hold, protocol: tcp, listen: ['0.0.0.0:80', '[::]:80'], flow_timeout: 1m, target: 'b:http',
+    allow: [198.51.100.0/24], interfaces: [eth0]}
+- {name: page, kind: static:http, protocol: tcp, listen: '198.51.100.1:81', flow_timeout: 1m, target: 'b:http',
+    options: {content: hello}}
+";
+
+    #[test]
+    fn paths_join_addresses_of_the_same_family() {
+        let mut registry = crate::plugin::Registry::default();
+        registry.add("static", crate::plugins::r#static::plugin());
+        registry.add("packet", crate::plugins::packet::plugin());
+        let setup = crate::assemble::parse("test", CONFIG, &mut registry).expect("a configuration");
+        let scope = Scope::new(&setup);
+        let ends: Vec<_> = scope.paths.iter().map(|path| (path.listen, path.address)).collect();
+        let remote6 = at("[2001:db8:2::2]:8080");
+        let local4 = at(LOCAL4);
+        assert_eq!(ends, [(at("0.0.0.0:80"), local4), (at("[::]:80"), remote6), (at("198.51.100.1:81"), local4)]);
+        let [held, _, page] = &scope.paths[..] else { panic!("three paths") };
+        assert_eq!(held.endpoint_label(), "endpoint b:http 127.0.0.1:8080");
+        assert_eq!(held.frontend_label(), "frontend f 0.0.0.0:80");
+        assert!(held.external && held.local && held.holds() == Some(28775) && !held.answers_cold());
+        assert_eq!((held.allow.len(), held.interfaces.as_slice()), (1, ["eth0".to_owned()].as_slice()));
+        assert!(page.answers_cold() && page.holds().is_none());
+        assert_eq!(scope.remote().map(|path| path.address).collect::<Vec<_>>(), [remote6]);
+        assert_eq!(scope.plan.frontends.len(), 2);
+    }
+
+    #[test]
+    fn routes_show_which_endpoints_are_local() {
+        let mut host = FakeHost::default();
+        host.routes.insert(at("203.0.113.1:80").ip(), by(LO));
+        host.routes.insert(at("192.0.2.1:80").ip(), Err(Errno::MFILE));
+        host.routes.insert(at(LOCAL4).ip(), Err(Errno::MFILE));
+        let addresses = [("203.0.113.1:80", true), (REMOTE4, false), ("192.0.2.1:80", false), (LOCAL4, true)];
+        let paths = addresses.map(|(address, _)| held("0.0.0.0:80", address)).to_vec();
+        let mut scope = Scope { paths, plan: Plan { frontends: Default::default() } };
+        scope.locate(&host);
+        for (path, (address, local)) in scope.paths.iter().zip(addresses) {
+            assert_eq!(path.local, local, "{address}");
+        }
+    }
+
+    #[test]
+    fn clients_of_loopback_addresses_are_not_public() {
+        assert!(held("0.0.0.0:80", LOCAL4).is_public() && answered("198.51.100.1:80", LOCAL4).is_public());
+        assert!(!held("127.0.0.1:80", LOCAL4).is_public() && !held("[::1]:80", LOCAL4).is_public());
+    }
+}
