@@ -92,7 +92,7 @@ impl Inbox {
     }
 
     /// For the engine: records that a message was received, so that another of its kind may follow.
-    pub(super) fn taken(&self, message: &Message) {
+    pub(crate) fn taken(&self, message: &Message) {
         match message {
             Message::Event(Event::Wake { frontend, .. }) => _ = lock(&self.wakes).remove(frontend),
             Message::Request(..) => {

@@ -66,6 +66,11 @@ impl IoCore {
         self.now
     }
 
+    #[cfg(test)]
+    pub(crate) fn set_now(&mut self, now: Instant) {
+        self.now = now;
+    }
+
     pub(crate) fn register(
         &mut self,
         owner: HandlerId,

@@ -17,6 +17,8 @@ mod handler;
 mod io;
 mod listen;
 mod registry;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use crate::Error;
 pub use crate::config::{

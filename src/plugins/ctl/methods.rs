@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::wire::{Packet, Value, get};
-use crate::engine::Request;
+use crate::plugin::Request;
 
 /// The response to a refused request, `{"msg": …}`.
 pub const ERROR: u16 = 1;

@@ -7,7 +7,7 @@ use mio::net::UnixStream;
 
 use super::session::{Session, Step};
 use super::wire::Codec;
-use crate::engine::{Reply, Request};
+use crate::plugin::{Reply, Request};
 
 /// Time for which a client may leave its responses unread.
 pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(10);

@@ -7,13 +7,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant};
 
-use mio::event::Source;
+use mio::Interest;
 use mio::net::UnixListener;
 
 use super::peer::{Outcome, Peer};
 use super::wire::Codec;
-use crate::engine::{Reply, Request};
-use crate::plugin::{Acceptance, Accepted, Share};
+use crate::plugin::{Acceptance, Accepted, Io, Reply, Share};
 
 /// Key of the listening socket. Clients have the keys after it.
 const LISTENER: usize = 0;
@@ -21,20 +20,11 @@ const LISTENER: usize = 0;
 /// Time until the next attempt to accept in a shortage of descriptors.
 const SHORTAGE: Duration = Duration::from_secs(1);
 
+/// Directions in which sockets are watched.
+const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
 /// Bytes read from a client at once.
 const CHUNK: usize = 16 << 10;
-
-/// The part of the reactor that the server uses.
-pub(super) trait Reactor {
-    /// Registers a source for both directions.
-    fn register(&mut self, source: &mut impl Source, key: usize) -> io::Result<()>;
-    /// Removes the registration.
-    fn deregister(&mut self, source: &mut impl Source, key: usize);
-    /// Start of this round.
-    fn now(&self) -> Instant;
-    /// Sends a request to the engine.
-    fn request(&mut self, tag: u64, request: Request);
-}
 
 /// A running server.
 pub(super) struct Server {
@@ -53,9 +43,9 @@ impl Server {
         mut listener: UnixListener,
         codec: Codec,
         next_serial: u64,
-        reactor: &mut impl Reactor,
+        io: &mut Io<'_>,
     ) -> io::Result<Server> {
-        reactor.register(&mut listener, LISTENER)?;
+        io.register(&mut listener, LISTENER, BOTH)?;
         let scratch = vec![0; CHUNK].into_boxed_slice();
         let peers = BTreeMap::new();
         let acceptance = Acceptance::new(Share::Control, SHORTAGE);
@@ -63,27 +53,27 @@ impl Server {
     }
 
     /// Accepts clients from another listener. Connected clients stay.
-    pub(super) fn listen_on(&mut self, mut listener: UnixListener, reactor: &mut impl Reactor) -> io::Result<()> {
-        reactor.deregister(&mut self.listener, LISTENER);
-        reactor.register(&mut listener, LISTENER)?;
+    pub(super) fn listen_on(&mut self, mut listener: UnixListener, io: &mut Io<'_>) -> io::Result<()> {
+        io.deregister(&mut self.listener, LISTENER);
+        io.register(&mut listener, LISTENER, BOTH)?;
         self.listener = listener;
         self.acceptance.clear();
         Ok(())
     }
 
     /// Closes everything. Returns the next unused serial.
-    pub(super) fn stop(mut self, reactor: &mut impl Reactor) -> u64 {
-        reactor.deregister(&mut self.listener, LISTENER);
+    pub(super) fn stop(mut self, io: &mut Io<'_>) -> u64 {
+        io.deregister(&mut self.listener, LISTENER);
         for (key, mut peer) in std::mem::take(&mut self.peers) {
-            reactor.deregister(&mut peer.stream, key);
+            io.deregister(&mut peer.stream, key);
         }
         self.next_serial
     }
 
-    pub(super) fn ready(&mut self, reactor: &mut impl Reactor, key: usize) {
+    pub(super) fn ready(&mut self, io: &mut Io<'_>, key: usize) {
         match key {
-            LISTENER => self.accept(reactor),
-            _ => self.advance(reactor, key),
+            LISTENER => self.accept(io),
+            _ => self.advance(io, key),
         }
     }
 
@@ -91,41 +81,41 @@ impl Server {
         self.peers.values().filter_map(Peer::deadline).chain(self.acceptance.retry_at()).min()
     }
 
-    pub(super) fn timeout(&mut self, reactor: &mut impl Reactor) {
-        let now = reactor.now();
+    pub(super) fn timeout(&mut self, io: &mut Io<'_>) {
+        let now = io.now();
         let due = |(&key, peer): (&usize, &Peer)| {
             peer.deadline().is_some_and(|at| at <= now).then_some((key, peer.is_stalled()))
         };
         for (key, stalled) in self.peers.iter().filter_map(due).collect::<Vec<_>>() {
             if stalled {
                 log::debug!("ctl: a client does not read its response; closing its connection");
-                self.close(reactor, key);
+                self.close(io, key);
             } else {
-                self.advance(reactor, key);
+                self.advance(io, key);
             }
         }
         if self.acceptance.due(now) {
-            self.accept(reactor);
+            self.accept(io);
         }
     }
 
     /// Handles the engine's reply. Ignores it if the client is gone.
-    pub(super) fn reply(&mut self, reactor: &mut impl Reactor, tag: u64, reply: &Reply) {
+    pub(super) fn reply(&mut self, io: &mut Io<'_>, tag: u64, reply: &Reply) {
         let found = self.peers.iter_mut().find(|(_, peer)| peer.serial == tag);
         if let Some((&key, peer)) = found {
             peer.reply(reply);
-            self.advance(reactor, key);
+            self.advance(io, key);
         }
     }
 
-    fn accept(&mut self, reactor: &mut impl Reactor) {
+    fn accept(&mut self, io: &mut Io<'_>) {
         self.acceptance.begin();
-        while let Some(accepted) = self.acceptance.next(reactor.now(), "ctl", || self.listener.accept()) {
+        while let Some(accepted) = self.acceptance.next(io.now(), "ctl", || self.listener.accept()) {
             match accepted {
-                Accepted::Client((stream, _)) => self.admit(reactor, stream),
+                Accepted::Client((stream, _)) => self.admit(io, stream),
                 Accepted::Crowded((stream, _)) => {
-                    let stream = if self.close_idlest(reactor) { Acceptance::replaced(stream) } else { stream };
-                    self.admit(reactor, stream);
+                    let stream = if self.close_idlest(io) { Acceptance::replaced(stream) } else { stream };
+                    self.admit(io, stream);
                 }
                 Accepted::Short => {}
             }
@@ -133,39 +123,39 @@ impl Server {
     }
 
     /// Closes the client that has been idle for longest. Returns false if there is none.
-    fn close_idlest(&mut self, reactor: &mut impl Reactor) -> bool {
+    fn close_idlest(&mut self, io: &mut Io<'_>) -> bool {
         let idle = self.peers.iter().min_by_key(|(_, peer)| (peer.is_busy(), peer.active, peer.serial));
         let Some((&key, _)) = idle else { return false };
         log::debug!("ctl: closing the idlest of {} clients", self.peers.len());
-        self.close(reactor, key);
+        self.close(io, key);
         true
     }
 
-    fn admit(&mut self, reactor: &mut impl Reactor, stream: mio::net::UnixStream) {
-        while self.peers.len() >= Share::Control.max_clients() && self.close_idlest(reactor) {}
+    fn admit(&mut self, io: &mut Io<'_>, stream: mio::net::UnixStream) {
+        while self.peers.len() >= Share::Control.max_clients() && self.close_idlest(io) {}
         let Some(key) = (LISTENER + 1..).find(|key| !self.peers.contains_key(key)) else { return };
-        let mut peer = Peer::new(stream, self.next_serial, self.codec, reactor.now());
+        let mut peer = Peer::new(stream, self.next_serial, self.codec, io.now());
         self.next_serial += 1;
-        if let Err(error) = reactor.register(&mut peer.stream, key) {
+        if let Err(error) = io.register(&mut peer.stream, key, BOTH) {
             log::warn!("ctl: cannot register a client: {error}");
             return;
         }
         self.peers.insert(key, peer);
-        self.advance(reactor, key);
+        self.advance(io, key);
     }
 
-    fn advance(&mut self, reactor: &mut impl Reactor, key: usize) {
+    fn advance(&mut self, io: &mut Io<'_>, key: usize) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
-        match peer.advance(reactor.now(), &mut self.scratch) {
+        match peer.advance(io.now(), &mut self.scratch) {
             Outcome::Wait => {}
-            Outcome::Request(request) => reactor.request(peer.serial, request),
-            Outcome::Close => self.close(reactor, key),
+            Outcome::Request(request) => io.request(peer.serial, request),
+            Outcome::Close => self.close(io, key),
         }
     }
 
-    fn close(&mut self, reactor: &mut impl Reactor, key: usize) {
+    fn close(&mut self, io: &mut Io<'_>, key: usize) {
         if let Some(mut peer) = self.peers.remove(&key) {
-            reactor.deregister(&mut peer.stream, key);
+            io.deregister(&mut peer.stream, key);
         }
     }
 }

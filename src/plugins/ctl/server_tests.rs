@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-//! The server with real sockets, a reactor of the test's own, and a clock that the test moves.
+//! The service with real sockets and a clock that the test moves.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -7,52 +7,24 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use mio::event::Source;
-use mio::{Events, Interest, Poll, Token};
-
 use super::client;
 use super::methods;
 use super::peer::STALL_TIMEOUT;
-use super::server::{Reactor, Server};
-use super::socket;
+use super::service::Service;
+use super::settings::Settings;
 use super::socket_tests::Directory;
 use super::wire::{Codec, Value};
-use crate::engine::{Reply, Request, Status, TargetState, TargetStatus};
+use crate::plugin::testing::TestReactor;
+use crate::plugin::{Handler, Reply, Status, TargetState, TargetStatus};
 
 /// Number of clients with the limit of open files that tests have.
 const MAX_PEERS: usize = 64;
 
-/// The reactor, as far as the server knows it.
-struct Ports {
-    poll: Poll,
-    now: Instant,
-    requests: Vec<(u64, Request)>,
-}
-
-impl Reactor for Ports {
-    fn register(&mut self, source: &mut impl Source, key: usize) -> io::Result<()> {
-        self.poll.registry().register(source, Token(key), Interest::READABLE | Interest::WRITABLE)
-    }
-
-    fn deregister(&mut self, source: &mut impl Source, _key: usize) {
-        self.poll.registry().deregister(source).unwrap();
-    }
-
-    fn now(&self) -> Instant {
-        self.now
-    }
-
-    fn request(&mut self, tag: u64, request: Request) {
-        self.requests.push((tag, request));
-    }
-}
-
 struct Daemon {
-    server: Server,
-    ports: Ports,
-    events: Events,
+    service: Service,
+    reactor: TestReactor,
     path: PathBuf,
-    /// What the engine says; without it, nothing.
+    /// The engine's reply to all requests; without it, none.
     reply: Option<Reply>,
     _directory: Directory,
 }
@@ -60,19 +32,11 @@ struct Daemon {
 impl Daemon {
     fn new(codec: Codec) -> Daemon {
         let directory = Directory::new();
-        let settings = directory.settings();
-        let (listener, _file) = socket::open(&settings).unwrap();
-        let mut ports = Ports { poll: Poll::new().unwrap(), now: Instant::now(), requests: Vec::new() };
-        let server = Server::start(listener, codec, 1, &mut ports).unwrap();
-        let reply = Some(Reply::Done);
-        Daemon {
-            server,
-            ports,
-            events: Events::with_capacity(256),
-            path: settings.socket,
-            reply,
-            _directory: directory,
-        }
+        let settings = Settings { codec, ..directory.settings() };
+        let path = settings.socket.clone();
+        let (mut service, mut reactor) = (Service::new(settings), TestReactor::new());
+        service.start(&mut reactor.io()).unwrap();
+        Daemon { service, reactor, path, reply: Some(Reply::Done), _directory: directory }
     }
 
     fn connect(&self) -> UnixStream {
@@ -81,39 +45,22 @@ impl Daemon {
         client
     }
 
-    /// One round of the loop; whether anything happened.
+    /// One round of the loop. Returns false if nothing happened.
     fn round(&mut self) -> bool {
-        self.ports.poll.poll(&mut self.events, Some(Duration::ZERO)).unwrap();
-        let keys: Vec<usize> = self.events.iter().map(|event| event.token().0).collect();
-        for &key in &keys {
-            self.server.ready(&mut self.ports, key);
-        }
-        let due = self.server.deadline().is_some_and(|deadline| deadline <= self.ports.now);
-        if due {
-            self.server.timeout(&mut self.ports);
-        }
-        let replied = match self.reply.clone() {
-            Some(reply) => self.reply_to_all(&reply),
-            None => false,
-        };
-        !keys.is_empty() || due || replied
+        let happened = self.reactor.round(&mut self.service);
+        let reply = self.reply.clone();
+        reply.is_some_and(|reply| self.reactor.reply(&mut self.service, &reply)) || happened
     }
 
-    fn reply_to_all(&mut self, reply: &Reply) -> bool {
-        let requests = std::mem::take(&mut self.ports.requests);
-        for (tag, _) in &requests {
-            self.server.reply(&mut self.ports, *tag, reply);
-        }
-        !requests.is_empty()
-    }
-
-    /// Until nothing happens any more; fails if that never comes.
+    /// Runs rounds until nothing happens.
+    #[track_caller]
     fn settle(&mut self) {
         assert!((0..10_000).any(|_| !self.round()), "the loop spins");
     }
 
+    #[track_caller]
     fn pass(&mut self, time: Duration) {
-        self.ports.now += time;
+        self.reactor.pass(time);
         self.settle();
     }
 }
@@ -154,7 +101,7 @@ fn large_status(targets: usize) -> Reply {
 fn requests_in_any_pieces_are_answered_and_idleness_costs_nothing() {
     let mut daemon = Daemon::new(Codec::Json);
     daemon.settle();
-    assert_eq!(daemon.server.deadline(), None);
+    assert_eq!(daemon.service.deadline(), None);
     let mut client = daemon.connect();
     for byte in STATUS.trim_ascii_end() {
         assert_eq!(drain(&mut client), (String::new(), false));
@@ -171,11 +118,11 @@ fn requests_in_any_pieces_are_answered_and_idleness_costs_nothing() {
     assert_eq!(answers, 500);
     // That the client has taken its answers is news once.
     daemon.settle();
-    assert_eq!(daemon.server.deadline(), None);
+    assert_eq!(daemon.service.deadline(), None);
     assert!(!daemon.round());
     drop(client);
     daemon.settle();
-    assert_eq!(daemon.server.deadline(), None);
+    assert_eq!(daemon.service.deadline(), None);
 }
 
 #[test]
@@ -207,10 +154,10 @@ fn a_reply_reaches_nobody_but_its_asker() {
     let mut gone = daemon.connect();
     gone.write_all(STATUS).unwrap();
     daemon.settle();
-    let late = std::mem::take(&mut daemon.ports.requests);
+    let late = std::mem::take(&mut daemon.reactor.requests);
     assert_eq!(late.len(), 1);
     // It breaks the rules so that the server notices that it has gone.
-    daemon.ports.now += Duration::from_secs(1);
+    daemon.reactor.pass(Duration::from_secs(1));
     let mut others: Vec<UnixStream> = Vec::new();
     for _ in 0..MAX_PEERS {
         let mut other = daemon.connect();
@@ -219,8 +166,8 @@ fn a_reply_reaches_nobody_but_its_asker() {
         others.push(other);
     }
     assert_eq!(drain(&mut gone), (String::new(), true));
-    assert_eq!(daemon.ports.requests.len(), MAX_PEERS);
-    daemon.server.reply(&mut daemon.ports, late[0].0, &Reply::Done);
+    assert_eq!(daemon.reactor.requests.len(), MAX_PEERS);
+    daemon.service.reply(&mut daemon.reactor.io(), late[0].0, Reply::Done);
     for other in &mut others {
         assert_eq!(drain(other), (String::new(), false));
     }
@@ -277,7 +224,7 @@ fn a_client_that_takes_nothing_is_given_up() {
     silent.write_all(STATUS).unwrap();
     slow.write_all(STATUS).unwrap();
     daemon.settle();
-    assert_eq!(daemon.server.deadline(), Some(daemon.ports.now + STALL_TIMEOUT));
+    assert_eq!(daemon.service.deadline(), Some(daemon.reactor.now() + STALL_TIMEOUT));
     let mut chunk = vec![0; 300_000];
     for _ in 0..3 {
         daemon.pass(STALL_TIMEOUT - Duration::from_millis(2));
@@ -297,7 +244,7 @@ fn a_client_that_takes_nothing_is_given_up() {
     });
     assert!(whole);
     daemon.settle();
-    assert_eq!(daemon.server.deadline(), None);
+    assert_eq!(daemon.service.deadline(), None);
     slow.write_all(b"{\"id\":2,\"method\":9}").unwrap();
     daemon.settle();
     assert!(drain(&mut slow).0.starts_with("{\"id\":2,\"method\":1,"));
@@ -345,7 +292,7 @@ fn a_talkative_client_leaves_others_their_turn() {
         drain(&mut client).0.starts_with("{\"id\":1,\"method\":3,")
     });
     assert!(rounds.unwrap() <= 3, "{rounds:?}");
-    assert!(daemon.server.deadline().is_some());
+    assert!(daemon.service.deadline().is_some());
     let mut answers = 0;
     for _ in 0..1000 {
         daemon.settle();

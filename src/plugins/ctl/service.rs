@@ -1,18 +1,15 @@
 //! The server as a handler of the reactor. Creates the socket again when its file or directory is removed.
 
-use std::io;
 use std::time::{Duration, Instant};
 
 use mio::Interest;
-use mio::event::Source;
 use mio::unix::SourceFd;
 
 use super::file_watch::FileWatch;
-use super::server::{Reactor, Server};
+use super::server::Server;
 use super::settings::Settings;
 use super::socket::{self, SocketFile};
-use crate::engine::{Reply, Request};
-use crate::plugin::{Error, Handler, Io, Readiness};
+use crate::plugin::{Error, Handler, Io, Readiness, Reply};
 
 /// Key of the watch on the socket's file. The server's keys count up from 0.
 const WATCH: usize = usize::MAX;
@@ -174,23 +171,5 @@ impl Handler for Service {
         if let Some(server) = self.server() {
             server.reply(io, tag, &reply);
         }
-    }
-}
-
-impl Reactor for Io<'_> {
-    fn register(&mut self, source: &mut impl Source, key: usize) -> io::Result<()> {
-        Io::register(self, source, key, Interest::READABLE | Interest::WRITABLE)
-    }
-
-    fn deregister(&mut self, source: &mut impl Source, key: usize) {
-        Io::deregister(self, source, key);
-    }
-
-    fn now(&self) -> Instant {
-        Io::now(self)
-    }
-
-    fn request(&mut self, tag: u64, request: Request) {
-        Io::request(self, tag, request);
     }
 }

@@ -5,7 +5,7 @@
 
 use super::methods::{self, Empty, Incoming, Message};
 use super::wire::{Codec, Reader, encode};
-use crate::engine::{Reply, Request};
+use crate::plugin::{Reply, Request};
 
 /// Maximum size of a request, in bytes.
 pub(super) const MAX_REQUEST: usize = 64 << 10;
