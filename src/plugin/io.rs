@@ -11,10 +11,10 @@ use mio::{Interest, Registry, Token};
 use crate::engine::{Inbox, Message, Request};
 use crate::ids::{HandlerId, RequestId};
 
-/// The reactor's registrations, and the way to the engine.
+/// The reactor's registrations, and the inbox of the engine.
 pub struct IoCore {
     registry: Registry,
-    /// Which handler, and which of its keys, a token stands for.
+    /// Handler and key of each token.
     tokens: Vec<Option<(HandlerId, usize)>>,
     free: Vec<usize>,
     index: BTreeMap<(HandlerId, usize), usize>,
@@ -49,8 +49,8 @@ impl IoCore {
         self.refused.pop()
     }
 
-    /// Forgets all keys of a handler that has been stopped.
-    pub(crate) fn forget(&mut self, owner: HandlerId) {
+    /// Releases all keys of a stopped handler.
+    pub(crate) fn release_all(&mut self, owner: HandlerId) {
         let keys: Vec<_> = self.index.range((owner, 0)..=(owner, usize::MAX)).map(|(key, _)| *key).collect();
         keys.into_iter().for_each(|key| self.release(key));
     }

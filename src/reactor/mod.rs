@@ -1,9 +1,8 @@
 //! The mio loop, on the daemon's main thread: it owns every socket that clients or operators connect to, and signals.
 //!
-//! It decides nothing and never blocks but in [`mio::Poll::poll`]. The engine tells it what to do through a bounded
-//! channel and a waker; it tells the engine what has happened through the engine's bounded inbox, without ever waiting for
-//! room there: wakes are one flag per frontend, so that any number of them is one message, and a request that finds no
-//! room is refused.
+//! It decides nothing and blocks only in [`mio::Poll::poll`]. The engine sends it orders through a bounded channel and a
+//! waker. It reports to the engine's bounded inbox and never waits for space there: wakes of a frontend are merged into one
+//! message, and a request that finds no space is refused.
 //!
 //! A panic of a handler is caught: a frontend's is reported to the engine, a service ([`service`]) is started again.
 
@@ -45,7 +44,7 @@ const EVENTS_PER_ROUND: usize = 256;
 /// Error of a handler that has panicked. The log has the place and the message of the panic.
 const PANICKED: &str = "its handler has panicked";
 
-/// One handler and whether it runs.
+/// A handler and its state.
 struct Slot {
     handler: Box<dyn Handler>,
     running: bool,
@@ -61,7 +60,7 @@ impl Slot {
     }
 }
 
-/// The loop and all it owns.
+/// The event loop and everything that it owns.
 pub struct Reactor {
     poll: Poll,
     core: IoCore,
@@ -70,13 +69,13 @@ pub struct Reactor {
     changes: BTreeMap<FrontendId, Change>,
     deadlines: BTreeSet<(Instant, HandlerId)>,
     orders: Receiver<Order>,
-    /// Kept here too: a waker that is closed takes its last wake with it.
+    /// Kept open: closing a waker drops its last wake.
     _waker: Arc<Waker>,
     signals: Signals,
 }
 
 impl Reactor {
-    /// A reactor for the given handlers, none of which is started.
+    /// A reactor for handlers, none of which is started yet.
     ///
     /// # Errors
     /// The operating system's error.
@@ -126,11 +125,10 @@ impl Reactor {
         Ok(())
     }
 
-    /// Runs until the engine sends [`Order::End`]. `emergency` is called when a second signal wants the end at once, after
-    /// all handlers have been stopped.
+    /// Runs until the engine sends [`Order::End`]. After a second SIGTERM or SIGINT it stops all handlers and calls `emergency`.
     ///
     /// # Errors
-    /// The operating system refused to wait for events.
+    /// The operating system cannot wait for events.
     pub fn run(&mut self, emergency: impl FnOnce(Signal)) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_ROUND);
         let mut ending = false;
@@ -216,11 +214,11 @@ impl Reactor {
         false
     }
 
-    /// Calls the handlers whose deadlines have come, each once: one that never gets on costs the others no more than time.
+    /// Calls each handler whose deadline has passed once, so that a handler without progress does not block the others.
     fn fire_timers(&mut self) {
         let due: Vec<_> = self.deadlines.range(..=(self.core.now(), HandlerId::Service(u32::MAX))).copied().collect();
         for (at, id) in due {
-            // The call before may have changed it.
+            // An earlier call may have changed it.
             if self.deadlines.remove(&(at, id)) {
                 let Some(slot) = self.handlers.get_mut(&id) else { continue };
                 slot.deadline = None;
@@ -257,8 +255,8 @@ impl Reactor {
         let io = &mut Io { core: &mut self.core, owner: id };
         let started = catch_unwind(AssertUnwindSafe(|| slot.handler.start(io)));
         if let Err(error) = started.unwrap_or_else(|_| Err(PANICKED.into())) {
-            // It has closed what it registered; without this its keys would be taken when it is tried again.
-            self.core.forget(id);
+            // It has closed its sockets; its keys must be free for the next start.
+            self.core.release_all(id);
             return Err(error);
         }
         slot.running = true;
@@ -280,7 +278,7 @@ impl Reactor {
                 self.deadlines.remove(&(at, id));
             }
         }
-        self.core.forget(id);
+        self.core.release_all(id);
     }
 
     fn stop_all(&mut self) {
@@ -297,9 +295,9 @@ impl Reactor {
         }
         let io = &mut Io { core: &mut self.core, owner: id };
         if catch_unwind(AssertUnwindSafe(|| slot.handler.stop(io))).is_err() {
-            log::error!("a handler that has panicked panics again when it is stopped");
+            log::error!("a handler that panicked has panicked again in its stop");
         }
-        self.core.forget(id);
+        self.core.release_all(id);
         match id {
             HandlerId::Service(_) => self.restart_later(id, PANICKED),
             HandlerId::Frontend(id) => {
@@ -321,7 +319,7 @@ impl Reactor {
     /// Starts a service that has failed, and reports to it what it has missed.
     fn restart(&mut self, id: HandlerId) {
         if let Err(error) = self.start(id) {
-            // If it has panicked after its start, that is scheduled already.
+            // If it panicked after its start, the next one is scheduled already.
             if self.handlers.get(&id).is_some_and(|slot| slot.deadline.is_none()) {
                 self.restart_later(id, &format!("cannot start: {error}"));
             }
@@ -331,7 +329,7 @@ impl Reactor {
         log::info!("service {}: runs again", supervision.name);
         let missed = std::mem::take(&mut supervision.missed);
         for (frontend, change) in self.changes.clone() {
-            // The end of a start is an event, not a state: it is reported once.
+            // A failure is an event, not a state: it is reported once.
             let stale = change == Change::Failed && !missed.contains(&frontend);
             self.notify(id, frontend, if stale { Change::Inactive } else { change });
         }

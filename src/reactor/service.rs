@@ -1,7 +1,7 @@
-//! Services, and when one that has failed is started again.
+//! Services, and the restart of those that have failed.
 //!
 //! Invariants: a failure of a service ends neither the daemon nor another handler; a restart waits for at least
-//! [`FIRST_PAUSE`]; a service that was restarted learns the current state of every target that it missed.
+//! [`FIRST_PAUSE`]; a restarted service receives the current state of every target that it missed.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

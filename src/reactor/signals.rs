@@ -12,16 +12,16 @@ use signal_hook::low_level::pipe;
 use crate::dataplane::apply;
 use crate::system::children;
 
-/// What a signal asks for.
+/// A signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGTERM: the daemon is to end.
+    /// SIGTERM: shut down.
     Terminate,
-    /// SIGINT: the daemon is to end.
+    /// SIGINT: shut down.
     Interrupt,
-    /// SIGCHLD, for process 1: a child has ended, perhaps one that nobody waits for.
+    /// SIGCHLD, for process 1: a child has ended, perhaps an adopted one.
     Child,
-    /// SIGHUP: the log file has been moved away and is to be opened anew.
+    /// SIGHUP: the log file was moved away; open it again.
     Reopen,
 }
 
@@ -36,14 +36,14 @@ impl fmt::Display for Signal {
     }
 }
 
-/// The signals that have come and were not taken yet. Each comes as a byte through a socket pair of its own.
+/// Signals that were received and not handled yet. Each arrives as a byte in a socket pair of its own.
 pub struct Signals(Vec<(Signal, UnixStream)>);
 
 impl Signals {
-    /// Catches the signals from now on.
+    /// Installs the signal handlers.
     ///
     /// # Errors
-    /// What the operating system said.
+    /// The operating system's error.
     pub(super) fn register(registry: &Registry, token: Token) -> io::Result<Signals> {
         let mut all = Vec::new();
         let child = children::adopts_orphans().then_some((Signal::Child, SIGCHLD));
