@@ -19,4 +19,5 @@ pub mod plan;
 pub mod render;
 pub mod repair;
 pub mod rules;
+pub mod trace;
 pub mod watch;

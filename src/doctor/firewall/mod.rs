@@ -1,31 +1,29 @@
 //! Other rule sets that drop our flows.
 //!
-//! Every base chain of a hook judges a packet, and one that drops it is enough; that another accepts it does not help. So each
-//! base chain of somebody else's is followed for the first packet of each path (`ruleset`), with all that is known of it
-//! (`packet`). Only what is surely dropped is found: a rule that depends on something unknown, such as the client's
-//! address, may let it pass. The tables of the families netdev, bridge and arp are not asked: they do not know of DNAT.
+//! A packet passes every base chain of a hook, and one that drops it is enough. So the first packet of each path is traced
+//! through each base chain of other programs ([`crate::dataplane::trace`]). A finding means that it is dropped in any case: a
+//! rule that depends on something unknown, such as the client's address, may let it pass. The tables of the families netdev,
+//! bridge and arp are not read, because they see no translated packets.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod iptables;
 mod links;
-mod packet;
-mod ruleset;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use self::packet::Packet;
-use self::ruleset::{BaseChain, Ruleset, base_chains};
 use super::{Context, Finding, MAX_PATHS, Path, listed};
 use crate::Error;
 use crate::dataplane::render::TABLE;
+use crate::dataplane::trace::{BaseChain, Elements, Interface, Packet, Ruleset, Segment};
+use crate::ids::Family;
 
-/// How many verdict maps of a table are read.
-const MOST_MAPS: usize = 64;
-
-/// The loopback interface.
-const LOOPBACK: &str = "lo";
+/// Maximum number of verdict maps that are read of a table.
+const MAX_MAPS: usize = 64;
 
 /// The families of tables that see translated packets.
 const FAMILIES: [&str; 3] = ["ip", "ip6", "inet"];
@@ -33,10 +31,10 @@ const FAMILIES: [&str; 3] = ["ip", "ip6", "inet"];
 /// The hooks where a flow can be dropped after its translation.
 const HOOKS: [&str; 3] = ["forward", "input", "output"];
 
-/// What is asked of a path at a hook.
+/// Part of a path that meets a hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Passage {
-    /// To a backend elsewhere.
+    /// To a backend on another host.
     Forward,
     /// To a backend on this host.
     Input,
@@ -85,7 +83,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     }
 }
 
-/// The tables of others that see translated packets: family and name.
+/// Family and name of the tables of other programs that see translated packets.
 fn tables(listing: &Value) -> Vec<(String, String)> {
     let objects = listing["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
     let tables = objects.iter().filter_map(|object| object.get("table"));
@@ -97,19 +95,18 @@ fn tables(listing: &Value) -> Vec<(String, String)> {
 /// The base chains of a table where a flow can be dropped after its translation, and all that they need.
 fn read(context: &Context<'_>, family: &str, table: &str) -> Result<(Vec<BaseChain>, Ruleset), Error> {
     let listing = context.host.nft(&["-j", "-t", "list", "table", family, table])?;
-    let objects = parsed(&listing)?;
-    let mut chains = base_chains(&objects);
+    let native =
+        iptables::needs_native(&listing).then(|| context.host.nft(&["-a", "-t", "list", "table", family, table]).ok());
+    let mut objects = parsed(&listing)?;
+    iptables::translate(&mut objects, native.flatten().as_deref().unwrap_or_default());
+    let mut rules = Ruleset::read(&objects, Elements::Omitted);
+    let mut chains = rules.base_chains();
     chains.retain(|chain| HOOKS.contains(&chain.hook.as_str()));
-    if chains.is_empty() {
-        return Ok((chains, Ruleset::default()));
-    }
-    let words =
-        Ruleset::needs_words(&listing).then(|| context.host.nft(&["-a", "-t", "list", "table", family, table]).ok());
-    let mut rules = Ruleset::read(&objects, words.flatten().as_deref());
-    for map in rules.maps().into_iter().take(MOST_MAPS) {
-        // What a map does that cannot be read is not known.
-        if let Ok(listing) = context.host.nft(&["-j", "list", "map", family, table, &map]) {
-            rules.add_map(&map, &parsed(&listing)?);
+    let maps = if chains.is_empty() { BTreeSet::new() } else { rules.verdict_maps() };
+    for map in maps.iter().take(MAX_MAPS) {
+        // A map that cannot be read counts as unknown.
+        if let Ok(listing) = context.host.nft(&["-j", "list", "map", family, table, map]) {
+            rules.add(&parsed(&listing)?, Elements::Listed);
         }
     }
     Ok((chains, rules))
@@ -119,12 +116,12 @@ fn parsed(json: &str) -> Result<Value, Error> {
     serde_json::from_str(json).map_err(|error| format!("nft's JSON cannot be read: {error}").into())
 }
 
-/// One base chain, for all paths.
+/// Traces all paths through one base chain.
 fn judge(chain: &BaseChain, rules: &Ruleset, context: &Context<'_>, findings: &mut Vec<Finding>) {
     let mut dropped: BTreeMap<Passage, Dropped> = BTreeMap::new();
     for path in context.scope.paths.iter().filter(|path| path.is_public()).take(MAX_PATHS) {
-        let ipv4 = path.address.is_ipv4();
-        if chain.family == if ipv4 { "ip6" } else { "ip" } {
+        let other = if Family::of(path.address.ip()) == Family::V4 { "ip6" } else { "ip" };
+        if chain.family == other {
             continue;
         }
         for passage in passages(path).into_iter().filter(|passage| passage.hook() == chain.hook) {
@@ -137,12 +134,12 @@ fn judge(chain: &BaseChain, rules: &Ruleset, context: &Context<'_>, findings: &m
     findings.extend(dropped.into_iter().map(|(passage, dropped)| finding(passage, chain, rules, dropped)));
 }
 
-/// What is dropped by one chain.
+/// Packets that one chain drops.
 #[derive(Default)]
 struct Dropped {
     about: Vec<String>,
     links: BTreeSet<String>,
-    /// The ports of cold clients, by the match of what they connect to.
+    /// The ports of cold clients, by the match of their destination.
     ports: BTreeMap<String, BTreeSet<u16>>,
 }
 
@@ -164,7 +161,7 @@ impl Dropped {
         }
     }
 
-    /// The rules that would let it through.
+    /// The rules that would accept them.
     fn rules(&self) -> Vec<String> {
         if self.ports.is_empty() {
             return vec!["ct status dnat accept".to_owned()];
@@ -187,7 +184,7 @@ fn passages(path: &Path) -> Vec<Passage> {
     all
 }
 
-/// The interfaces by which clients come in vain.
+/// The interfaces whose clients are dropped.
 fn dropped_links(
     passage: Passage,
     chain: &BaseChain,
@@ -195,28 +192,33 @@ fn dropped_links(
     path: &Path,
     context: &Context<'_>,
 ) -> Vec<String> {
-    let way_to = |ip| context.host.route(ip).ok().flatten().and_then(|route| context.link_name(route.interface?));
-    let to_backend = if path.local { Some(LOOPBACK) } else { way_to(path.address.ip()) };
-    let packet = |input| Packet {
-        protocol: path.protocol,
-        destination: if passage == Passage::Cold { path.listen } else { path.address },
-        original: path.listen,
-        dnat: passage != Passage::Cold,
-        input,
-        output: match passage {
-            Passage::Forward => to_backend,
-            // A held packet is sent to where its client has sent it, and every chain of the hook sees it go there, also after
-            // its translation.
-            Passage::Output if path.listen.ip().is_unspecified() => Some(LOOPBACK),
-            Passage::Output => way_to(path.listen.ip()),
-            Passage::Input | Passage::Cold => None,
-        },
+    let to_backend = if path.local { Some(Interface::LOOPBACK) } else { links::to(path.address.ip(), context) };
+    let drops = |input| {
+        let packet = Packet {
+            protocol: path.protocol,
+            source: None,
+            destination: if passage == Passage::Cold { path.listen } else { path.address },
+            translated_from: (passage != Passage::Cold).then_some(path.listen),
+            input: Some(input),
+            output: match passage {
+                Passage::Forward => to_backend,
+                // A held packet is sent to its original destination, and every chain of the hook sees it go there, also
+                // after its translation.
+                Passage::Output if path.listen.ip().is_unspecified() => Some(Interface::LOOPBACK),
+                Passage::Output => links::to(path.listen.ip(), context),
+                Passage::Input | Passage::Cold => Some(Interface::NONE),
+            },
+            segment: Segment::First,
+            source_type: None,
+            destination_type: None,
+        };
+        rules.trace(chain, &packet).drops()
     };
     if passage == Passage::Output {
-        return rules.drops(chain, &packet(None)).then(|| "this host".to_owned()).into_iter().collect();
+        return drops(Interface::NONE).then(|| "this host".to_owned()).into_iter().collect();
     }
     let links = links::of_clients(path, context, to_backend);
-    links.into_iter().filter(|link| rules.drops(chain, &packet(Some(link)))).map(str::to_owned).collect()
+    links.into_iter().filter(|link| drops((*link).into())).map(|link| link.name.clone()).collect()
 }
 
 fn finding(passage: Passage, chain: &BaseChain, rules: &Ruleset, dropped: Dropped) -> Finding {
@@ -225,10 +227,12 @@ fn finding(passage: Passage, chain: &BaseChain, rules: &Ruleset, dropped: Droppe
     let links: Vec<String> = dropped.links.into_iter().collect();
     let links = listed(&links);
     let what = match passage {
-        Passage::Forward => format!("flows from {links} to backends elsewhere"),
+        Passage::Forward => format!("flows from {links} to backends on other hosts"),
         Passage::Input => format!("flows from {links} to backends on this host"),
-        Passage::Cold => format!("what cold clients from {links} ask of the daemon itself"),
-        Passage::Output => "held packets that are sent on, so that their clients wait for their own retry".to_owned(),
+        Passage::Cold => format!("requests of cold clients from {links} to the daemon itself"),
+        Passage::Output => {
+            "held packets that are sent on, so that their clients wait for their own retransmission".to_owned()
+        }
     };
     let problem = format!("the chain {name} of the table {family} {table} (hook {hook}) drops {what}");
     let chain = if rules.jumps_to(name, "DOCKER-USER") { "DOCKER-USER" } else { name.as_str() };
@@ -243,7 +247,7 @@ fn finding(passage: Passage, chain: &BaseChain, rules: &Ruleset, dropped: Droppe
     ))
 }
 
-/// How what is allowed stays so, with the words of the table's well-known owners.
+/// How the rules are made permanent, by the owner of the table where that is a well-known program.
 fn keeping(
     family: &str,
     table: &str,
