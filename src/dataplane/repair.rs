@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::netlink::nftables::{Changes, Listing, Object, SetKind};
+use crate::netlink::nftables::{Action, Changes, Listing, Object, SetKind};
 
 /// Kind of a repair.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +73,9 @@ pub fn repair(wanted: &Listing, listed: Option<&Listing>, changes: &Changes, ext
     // A set that was made again can have other types. Only replaced rules release it.
     let replaced = |name: &String| listed.sets.contains_key(name) && changes.has(&Object::Set(name.clone()));
     // A chain that was renamed is still referred to, by rules and elements that are not reported.
-    let deleted =
-        |name: &String| changes.objects.get(&Object::Chain(name.clone())).is_some_and(|action| action.deleted);
+    let deleted = |name: &String| {
+        changes.objects.get(&Object::Chain(name.clone())).is_some_and(|action| *action != Action::Added)
+    };
     let renamed = |name: &String| !listed.chains.contains_key(name) && !deleted(name);
     let everything = extent == Extent::Everything
         || changes.more

@@ -184,7 +184,7 @@ mod tests {
 
     fn report(object: Object, generation: u32) -> Report {
         let mut report = Report { generation, ..Report::default() };
-        report.changes.add(object, Action { added: true, deleted: false });
+        report.changes.add(object, Action::Added);
         report
     }
 

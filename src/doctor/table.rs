@@ -133,10 +133,10 @@ mod tests {
     use super::*;
     use crate::doctor::Caller;
     use crate::doctor::testing::{Case, only};
-    use crate::netlink::nftables::{Base, SetKind};
+    use crate::netlink::nftables::{Base, Policy, SetKind};
 
     fn wanted() -> Listing {
-        let base = Base { kind: "nat".to_owned(), hook: 0, priority: -101, accept: true };
+        let base = Base { kind: "nat".to_owned(), hook: 0, priority: -101, policy: Policy::Accept };
         Listing {
             chains: [
                 ("prerouting".to_owned(), Chain { base: Some(base), rules: 8 }),
@@ -168,7 +168,7 @@ mod tests {
         assert_found(|table| _ = table.chains.remove("prerouting"), "chain prerouting is missing", "table-changed");
         let drop = |table: &mut Listing| {
             let base = table.chains.get_mut("prerouting").and_then(|chain| chain.base.as_mut());
-            base.expect("a base chain").accept = false;
+            base.expect("a base chain").policy = Policy::Drop;
         };
         const POLICY: &str = "chain prerouting has \"type nat hook prerouting priority -101; policy drop\" instead of \
             \"type nat hook prerouting priority -101; policy accept\"";

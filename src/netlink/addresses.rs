@@ -1,16 +1,14 @@
-//! The addresses of this host's interfaces, and being told when they change (`linux/rtnetlink.h`, `linux/if_addr.h`).
+//! The addresses of this host's interfaces, and notifications of their changes (`linux/rtnetlink.h`, `linux/if_addr.h`).
 
-use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use neli::consts::rtnl::{Ifa, Rtm};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SocketFlags};
 
-use super::message::{Attributes, Request};
-use super::socket::{self, BUFFER, Socket};
+use super::events::{EventSocket, Received};
+use super::message::{Attributes, Request, array, ip};
+use super::socket::Socket;
 
 /// `RTNLGRP_IPV4_IFADDR` (number 5) and `RTNLGRP_IPV6_IFADDR` (number 9) as bits of `nl_groups`.
 const GROUPS: u32 = 1 << 4 | 1 << 8;
@@ -18,7 +16,7 @@ const GROUPS: u32 = 1 << 4 | 1 << 8;
 /// `struct ifaddrmsg`: family u8, prefix length u8, flags u8, scope u8, interface u32.
 const HEADER: usize = 8;
 
-/// An address of an interface, with the length of its prefix: what is in it is on the interface's link.
+/// An address of an interface, and the prefix that is on the interface's link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InterfaceAddress {
     /// The interface's index.
@@ -27,7 +25,7 @@ pub struct InterfaceAddress {
     pub own: IpAddr,
     /// The same, or, of a point-to-point link, the other end's.
     pub address: IpAddr,
-    /// The length of its prefix in bits.
+    /// The length of the prefix in bits.
     pub length: u8,
 }
 
@@ -36,9 +34,13 @@ pub struct InterfaceAddress {
 /// # Errors
 /// The operating system's error.
 pub fn dump() -> io::Result<Vec<InterfaceAddress>> {
+    dump_over(&mut Socket::open(None)?)
+}
+
+fn dump_over(socket: &mut Socket) -> io::Result<Vec<InterfaceAddress>> {
     let mut addresses = Vec::new();
     let mut request = Request::new(Rtm::Getaddr.into(), &[0; HEADER]);
-    Socket::open(None)?.dump(&mut request, &mut |message| {
+    socket.dump(&mut request, &mut |message| {
         if message.kind == u16::from(Rtm::Newaddr) {
             addresses.extend(parse(message.payload));
         }
@@ -47,26 +49,19 @@ pub fn dump() -> io::Result<Vec<InterfaceAddress>> {
 }
 
 pub(super) fn parse(payload: &[u8]) -> Option<InterfaceAddress> {
-    let length = *payload.get(1)?;
-    let interface = u32::from_ne_bytes(payload.get(4..HEADER)?.try_into().ok()?);
-    let find = |kind: Ifa| Attributes::after(payload, HEADER).find(kind.into()).and_then(address_of);
+    let find = |kind: Ifa| Attributes::after(payload, HEADER).find(kind.into()).and_then(ip);
     let address = find(Ifa::Address)?;
-    Some(InterfaceAddress { interface, own: find(Ifa::Local).unwrap_or(address), address, length })
+    Some(InterfaceAddress {
+        interface: u32::from_ne_bytes(array(payload, 4)?),
+        own: find(Ifa::Local).unwrap_or(address),
+        address,
+        length: *payload.get(1)?,
+    })
 }
 
-fn address_of(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => Some(IpAddr::from(*bytes.first_chunk::<4>()?)),
-        16 => Some(IpAddr::from(*bytes.first_chunk::<16>()?)),
-        _ => None,
-    }
-}
-
-/// A socket that becomes readable when an address comes or goes.
-pub struct AddressWatch {
-    events: OwnedFd,
-    buffer: Vec<u8>,
-}
+/// A socket that becomes readable when an address is added or removed.
+#[derive(Debug)]
+pub struct AddressWatch(EventSocket);
 
 impl AddressWatch {
     /// Watches the addresses of the calling thread's network namespace.
@@ -74,37 +69,81 @@ impl AddressWatch {
     /// # Errors
     /// The operating system's error.
     pub fn open() -> io::Result<AddressWatch> {
-        let events = socket::open(None, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
-        socket::connect(&events, GROUPS)?;
-        Ok(AddressWatch { events, buffer: vec![0; BUFFER] })
+        EventSocket::open(None)?.join(GROUPS).map(AddressWatch)
     }
 
-    /// Reads what has happened since the last call, and tells whether anything has. Does not block.
+    /// Whether an address was added or removed since the last call, as far as is known. Does not block.
     ///
     /// # Errors
     /// The operating system's error.
     pub fn changed(&mut self) -> io::Result<bool> {
         let mut changed = false;
-        loop {
-            match socket::receive(&self.events, &mut self.buffer, RecvFlags::DONTWAIT) {
-                Ok(_) => changed = true,
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(changed),
-                // Too many events at once.
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => changed = true,
-                Err(error) => return Err(error),
-            }
+        while self.0.receive(|_| {})? != Received::Nothing {
+            changed = true;
         }
+        Ok(changed)
     }
 }
 
 impl AsFd for AddressWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.events.as_fd()
+        self.0.as_fd()
     }
 }
 
-impl fmt::Debug for AddressWatch {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("AddressWatch").field("events", &self.events).finish_non_exhaustive()
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+    use crate::netlink::recorded::{played, recorded};
+
+    #[test]
+    fn a_dump_has_the_addresses_of_both_families_and_of_a_point_to_point_link() {
+        let (mut socket, kernel) = played(vec![recorded!("addresses")]);
+        let dump = dump_over(&mut socket).expect("a dump");
+        let found = |interface, own: &str, address: &str, length| {
+            let (own, address) = (own.parse().expect("one"), address.parse().expect("one"));
+            assert!(dump.contains(&InterfaceAddress { interface, own, address, length }), "{own}: {dump:?}");
+        };
+        found(1, "127.0.0.1", "127.0.0.1", 8);
+        found(2, "10.9.0.1", "10.9.0.1", 24);
+        found(4, "10.8.0.1", "10.8.0.2", 32);
+        found(1, "::1", "::1", 128);
+        found(2, "fd09::1", "fd09::1", 64);
+        let requests = kernel.join().expect("played");
+        // RTM_GETADDR, REQUEST | DUMP
+        assert_eq!(requests[0][4..8], [22, 0, 1, 3]);
+        assert_eq!(requests[0][16..], [0; 8]);
+    }
+
+    #[test]
+    fn a_truncated_address_is_none() {
+        let [message] = &recorded!("address_events")[..1] else { panic!("a datagram") };
+        let payload = &message[16..];
+        let address = parse(payload).expect("whole");
+        assert_eq!((address.own, address.length), (IpAddr::from([10, 9, 0, 77]), 24));
+        for end in 0..payload.len() {
+            assert!(parse(&payload[..end]).is_none_or(|cut| cut.interface == address.interface), "{end}");
+        }
+        for end in 0..HEADER + 4 {
+            assert_eq!(parse(&payload[..end]), None, "{end}");
+        }
+    }
+
+    #[test]
+    fn any_notification_is_a_change_and_is_read_once() {
+        let (near, far) = UnixDatagram::pair().expect("a pair");
+        let mut watch = AddressWatch(EventSocket::over(near.into()));
+        assert!(!watch.changed().expect("read"));
+        recorded!("address_events").iter().for_each(|datagram| assert!(far.send(datagram).is_ok()));
+        assert!(watch.changed().expect("read"));
+        assert!(!watch.changed().expect("read"));
+    }
+
+    #[test]
+    fn this_host_can_be_watched() {
+        assert!(!AddressWatch::open().expect("opened").changed().expect("read"));
+        assert!(dump().expect("a dump").iter().all(|address| address.interface > 0));
     }
 }

@@ -12,10 +12,10 @@
 //! ```
 //!
 //! A table with an owner (Linux 5.12) belongs to the netlink socket that made it: other programs cannot change or delete it,
-//! their `flush ruleset` passes over it, and the kernel deletes it when the last descriptor of the socket is closed. The
+//! their `flush ruleset` leaves it, and the kernel deletes it when the last descriptor of the socket is closed. The
 //! owner is the socket's port id, not its process, so a descriptor that was passed on keeps the table, and can change it.
 //!
-//! The table is made by netlink, since nft's JSON drops the flag. Numbers are those of linux/netfilter/nf_tables.h and
+//! The table is made by netlink, because nft's JSON drops the flag. Numbers are those of linux/netfilter/nf_tables.h and
 //! linux/netfilter/nfnetlink.h; numbers inside attributes are in network byte order.
 
 use std::io;
@@ -23,16 +23,16 @@ use std::os::fd::OwnedFd;
 
 use neli::consts::nl::NlmF;
 use rustix::io::Errno;
+use rustix::net::netlink;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{SocketFlags, netlink};
 
-use super::batch;
-use super::message::{Attributes, Request};
+use super::message::{Attributes, Request, be32, be64};
+use super::netfilter::{NFTABLES, attributes};
 use super::nftables::{
-    CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TYPE, GET_TABLE, HOOK_NUMBER, HOOK_PRIORITY, RULE_CHAIN, SUBSYSTEM,
+    CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TYPE, DELETE_TABLE, GET_TABLE, HOOK_NUMBER, HOOK_PRIORITY, RULE_CHAIN,
     TABLE, TABLE_FLAGS,
 };
-use super::socket::{self, Socket};
+use super::socket::{Socket, unless};
 
 /// Name of the table, of the family `ip`.
 pub const GUARD_TABLE: &str = "proxygw-guard";
@@ -40,15 +40,14 @@ pub const GUARD_TABLE: &str = "proxygw-guard";
 const CHAIN: &str = "prerouting";
 
 /// `NF_IP_PRI_RAW_BEFORE_DEFRAG`: before reassembly, conntrack, every DNAT, and rule sets that rewrite addresses in `raw`
-/// (-300), so that the addresses are those on the wire. It must not be `NF_IP_PRI_FIRST`: a bridged packet comes by a second
-/// time with its DNAT done, and the kernel's `ip_sabotage_in` at that priority takes it past the rest of the hook.
+/// (-300), so that the addresses are those on the wire. It must not be `NF_IP_PRI_FIRST`: a bridged packet passes the hook a
+/// second time after its DNAT, and the kernel's `ip_sabotage_in` at that priority lets it skip the rest of the hook.
 const PRIORITY: i32 = -450;
 
-/// `NFT_MSG_NEWTABLE` and the others of its sort.
-const NEW_TABLE: u16 = SUBSYSTEM;
-const DELETE_TABLE: u16 = SUBSYSTEM | 2;
-const NEW_CHAIN: u16 = SUBSYSTEM | 3;
-const NEW_RULE: u16 = SUBSYSTEM | 6;
+/// `NFT_MSG_NEW…`.
+const NEW_TABLE: u16 = NFTABLES;
+const NEW_CHAIN: u16 = NFTABLES | 3;
+const NEW_RULE: u16 = NFTABLES | 6;
 
 /// `struct nfgenmsg`: the family `NFPROTO_IPV4`, version 0, resource 0.
 const IP: [u8; 4] = [2, 0, 0, 0];
@@ -82,16 +81,14 @@ const LO: u32 = 1;
 
 /// The guard table of a network namespace. It exists until this is dropped, and every other descriptor of its socket closed.
 #[derive(Debug)]
-pub struct GuardTable {
-    fd: OwnedFd,
-}
+pub struct GuardTable(Socket);
 
 /// A table with an owner, as the kernel reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Found {
     /// Port id of the owner's socket.
     owner: u32,
-    /// A number that no other table of the namespace ever has.
+    /// A number that no other table of the namespace has, at any time.
     handle: u64,
 }
 
@@ -103,121 +100,105 @@ impl GuardTable {
     /// `InvalidInput` on a kernel that does not know the flag; `PermissionDenied` without `CAP_NET_ADMIN`, or if the table
     /// belongs to another socket; else the operating system's error.
     pub fn create() -> io::Result<GuardTable> {
-        let fd = socket::open(Some(netlink::NETFILTER), SocketFlags::CLOEXEC)?;
-        socket::connect(&fd, 0)?;
-        replace(&fd)?;
-        Ok(GuardTable { fd })
+        GuardTable::replace(Socket::open(Some(netlink::NETFILTER))?)
     }
 
-    /// Takes over the table that belongs to this socket, and replaces it in one transaction: no packet meets none.
+    /// Takes over the table that belongs to this socket, and replaces it in one transaction: every packet meets a guard.
     ///
     /// # Errors
     /// `NotFound` if it is not the socket of the guard of the calling thread's network namespace; else as for
     /// [`create`](GuardTable::create).
     pub fn adopt(fd: OwnedFd) -> io::Result<GuardTable> {
-        let strange = || io::Error::new(io::ErrorKind::NotFound, "it does not own the guard of this network namespace");
+        let not_owner =
+            || io::Error::new(io::ErrorKind::NotFound, "it does not own the guard of this network namespace");
         let address = rustix::net::getsockname(&fd)?;
-        let port = SocketAddrNetlink::try_from(address).map_err(|_| strange())?.pid();
-        let before = find()?.filter(|found| found.owner == port).ok_or_else(strange)?;
-        replace(&fd)?;
-        // A socket of another namespace can have the same port id; then it was that namespace's table that changed.
-        match find()? {
-            Some(after) if after.owner == port && after.handle != before.handle => Ok(GuardTable { fd }),
-            _ => Err(strange()),
-        }
+        let port = SocketAddrNetlink::try_from(address).map_err(|_| not_owner())?.pid();
+        let find = || find(Socket::open(Some(netlink::NETFILTER))?);
+        let before = find()?.filter(|found| found.owner == port).ok_or_else(not_owner)?;
+        let guard = GuardTable::replace(Socket::over(fd)?)?;
+        if is_replaced(port, before, find()?) { Ok(guard) } else { Err(not_owner()) }
+    }
+
+    /// Installs the whole table in one transaction.
+    fn replace(mut socket: Socket) -> io::Result<GuardTable> {
+        socket.commit(table())?;
+        Ok(GuardTable(socket))
     }
 }
 
 impl From<GuardTable> for OwnedFd {
     fn from(guard: GuardTable) -> OwnedFd {
-        guard.fd
+        guard.0.into_fd()
     }
 }
 
-/// The guard in the calling thread's network namespace, of any owner.
-fn find() -> io::Result<Option<Found>> {
+/// The guard in the network namespace, of any owner.
+fn find(mut socket: Socket) -> io::Result<Option<Found>> {
     let mut found = None;
-    let mut request = Request::new(GET_TABLE, &IP).attribute(TABLE, &name(GUARD_TABLE));
-    let result = Socket::open(Some(netlink::NETFILTER))?.request(&mut request, &mut |message| {
-        let attribute = |kind| Attributes::after(message.payload, IP.len()).find(kind);
-        let owner = attribute(TABLE_OWNER).and_then(|bytes| Some(u32::from_be_bytes(*bytes.first_chunk()?)));
-        let handle = attribute(TABLE_HANDLE).and_then(|bytes| Some(u64::from_be_bytes(*bytes.first_chunk()?)));
-        found = owner.zip(handle).map(|(owner, handle)| Found { owner, handle });
-    });
-    match result {
-        Ok(()) => Ok(found),
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => Ok(None),
-        Err(error) => Err(error),
-    }
+    let mut request = Request::new(GET_TABLE, &IP).string(TABLE, GUARD_TABLE);
+    let result = socket.request(&mut request, &mut |message| found = parse(&attributes(message)));
+    Ok(unless(&[Errno::NOENT], result)?.and(found))
 }
 
-/// Puts the whole table into the kernel in one transaction.
-fn replace(fd: &OwnedFd) -> io::Result<()> {
-    let table = || Request::new(NEW_TABLE, &IP).attribute(TABLE, &name(GUARD_TABLE));
-    let messages = vec![
-        // Adding it first makes the deletion succeed whether it was there or not. Without flags, since the kernel refuses to
-        // change the owner of a table that is there.
-        (table(), NlmF::CREATE),
-        (Request::new(DELETE_TABLE, &IP).attribute(TABLE, &name(GUARD_TABLE)), NlmF::empty()),
-        (number(table(), TABLE_FLAGS, OWNER), NlmF::CREATE),
-        (chain(), NlmF::CREATE),
-        (rule(DESTINATION), NlmF::CREATE | NlmF::APPEND),
-        (rule(SOURCE), NlmF::CREATE | NlmF::APPEND),
-    ];
-    batch::commit(fd, messages)
+fn parse(table: &Attributes<'_>) -> Option<Found> {
+    let owner = table.find(TABLE_OWNER).and_then(be32)?;
+    Some(Found { owner, handle: table.find(TABLE_HANDLE).and_then(be64)? })
+}
+
+/// Whether the socket of this port has replaced the table. A socket of another namespace can have the same port id: then that
+/// namespace's table has changed, and the one here is still the same.
+fn is_replaced(port: u32, before: Found, after: Option<Found>) -> bool {
+    after.is_some_and(|after| after.owner == port && after.handle != before.handle)
+}
+
+/// The messages of a transaction that replaces the table.
+fn table() -> Vec<(Request, NlmF)> {
+    let request = |kind| Request::new(kind, &IP).string(TABLE, GUARD_TABLE);
+    vec![
+        // Adding it first lets the deletion succeed in any case. Without flags, because the kernel refuses to change the owner
+        // of an existing table.
+        (request(NEW_TABLE), NlmF::CREATE),
+        (request(DELETE_TABLE), NlmF::empty()),
+        (request(NEW_TABLE).be32(TABLE_FLAGS, OWNER), NlmF::CREATE),
+        (chain(request(NEW_CHAIN)), NlmF::CREATE),
+        (rule(request(NEW_RULE), DESTINATION), NlmF::CREATE | NlmF::APPEND),
+        (rule(request(NEW_RULE), SOURCE), NlmF::CREATE | NlmF::APPEND),
+    ]
 }
 
 /// `type filter hook prerouting priority -450; policy accept;`
-fn chain() -> Request {
-    let chain = Request::new(NEW_CHAIN, &IP)
-        .attribute(TABLE, &name(GUARD_TABLE))
-        .attribute(CHAIN_NAME, &name(CHAIN))
-        .nested(CHAIN_HOOK, |hook| {
-            number(hook, HOOK_NUMBER, PREROUTING).attribute(HOOK_PRIORITY, &PRIORITY.to_be_bytes())
-        });
-    number(chain, CHAIN_POLICY, ACCEPT).attribute(CHAIN_TYPE, &name("filter"))
+fn chain(request: Request) -> Request {
+    let request = request
+        .string(CHAIN_NAME, CHAIN)
+        .nested(CHAIN_HOOK, |hook| hook.be32(HOOK_NUMBER, PREROUTING).be32(HOOK_PRIORITY, PRIORITY.cast_unsigned()));
+    request.be32(CHAIN_POLICY, ACCEPT).string(CHAIN_TYPE, "filter")
 }
 
-/// `ip daddr 127.0.0.0/8 iif != "lo" drop`, or the same of the source. The address comes first: hardly any packet has such a
-/// one, and the rule ends there.
-fn rule(offset: u32) -> Request {
+/// `ip daddr 127.0.0.0/8 iif != "lo" drop`, or the same of the source. The address comes first: few packets have such an
+/// address, and for the others the rule ends there.
+fn rule(request: Request, offset: u32) -> Request {
     // Numbers are those of enum nft_payload_attributes, nft_cmp_attributes, nft_meta_attributes and
     // nft_immediate_attributes, NFT_PAYLOAD_NETWORK_HEADER, NFT_CMP_EQ and _NEQ, NFT_META_IIF, NFTA_DATA_VALUE and
     // _VERDICT, and NFTA_VERDICT_CODE.
-    let expressions = |list: Request| {
-        let list = expression(list, "payload", |data| {
-            number(number(number(number(data, 1, REGISTER), 2, 1), 3, offset), 4, 1)
-        });
+    request.string(RULE_CHAIN, CHAIN).nested(RULE_EXPRESSIONS, |list| {
+        let list = expression(list, "payload", |data| data.be32(1, REGISTER).be32(2, 1).be32(3, offset).be32(4, 1));
         let list = compare(list, 0, &[127]);
-        let list = expression(list, "meta", |data| number(number(data, 1, REGISTER), 2, 4));
+        let list = expression(list, "meta", |data| data.be32(1, REGISTER).be32(2, 4));
         let list = compare(list, 1, &LO.to_ne_bytes());
         expression(list, "immediate", |data| {
-            number(data, 1, VERDICT_REGISTER).nested(2, |data| data.nested(2, |verdict| number(verdict, 1, DROP)))
+            data.be32(1, VERDICT_REGISTER).nested(2, |data| data.nested(2, |verdict| verdict.be32(1, DROP)))
         })
-    };
-    Request::new(NEW_RULE, &IP)
-        .attribute(TABLE, &name(GUARD_TABLE))
-        .attribute(RULE_CHAIN, &name(CHAIN))
-        .nested(RULE_EXPRESSIONS, expressions)
+    })
 }
 
 /// Ends the rule unless the register compares like this with the value.
 fn compare(list: Request, operation: u32, value: &[u8]) -> Request {
-    expression(list, "cmp", |data| {
-        number(number(data, 1, REGISTER), 2, operation).nested(3, |data| data.attribute(1, value))
-    })
+    expression(list, "cmp", |data| data.be32(1, REGISTER).be32(2, operation).nested(3, |data| data.attribute(1, value)))
 }
 
 fn expression(list: Request, kind: &str, data: impl FnOnce(Request) -> Request) -> Request {
-    list.nested(LIST_ELEMENT, |element| element.attribute(EXPRESSION_NAME, &name(kind)).nested(EXPRESSION_DATA, data))
+    list.nested(LIST_ELEMENT, |element| element.string(EXPRESSION_NAME, kind).nested(EXPRESSION_DATA, data))
 }
 
-/// Appends a number of 32 bits.
-fn number(request: Request, kind: u16, value: u32) -> Request {
-    request.attribute(kind, &value.to_be_bytes())
-}
-
-/// A string as the kernel wants it.
-fn name(text: &str) -> Vec<u8> {
-    [text.as_bytes(), &[0]].concat()
-}
+#[cfg(test)]
+mod tests;

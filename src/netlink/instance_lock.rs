@@ -1,4 +1,4 @@
-//! One daemon per network namespace: there is one table in each.
+//! Lock that admits one daemon per network namespace, because there is one table in each.
 //!
 //! The lock is an NFLOG group that the daemon binds and to which no rule logs. The kernel lets one socket of a network namespace
 //! bind a group, requires `CAP_NET_ADMIN` for it, and frees the group with the process: an unprivileged process cannot take it,
@@ -12,18 +12,15 @@ use rustix::io::Errno;
 use rustix::net::netlink;
 
 use super::message::Request;
+use super::nflog;
 use super::nftables::GET_GENERATION;
 use super::socket::Socket;
+use crate::ids::OUR_NUMBER;
 
 /// The NFLOG group of the lock. `plugins.packet.group` must be another one.
-pub const LOCK_GROUP: u16 = 28774;
+pub const LOCK_GROUP: u16 = OUR_NUMBER - 1;
 
-/// `NFNL_SUBSYS_ULOG` and in it `NFULNL_MSG_CONFIG`; `NFULA_CFG_CMD`; `NFULNL_CFG_CMD_BIND`.
-const CONFIG: u16 = 4 << 8 | 1;
-const COMMAND: u16 = 1;
-const BIND: u8 = 1;
-
-/// The bound groups of the network namespace: one a line, the group's number and the owner's port id first.
+/// The bound groups of the network namespace: one per line, the group's number and the owner's port id first.
 const GROUPS: &str = "/proc/thread-self/net/netfilter/nfnetlink_log";
 
 /// The netlink sockets of the network namespace: the protocol is the second column of a line, the port id the third. Every user
@@ -33,7 +30,7 @@ const SOCKETS: &str = "/proc/thread-self/net/netlink";
 /// `NETLINK_NETFILTER`.
 const NETFILTER: &str = "12";
 
-/// Time that a lock without a known owner is waited for, and the pause between two attempts.
+/// Timeout for a lock without a known owner, and the pause between two attempts.
 const TIMEOUT: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -41,10 +38,10 @@ const PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct InstanceLock(#[allow(dead_code, reason = "the open socket is the lock")] Socket);
 
-/// Reason why the lock is not to be had.
+/// Reason why the lock is unavailable.
 #[derive(Debug)]
 pub enum LockError {
-    /// Another process has it.
+    /// Another process holds it.
     Held(Option<Holder>),
     /// The process has no `CAP_NET_ADMIN` over the network namespace.
     NotPermitted,
@@ -91,17 +88,18 @@ impl fmt::Display for LockError {
 impl std::error::Error for LockError {}
 
 impl InstanceLock {
-    /// Claims the calling thread's network namespace, and waits a moment for a lock whose owner has died: a process that it
-    /// was about to start has a copy of its socket until it runs another program, which the kernel then closes.
-    /// To be called before the process has another netlink socket: the kernel then uses the process id as the port id, by
-    /// which a second daemon can name this one.
+    /// Claims the calling thread's network namespace. Waits a moment for a lock whose owner has died: a child that the owner
+    /// has just forked holds a copy of its socket until it executes its program.
+    ///
+    /// Call it before the process opens another netlink socket: the kernel then uses the process id as the port id, by which a
+    /// second daemon can name this one.
     ///
     /// # Errors
-    /// Another process has the lock, or it is not to be had.
+    /// Another process holds the lock, or it is unavailable.
     pub fn claim() -> Result<InstanceLock, LockError> {
         let until = Instant::now() + TIMEOUT;
         loop {
-            match InstanceLock::try_claim() {
+            match Socket::open(Some(netlink::NETFILTER)).map_err(LockError::System).and_then(InstanceLock::over) {
                 Err(LockError::Held(None)) if Instant::now() < until => std::thread::sleep(PAUSE),
                 result => return result,
             }
@@ -109,44 +107,47 @@ impl InstanceLock {
     }
 
     /// One attempt.
-    fn try_claim() -> Result<InstanceLock, LockError> {
-        let mut socket = Socket::open(Some(netlink::NETFILTER)).map_err(LockError::System)?;
-        let [high, low] = LOCK_GROUP.to_be_bytes();
-        let mut request = Request::new(CONFIG, &[0, 0, high, low]).attribute(COMMAND, &[BIND]);
-        match socket.request(&mut request, &mut |_| {}) {
-            Ok(()) => Ok(InstanceLock(socket)),
-            // The kernel has the same error for a group of another socket and for a missing capability.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::PERM) => {
-                // A query without arguments that takes CAP_NET_ADMIN, as all of nfnetlink does.
-                let query = socket.request(&mut Request::new(GET_GENERATION, &[0; 4]), &mut |_| {});
-                Err(if query.is_ok() { LockError::Held(holder()) } else { LockError::NotPermitted })
+    fn over(mut socket: Socket) -> Result<InstanceLock, LockError> {
+        let Err(error) = socket.request(&mut nflog::bind(LOCK_GROUP), &mut |_| {}) else {
+            return Ok(InstanceLock(socket));
+        };
+        Err(match Errno::from_io_error(&error) {
+            // The kernel has the same error for a group of another socket and for a missing capability. The second query has no
+            // arguments that could be wrong, and needs CAP_NET_ADMIN, as all of nfnetlink does.
+            Some(Errno::PERM) if socket.request(&mut Request::new(GET_GENERATION, &[0; 4]), &mut |_| {}).is_err() => {
+                LockError::NotPermitted
             }
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) => Err(LockError::Held(holder())),
-            // No such subsystem, and no module that would bring it.
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => Err(LockError::NoNflog),
-            Err(error) => Err(LockError::System(error)),
-        }
+            Some(Errno::PERM | Errno::BUSY) => LockError::Held(holder()),
+            // No such subsystem, and no module that provides it.
+            Some(Errno::INVAL) => LockError::NoNflog,
+            _ => LockError::System(error),
+        })
     }
 }
 
 /// Whether a daemon runs in the calling thread's network namespace. Without the right to read NFLOG's groups, a process of
-/// this program's name with a socket for netfilter is taken for one.
+/// this program's name with a netfilter socket counts as one.
 pub fn is_claimed() -> bool {
     match std::fs::read_to_string(GROUPS) {
         Ok(groups) => owner_in(&groups).is_some(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(_) => {
             let sockets = std::fs::read_to_string(SOCKETS).unwrap_or_default();
-            let mut ports = sockets.lines().filter_map(|line| {
-                let mut words = line.split_whitespace().skip(1);
-                (words.next() == Some(NETFILTER)).then(|| words.next()?.parse::<u32>().ok())?
-            });
-            ports.any(|pid| pid != std::process::id() && name_of(pid).is_some_and(|name| is_our_name(&name)))
+            let is_daemon = |pid| pid != std::process::id() && name_of(pid).is_some_and(|name| is_our_name(&name));
+            netfilter_ports(&sockets).any(is_daemon)
         }
     }
 }
 
-/// The process whose socket has the group, if it can be known: a first netlink socket's port id is its process's id.
+/// The port ids of the netfilter sockets in [`SOCKETS`].
+fn netfilter_ports(sockets: &str) -> impl Iterator<Item = u32> {
+    sockets.lines().filter_map(|line| {
+        let mut columns = line.split_whitespace().skip(1);
+        (columns.next() == Some(NETFILTER)).then(|| columns.next()?.parse().ok())?
+    })
+}
+
+/// The process that holds the lock, if it is known: the port id of a process's first netlink socket is its process id.
 fn holder() -> Option<Holder> {
     let pid = owner_in(&std::fs::read_to_string(GROUPS).ok()?)?;
     Some(Holder { pid, name: name_of(pid)? })
@@ -155,8 +156,8 @@ fn holder() -> Option<Holder> {
 /// The port id of the lock's owner.
 fn owner_in(groups: &str) -> Option<u32> {
     groups.lines().find_map(|line| {
-        let mut words = line.split_whitespace();
-        (words.next()?.parse() == Ok(LOCK_GROUP)).then(|| words.next()?.parse().ok())?
+        let mut columns = line.split_whitespace();
+        (columns.next()?.parse() == Ok(LOCK_GROUP)).then(|| columns.next()?.parse().ok())?
     })
 }
 
@@ -181,6 +182,53 @@ mod tests {
         for garbage in ["", "\n", "28774", "28774 x", "28774 -1 0"] {
             assert_eq!(owner_in(garbage), None, "{garbage:?}");
         }
+    }
+
+    #[test]
+    fn netfilter_sockets_are_found_among_others() {
+        let sockets = "sk               Eth Pid        Groups   Rmem\n\
+                       00000000da7c9b5c 0   1          00000000 0\n\
+                       000000001f0ba1e8 12  412        00000000 0\n\
+                       00000000a5b0c3d2 12  x\n00000000a5b0c3d2 12\n\n\
+                       00000000a5b0c3d2 12  4065937688 00000000 0\n";
+        assert_eq!(netfilter_ports(sockets).collect::<Vec<_>>(), [412, 4_065_937_688]);
+    }
+
+    #[test]
+    fn a_refusal_becomes_its_reason() {
+        use neli::consts::nl::NlmF;
+
+        use crate::netlink::recorded::played;
+
+        // In another process's place: its lock is not this test's.
+        let claim = |errors: &[i32]| {
+            let answer = |errno: &i32| vec![Request::new(2, &(-errno).to_ne_bytes()).finish(NlmF::empty(), 0).to_vec()];
+            let (socket, kernel) = played(errors.iter().map(answer).collect());
+            let result = InstanceLock::over(socket);
+            let requests = kernel.join().expect("played");
+            // NFULNL_MSG_CONFIG of group 28774: NFULNL_CFG_CMD_BIND
+            assert_eq!(requests[0][4..8], [1, 4, 5, 0]);
+            assert_eq!(requests[0][16..], [0, 0, 0x70, 0x66, 5, 0, 1, 0, 1, 0, 0, 0]);
+            result.map(drop)
+        };
+        assert!(matches!(claim(&[0]), Ok(())));
+        // EPERM, and whether the second query succeeds.
+        assert!(matches!(claim(&[1, 0]), Err(LockError::Held(_))));
+        assert!(matches!(claim(&[1, 1]), Err(LockError::NotPermitted)));
+        // EBUSY, EINVAL, ENOMEM
+        assert!(matches!(claim(&[16]), Err(LockError::Held(_))));
+        assert!(matches!(claim(&[22]), Err(LockError::NoNflog)));
+        assert!(matches!(claim(&[12]), Err(LockError::System(error)) if error.raw_os_error() == Some(12)));
+    }
+
+    #[test]
+    fn each_error_names_its_reason() {
+        let texts = [LockError::Held(None), LockError::NotPermitted, LockError::NoNflog].map(|error| error.to_string());
+        for (text, reason) in texts.iter().zip(["NFLOG group 28774", "CAP_NET_ADMIN", "nfnetlink_log"]) {
+            assert!(text.contains(reason), "{text}");
+        }
+        let error = LockError::System(Errno::MFILE.into()).to_string();
+        assert!(error.starts_with("cannot claim this network namespace: Too many open files"), "{error}");
     }
 
     #[test]

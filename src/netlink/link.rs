@@ -17,12 +17,34 @@ pub struct Link {
 /// All interfaces, in the kernel's order.
 ///
 /// # Errors
-/// What the operating system said: there is no `/proc`, or no file descriptor is left.
+/// The operating system's error: there is no `/proc`, or no file descriptor is left.
 pub fn all() -> io::Result<Vec<Link>> {
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let table = std::fs::read_to_string("/proc/thread-self/net/dev")?;
-    let names = table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()));
-    // One that has gone meanwhile has no index.
-    let link = |name: String| Some(Link { index: netdevice::name_to_index(&socket, &name).ok()?, name });
-    Ok(names.filter_map(link).collect())
+    // An interface that was removed meanwhile has no index.
+    let link = |name: &str| Some(Link { index: netdevice::name_to_index(&socket, name).ok()?, name: name.to_owned() });
+    Ok(names_in(&table).filter_map(link).collect())
+}
+
+/// The names in `/proc/net/dev`: one per line, before a colon.
+fn names_in(table: &str) -> impl Iterator<Item = &str> {
+    table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_before_the_colon() {
+        let table = "Inter-|   Receive                |  Transmit\n face |bytes    packets errs\n    lo:  100 2 0\n\
+                     eth0.7: 123 4\nwlan0:1 2\n";
+        assert_eq!(names_in(table).collect::<Vec<_>>(), ["lo", "eth0.7", "wlan0"]);
+    }
+
+    #[test]
+    fn the_first_interface_is_lo() {
+        let links = all().expect("read");
+        assert!(links.contains(&Link { index: 1, name: "lo".to_owned() }), "{links:?}");
+    }
 }

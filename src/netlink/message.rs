@@ -1,9 +1,10 @@
-//! The bytes of netlink messages: a builder for requests, and borrowed, bounds-checked views of what was received.
+//! Netlink messages as bytes: a builder for requests, and borrowed, bounds-checked views of received messages.
 //!
-//! Reading never panics and never allocates: what is cut short or claims a wrong length ends the iteration.
+//! Reading never panics and never allocates: a truncated message or a wrong length ends the iteration.
 //! See `linux/netlink.h` for the layout; all headers are in the host's byte order.
 
 use std::io;
+use std::net::IpAddr;
 
 use neli::consts::nl::NlmF;
 
@@ -19,17 +20,17 @@ const NESTED: u16 = 1 << 15;
 /// `NLA_TYPE_MASK`: the bits of an attribute's type that are not flags.
 const TYPE_MASK: u16 = 0x3fff;
 
-/// Messages and attributes start at multiples of this (`NLMSG_ALIGNTO`, `NLA_ALIGNTO`).
+/// Alignment of messages and attributes (`NLMSG_ALIGNTO`, `NLA_ALIGNTO`).
 const ALIGN: usize = 4;
 
-/// A message to the kernel, under construction.
+/// Builder of a message to the kernel.
 #[derive(Debug, Clone)]
 pub struct Request {
     bytes: Vec<u8>,
 }
 
 impl Request {
-    /// A request of the given type with the family's own header behind netlink's.
+    /// A request of this type, with the family's own header after netlink's.
     pub fn new(kind: u16, header: &[u8]) -> Request {
         let mut bytes = vec![0; HEADER];
         bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
@@ -44,6 +45,34 @@ impl Request {
         self.bytes.extend_from_slice(value);
         self.bytes.resize(self.bytes.len().next_multiple_of(ALIGN), 0);
         self
+    }
+
+    /// Appends an IP address.
+    pub fn ip(self, kind: u16, address: IpAddr) -> Request {
+        match address {
+            IpAddr::V4(address) => self.attribute(kind, &address.octets()),
+            IpAddr::V6(address) => self.attribute(kind, &address.octets()),
+        }
+    }
+
+    /// Appends a number in network byte order.
+    pub fn be16(self, kind: u16, number: u16) -> Request {
+        self.attribute(kind, &number.to_be_bytes())
+    }
+
+    /// Appends a number in network byte order.
+    pub fn be32(self, kind: u16, number: u32) -> Request {
+        self.attribute(kind, &number.to_be_bytes())
+    }
+
+    /// Appends a number in the host's byte order.
+    pub fn ne32(self, kind: u16, number: u32) -> Request {
+        self.attribute(kind, &number.to_ne_bytes())
+    }
+
+    /// Appends a string with a final zero.
+    pub fn string(self, kind: u16, text: &str) -> Request {
+        self.attribute(kind, &[text.as_bytes(), &[0]].concat())
     }
 
     /// Appends an attribute that holds the attributes which `fill` appends.
@@ -79,17 +108,17 @@ pub struct Message<'a> {
     pub kind: u16,
     /// The flags (`NLM_F_...`).
     pub flags: NlmF,
-    /// The sequence number of the request that it answers; 0 in notifications.
+    /// The sequence number of the request; 0 in notifications.
     pub sequence: u32,
-    /// The netlink port that it answers, or that a notification's change came from.
+    /// The netlink port of the request, or of the socket that made the change of a notification.
     pub port: u32,
-    /// What follows netlink's header.
+    /// The bytes after netlink's header.
     pub payload: &'a [u8],
 }
 
 /// The messages of one received datagram.
 ///
-/// Yields an error of kind `InvalidData`, and then nothing more, if what is left is not a whole message.
+/// Yields an error of kind `InvalidData`, and then nothing more, if the rest is not a whole message.
 #[derive(Debug, Clone)]
 pub struct Messages<'a> {
     rest: &'a [u8],
@@ -101,18 +130,13 @@ impl<'a> Messages<'a> {
         Messages { rest: datagram }
     }
 
-    /// How many bytes have not been read.
-    pub fn left(&self) -> usize {
-        self.rest.len()
-    }
-
     fn take(&mut self) -> Option<Message<'a>> {
         let rest = std::mem::take(&mut self.rest);
-        let length = u32_at(rest, 0)? as usize;
-        let kind = u16_at(rest, 4)?;
-        let flags = NlmF::from_bits_retain(u16_at(rest, 6)?);
-        let sequence = u32_at(rest, 8)?;
-        let port = u32_at(rest, 12)?;
+        let length = u32::from_ne_bytes(array(rest, 0)?) as usize;
+        let kind = u16::from_ne_bytes(array(rest, 4)?);
+        let flags = NlmF::from_bits_retain(u16::from_ne_bytes(array(rest, 6)?));
+        let sequence = u32::from_ne_bytes(array(rest, 8)?);
+        let port = u32::from_ne_bytes(array(rest, 12)?);
         let payload = rest.get(HEADER..length)?;
         self.rest = rest.get(length.next_multiple_of(ALIGN)..).unwrap_or_default();
         Some(Message { kind, flags, sequence, port, payload })
@@ -130,9 +154,9 @@ impl<'a> Iterator for Messages<'a> {
     }
 }
 
-/// The attributes in a message's payload or in a nested attribute, as their type without flags and their value.
+/// The attributes in a payload or in a nested attribute: their types without flags, and their values.
 ///
-/// Ends at the first one that is not whole.
+/// Ends at the first truncated attribute.
 #[derive(Debug, Clone)]
 pub struct Attributes<'a> {
     rest: &'a [u8],
@@ -150,8 +174,13 @@ impl<'a> Attributes<'a> {
     }
 
     /// The value of the first attribute of this type.
-    pub fn find(mut self, kind: u16) -> Option<&'a [u8]> {
-        self.find_map(|(found, value)| (found == kind).then_some(value))
+    pub fn find(&self, kind: u16) -> Option<&'a [u8]> {
+        self.clone().find_map(|(found, value)| (found == kind).then_some(value))
+    }
+
+    /// The attributes nested in the first attribute of this type.
+    pub fn find_nested(&self, kind: u16) -> Option<Attributes<'a>> {
+        self.find(kind).map(Attributes::nested)
     }
 }
 
@@ -160,80 +189,44 @@ impl<'a> Iterator for Attributes<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let rest = std::mem::take(&mut self.rest);
-        let length = usize::from(u16_at(rest, 0)?);
-        let kind = u16_at(rest, 2)? & TYPE_MASK;
+        let length = usize::from(u16::from_ne_bytes(array(rest, 0)?));
+        let kind = u16::from_ne_bytes(array(rest, 2)?) & TYPE_MASK;
         let value = rest.get(ATTRIBUTE_HEADER..length)?;
         self.rest = rest.get(length.next_multiple_of(ALIGN)..).unwrap_or_default();
         Some((kind, value))
     }
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+/// A fixed number of bytes at an offset.
+pub fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..)?.first_chunk().copied()
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+/// The value of an attribute in network byte order.
+pub fn be16(value: &[u8]) -> Option<u16> {
+    value.try_into().ok().map(u16::from_be_bytes)
+}
+
+/// The value of an attribute in network byte order.
+pub fn be32(value: &[u8]) -> Option<u32> {
+    value.try_into().ok().map(u32::from_be_bytes)
+}
+
+/// The value of an attribute in network byte order.
+pub fn be64(value: &[u8]) -> Option<u64> {
+    value.try_into().ok().map(u64::from_be_bytes)
+}
+
+/// The value of an attribute in the host's byte order.
+pub fn ne32(value: &[u8]) -> Option<u32> {
+    value.try_into().ok().map(u32::from_ne_bytes)
+}
+
+/// The value of an attribute that is an IP address.
+pub fn ip(value: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample() -> Vec<u8> {
-        let mut request = Request::new(0x101, &[2, 0, 0, 0])
-            .attribute(3, &[1, 2, 3, 4, 5])
-            .nested(4, |nest| nest.attribute(1, &[9]).attribute(2, &[]));
-        request.finish(NlmF::REQUEST | NlmF::DUMP, 7).to_vec()
-    }
-
-    #[test]
-    fn what_is_built_is_read_back() {
-        let bytes = sample();
-        let message = Messages::new(&bytes).next().expect("one").expect("whole");
-        assert_eq!((message.kind, message.sequence), (0x101, 7));
-        assert_eq!(message.flags, NlmF::REQUEST | NlmF::DUMP);
-        let attributes: Vec<_> = Attributes::after(message.payload, 4).collect();
-        assert_eq!(attributes[0], (3, &[1, 2, 3, 4, 5][..]));
-        assert_eq!(attributes[1].0, 4);
-        let inner: Vec<_> = Attributes::nested(attributes[1].1).collect();
-        assert_eq!(inner, [(1, &[9][..]), (2, &[][..])]);
-        assert_eq!(Messages::new(&bytes).count(), 1);
-    }
-
-    #[test]
-    fn two_messages_in_a_datagram() {
-        let mut bytes = sample();
-        bytes.extend(sample());
-        assert_eq!(Messages::new(&bytes).filter(|message| message.is_ok()).count(), 2);
-    }
-
-    #[test]
-    fn every_prefix_is_refused_and_nothing_follows() {
-        let bytes = sample();
-        for end in 1..bytes.len() {
-            let mut messages = Messages::new(&bytes[..end]);
-            assert!(messages.next().expect("an item").is_err(), "{end}");
-            assert!(messages.next().is_none(), "{end}");
-        }
-        assert!(Messages::new(&[]).next().is_none());
-    }
-
-    #[test]
-    fn wrong_lengths_end_the_iteration() {
-        for length in [0u32, 1, 15, 57, u32::MAX] {
-            let mut bytes = sample();
-            bytes[0..4].copy_from_slice(&length.to_ne_bytes());
-            assert!(Messages::new(&bytes).next().expect("an item").is_err(), "{length}");
-        }
-        for length in [0u16, 3, 200, u16::MAX] {
-            let mut bytes = sample();
-            bytes[20..22].copy_from_slice(&length.to_ne_bytes());
-            assert_eq!(Attributes::after(&bytes, 20).count(), 0, "{length}");
-        }
-        let bytes = sample();
-        for cut in 0..bytes.len() {
-            Attributes::after(&bytes[..cut], 20).for_each(|(_, value)| assert!(Attributes::nested(value).count() < 4));
-        }
-    }
-}
+mod tests;

@@ -1,31 +1,32 @@
-//! All that proxygw knows of netlink: how to ask the kernel, and what it answers.
+//! Queries and notifications of the kernel over netlink.
 //!
-//! | module | asks |
+//! | module | purpose |
 //! |---|---|
-//! | [`conntrack`] | which flows there are, to delete one, to be told of each that comes and goes |
-//! | [`sock_diag`] | whether something is bound to an address, without connecting to it |
-//! | [`loopback`] | to let answers for ::1 in that come through an interface |
-//! | [`nflog`] | for packets that a rule has logged |
-//! | [`guard_table`] | for a table that other programs cannot flush |
-//! | [`nftables`] | what changes in a table, and who changed it; what is in it |
-//! | [`instance_lock`] | to be the one daemon of the network namespace |
-//! | [`addresses`] | which addresses the interfaces have, and to be told when they change |
-//! | [`route`] | where a packet would go; whether an address is this host's own |
-//! | [`link`] | which interfaces there are |
-//! | `batch` | a transaction of nftables |
-//! | [`socket`] | the requests, dumps and replies under all of them |
-//! | [`message`] | the bytes of a message and its attributes |
+//! | [`conntrack`] | lists, watches and deletes flows |
+//! | [`sock_diag`] | finds out whether a socket is bound to an address, without connecting to it |
+//! | [`loopback`] | adds routes for replies to ::1 that come in through an interface |
+//! | [`nflog`] | receives packets that a rule logged |
+//! | [`guard_table`] | creates a table that other programs cannot flush |
+//! | [`nftables`] | watches and lists one table |
+//! | [`instance_lock`] | admits one daemon per network namespace |
+//! | [`addresses`] | lists and watches the addresses of the interfaces |
+//! | [`route`] | looks up routes |
+//! | [`link`] | lists the interfaces |
+//! | `netfilter` | headers and transactions of netfilter's subsystems |
+//! | [`socket`] | requests, dumps and their results |
+//! | `events` | notifications |
+//! | [`message`] | bytes of a message and its attributes |
 //!
-//! Nothing here has a thread of its own or shared state: a value belongs to the thread that uses it, asks the network
+//! Nothing here has a thread of its own or shared state: a value belongs to the thread that uses it, queries the network
 //! namespace in which it was opened, and blocks no longer than [`socket::TIMEOUT`].
 //!
 //! The sockets are rustix's and not neli's: neli's `NlSocket` lends only a raw file descriptor, which cannot be polled
 //! or given a receive timeout without `unsafe`. Its constants are used where it has them (it has none for conntrack or
-//! sock_diag), and its attribute types are not, for they allocate once per attribute.
+//! sock_diag). Its attribute types are not, because they allocate once per attribute.
 
 pub mod addresses;
-mod batch;
 pub mod conntrack;
+mod events;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub mod guard_table;
@@ -33,8 +34,11 @@ pub mod instance_lock;
 pub mod link;
 pub mod loopback;
 pub mod message;
+mod netfilter;
 pub mod nflog;
 pub mod nftables;
+#[cfg(test)]
+mod recorded;
 pub mod route;
 pub mod sock_diag;
 pub mod socket;

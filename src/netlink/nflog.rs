@@ -1,23 +1,23 @@
-//! Packets that a rule has logged to a group (`log group N`), whole.
+//! Packets that a rule logged to a group (`log group N`), whole.
 //!
 //! Numbers are those of linux/netfilter/nfnetlink_log.h.
 
-use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use neli::consts::nl::NlmF;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, netlink};
+use rustix::net::netlink;
 
-use super::message::{Attributes, Messages, Request};
-use super::socket::{self, TIMEOUT};
-use crate::system::wait_readable;
+use super::events::EventSocket;
+use super::message::{Messages, Request};
+use super::netfilter::{ULOG, attributes};
+use super::socket::Socket;
 
-/// `NFNL_SUBSYS_ULOG`, and in it `NFULNL_MSG_PACKET` and `NFULNL_MSG_CONFIG`.
-const PACKET: u16 = 4 << 8;
-const CONFIG: u16 = 4 << 8 | 1;
+pub use super::events::Received;
+
+/// `NFULNL_MSG_PACKET` and `NFULNL_MSG_CONFIG`.
+const PACKET: u16 = ULOG;
+const CONFIG: u16 = ULOG | 1;
 
 /// `NFULA_CFG_CMD`, `_MODE`, `_QTHRESH`; `NFULNL_CFG_CMD_BIND`; `NFULNL_COPY_PACKET`.
 const COMMAND: u16 = 1;
@@ -30,25 +30,17 @@ const COPY_PACKET: u8 = 2;
 const HEADER: u16 = 1;
 const PAYLOAD: u16 = 9;
 
-/// `struct nfgenmsg`.
-const GENERIC_HEADER: usize = 4;
-
-/// The longest packet, with room for netlink around it.
-const BUFFER: usize = 72 * 1024;
-
-/// How many bytes of packets the kernel is asked to keep until they are read.
-const KEPT: usize = 4 * 1024 * 1024;
+/// Size of the receive buffer in bytes.
+const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
 /// `NF_INET_LOCAL_OUT`.
 const LOCAL_OUT: u8 = 3;
 
-/// A socket that receives the packets of one group of one network namespace. It becomes readable when there is one.
-pub struct Nflog {
-    fd: OwnedFd,
-    buffer: Vec<u8>,
-}
+/// A socket that receives the packets of one group of one network namespace. It becomes readable when a packet waits.
+#[derive(Debug)]
+pub struct Nflog(EventSocket);
 
-/// A packet that has been logged.
+/// A packet that was logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Logged<'a> {
     /// From its network header on.
@@ -57,93 +49,62 @@ pub struct Logged<'a> {
     pub from_here: bool,
 }
 
-/// What there was to receive.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Received {
-    /// Something, and `each` has seen it.
-    Some,
-    /// Nothing more.
-    Nothing,
-    /// Packets were lost, since too many were unread (`ENOBUFS`).
-    Overrun,
-}
-
 impl Nflog {
     /// Binds to the group in the calling thread's network namespace.
     ///
     /// # Errors
-    /// `PermissionDenied` or `AddrInUse` if another program has the group (the kernel says the one or the other),
+    /// `PermissionDenied` or `AddrInUse` if another program has the group (the kernel returns the one or the other),
     /// `PermissionDenied` without `CAP_NET_ADMIN` too; else the operating system's error.
     pub fn open(group: u16) -> io::Result<Nflog> {
-        let fd = socket::open(Some(netlink::NETFILTER), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
-        socket::set_receive_buffer(&fd, KEPT)?;
-        socket::connect(&fd, 0)?;
-        let mut log = Nflog { fd, buffer: vec![0; BUFFER] };
-        let [high, low] = group.to_be_bytes();
-        let request = || Request::new(CONFIG, &[0, 0, high, low]);
-        log.configure(&mut request().attribute(COMMAND, &[BIND])).map_err(|error| {
-            match Errno::from_io_error(&error) {
-                Some(Errno::BUSY) => io::ErrorKind::AddrInUse.into(),
-                _ => error,
-            }
+        Nflog::bind(Socket::open(Some(netlink::NETFILTER))?, group)
+    }
+
+    fn bind(mut socket: Socket, group: u16) -> io::Result<Nflog> {
+        socket.request(&mut bind(group), &mut |_| {}).map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::BUSY) => io::ErrorKind::AddrInUse.into(),
+            _ => error,
         })?;
-        // Whole packets, and each at once: the default waits for a hundred of them, or a second.
-        let mode = [&0xffff_u32.to_be_bytes()[..], &[COPY_PACKET, 0]].concat();
-        log.configure(&mut request().attribute(MODE, &mode).attribute(THRESHOLD, &1u32.to_be_bytes()))?;
-        Ok(log)
+        // Packets that come before this takes effect are lost.
+        socket.request(&mut whole_packets(group), &mut |_| {})?;
+        let events = EventSocket::over(socket.into_fd());
+        events.set_receive_buffer(RECEIVE_BUFFER)?;
+        Ok(Nflog(events))
     }
 
-    /// Sends a request and waits for its acknowledgement; packets that come before it are lost.
-    fn configure(&mut self, request: &mut Request) -> io::Result<()> {
-        const ERROR: u16 = 2;
-        rustix::net::send(&self.fd, request.finish(NlmF::REQUEST | NlmF::ACK, 1), SendFlags::empty())?;
-        let deadline = Instant::now() + TIMEOUT;
-        while Instant::now() < deadline {
-            wait_readable(&[self.fd.as_fd()], Some(deadline))?;
-            let length = match socket::receive(&self.fd, &mut self.buffer, RecvFlags::DONTWAIT) {
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => continue,
-                length => length?,
-            };
-            for message in Messages::new(&self.buffer[..length]) {
-                let message = message?;
-                if message.kind == ERROR {
-                    let number = message.payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-                    return if number == 0 {
-                        Ok(())
-                    } else {
-                        Err(io::Error::from_raw_os_error(number.saturating_neg()))
-                    };
-                }
-            }
-        }
-        Err(io::ErrorKind::TimedOut.into())
-    }
-
-    /// Takes what the kernel hands on at once, and gives `each` packet of it; does not block.
+    /// Receives one datagram, and passes `each` packet of it; does not block.
     ///
     /// # Errors
     /// The operating system's error.
     pub fn receive(&mut self, each: &mut dyn FnMut(Logged<'_>)) -> io::Result<Received> {
-        let length = match socket::receive(&self.fd, &mut self.buffer, RecvFlags::DONTWAIT) {
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(Received::Nothing),
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => return Ok(Received::Overrun),
-            Err(error) => return Err(error),
-        };
-        for_each_packet(&self.buffer[..length], each);
-        Ok(Received::Some)
+        self.0.receive(|datagram| for_each_packet(datagram, each))
     }
 }
 
-/// Gives `each` the packets of one datagram of the kernel. Pure: what is not whole ends it, what is not a packet is skipped.
+/// Binds a socket to a group, which one socket of a network namespace can have.
+pub(super) fn bind(group: u16) -> Request {
+    config(group).attribute(COMMAND, &[BIND])
+}
+
+/// Requests whole packets, and each at once: the default waits for a hundred of them, or a second.
+fn whole_packets(group: u16) -> Request {
+    let mode = [&0xffff_u32.to_be_bytes()[..], &[COPY_PACKET, 0]].concat();
+    config(group).attribute(MODE, &mode).be32(THRESHOLD, 1)
+}
+
+fn config(group: u16) -> Request {
+    let [high, low] = group.to_be_bytes();
+    Request::new(CONFIG, &[0, 0, high, low])
+}
+
+/// Passes the packets of a datagram to `each`. Ends at a truncated message, and skips other messages.
 pub fn for_each_packet(datagram: &[u8], each: &mut dyn FnMut(Logged<'_>)) {
     for message in Messages::new(datagram) {
         let Ok(message) = message else { break };
-        let attributes = || Attributes::after(message.payload, GENERIC_HEADER);
+        let attributes = attributes(&message);
         if message.kind == PACKET
-            && let Some(payload) = attributes().find(PAYLOAD)
+            && let Some(payload) = attributes.find(PAYLOAD)
         {
-            let from_here = attributes().find(HEADER).and_then(|header| header.get(2)) == Some(&LOCAL_OUT);
+            let from_here = attributes.find(HEADER).and_then(|header| header.get(2)) == Some(&LOCAL_OUT);
             each(Logged { payload, from_here });
         }
     }
@@ -151,19 +112,16 @@ pub fn for_each_packet(datagram: &[u8], each: &mut dyn FnMut(Logged<'_>)) {
 
 impl AsFd for Nflog {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-impl fmt::Debug for Nflog {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Nflog").field("fd", &self.fd).finish_non_exhaustive()
+        self.0.as_fd()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use neli::consts::nl::NlmF;
+
     use super::*;
+    use crate::netlink::recorded::{played, recorded};
 
     /// A packet as the kernel logs it.
     fn message(hook: u8, payload: &[u8]) -> Vec<u8> {
@@ -189,6 +147,48 @@ mod tests {
         // Without a header it counts as from outside, which is the stricter.
         let bare = Request::new(PACKET, &[2, 0, 0, 1]).attribute(PAYLOAD, b"x").finish(NlmF::empty(), 0).to_vec();
         assert_eq!(packets(&bare), [(b"x".to_vec(), false)]);
+    }
+
+    #[test]
+    fn recorded_packets_are_read_whole() {
+        let datagrams = recorded!("nflog");
+        let [v4, v6, inside] = [0, 1, 2].map(|at| packets(&datagrams[at]));
+        for (packets, version, end, from_here) in
+            [(&v4, 4, &b"outside"[..], false), (&v6, 6, b"six", false), (&inside, 4, b"inside", true)]
+        {
+            let [(payload, here)] = &packets[..] else { panic!("{packets:?}") };
+            assert_eq!((payload[0] >> 4, *here), (version, from_here));
+            assert!(payload.ends_with(end), "{payload:?}");
+        }
+        // Its length is in bytes 2 and 3 (RFC 791).
+        assert_eq!(v4[0].0[2..4], [0, v4[0].0.len() as u8]);
+    }
+
+    #[test]
+    fn the_socket_is_bound_and_gets_whole_packets_at_once() {
+        let done = || Request::new(2, &[0; 4]).finish(NlmF::empty(), 0).to_vec();
+        let (socket, kernel) = played(vec![vec![done()], vec![done()]]);
+        Nflog::bind(socket, 0x0102).expect("bound");
+        let requests = kernel.join().expect("played");
+        // nfgenmsg with the group; NFULA_CFG_CMD
+        assert_eq!(requests[0][16..], [0, 0, 1, 2, 5, 0, 1, 0, 1, 0, 0, 0]);
+        // NFULA_CFG_MODE: range, NFULNL_COPY_PACKET; NFULA_CFG_QTHRESH
+        let expected = [0, 0, 1, 2, 10, 0, 2, 0, 0, 0, 0xff, 0xff, 2, 0, 0, 0, 8, 0, 5, 0, 0, 0, 0, 1];
+        assert_eq!(requests[1][16..], expected);
+        assert!(requests.iter().all(|request| request[4..8] == [1, 4, 5, 0]), "NFULNL_MSG_CONFIG, REQUEST | ACK");
+    }
+
+    #[test]
+    fn a_group_of_another_socket_is_an_address_in_use() {
+        let refuse = |errno: Errno| {
+            let error = Request::new(2, &(-errno.raw_os_error()).to_ne_bytes()).finish(NlmF::empty(), 0).to_vec();
+            let (socket, kernel) = played(vec![vec![error]]);
+            let error = Nflog::bind(socket, 1).expect_err("refused");
+            kernel.join().expect("played");
+            error.kind()
+        };
+        assert_eq!(refuse(Errno::BUSY), io::ErrorKind::AddrInUse);
+        assert_eq!(refuse(Errno::PERM), io::ErrorKind::PermissionDenied);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Asks the routing tables where a packet would go (`linux/rtnetlink.h`), in the calling thread's network namespace.
+//! Route lookups (`linux/rtnetlink.h`) in the calling thread's network namespace.
 
 use std::io;
 use std::net::IpAddr;
@@ -7,21 +7,26 @@ use neli::consts::rtnl::{Rta, Rtm, Rtn};
 use rustix::io::Errno;
 use rustix::net::AddressFamily;
 
-use super::message::{Attributes, Request};
-use super::socket::Socket;
+use super::message::{Attributes, Message, Request, ne32};
+use super::socket::{Socket, unless};
 
 /// Bytes in `struct rtmsg`.
 const HEADER: usize = 12;
 
-/// Where `rtm_type` is in `struct rtmsg`: behind family, both prefix lengths, tos, table, protocol and scope.
+/// Offset of `rtm_type` in `struct rtmsg`: after family, both prefix lengths, tos, table, protocol and scope.
 const TYPE_AT: usize = 7;
 
-/// Where the kernel would send a packet to.
+/// Errors of a lookup without a route: none at all, an unreachable, a prohibit (`EACCES`) or a blackhole route (`EINVAL`); or
+/// a packet that the kernel would not accept (`EXDEV`, `EINVAL`).
+const UNROUTABLE: [Errno; 6] =
+    [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL, Errno::ADDRNOTAVAIL, Errno::XDEV];
+
+/// Result of a lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
-    /// Whether it would be delivered to this host (`RTN_LOCAL`).
+    /// Whether the packet would be delivered to this host (`RTN_LOCAL`).
     pub local: bool,
-    /// The index of the interface that it would leave by.
+    /// Index of the interface that the packet would leave by.
     pub interface: Option<u32>,
 }
 
@@ -41,7 +46,7 @@ impl Routes {
     }
 
     /// Whether the kernel would deliver a packet for `address` to this host (`RTN_LOCAL`). Unlike an attempt to bind to it,
-    /// `net.ipv4.ip_nonlocal_bind` makes no difference. A v4-mapped IPv6 address counts as the IPv4 address.
+    /// `net.ipv4.ip_nonlocal_bind` makes no difference. An IPv4-mapped IPv6 address counts as the IPv4 address.
     ///
     /// # Errors
     /// As for [`Socket::request`]. A missing route is not an error.
@@ -63,28 +68,14 @@ impl Routes {
     /// # Errors
     /// As for [`Routes::is_local`].
     pub fn look_up_input(&mut self, source: IpAddr, interface: u32, destination: IpAddr) -> io::Result<Option<Route>> {
-        let with_source = |request: Request| match source {
-            IpAddr::V4(source) => request.attribute(Rta::Src.into(), &source.octets()),
-            IpAddr::V6(source) => request.attribute(Rta::Src.into(), &source.octets()),
-        };
-        self.query(with_source(request(destination)).attribute(Rta::Iif.into(), &interface.to_ne_bytes()))
+        let request = request(destination).ip(Rta::Src.into(), source);
+        self.query(request.ne32(Rta::Iif.into(), interface))
     }
 
     fn query(&mut self, mut request: Request) -> io::Result<Option<Route>> {
         let mut route = None;
-        let result = self.socket.request(&mut request, &mut |message| {
-            let Some(kind) = message.payload.get(TYPE_AT) else { return };
-            if message.kind == u16::from(Rtm::Newroute) {
-                let interface = Attributes::after(message.payload, HEADER).find(Rta::Oif.into());
-                let interface = interface.and_then(|bytes| bytes.first_chunk()).map(|bytes| u32::from_ne_bytes(*bytes));
-                route = Some(Route { local: *kind == u8::from(Rtn::Local), interface });
-            }
-        });
-        match result {
-            Ok(()) => Ok(route),
-            Err(error) if unroutable(&error) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let result = self.socket.request(&mut request, &mut |message| route = route.or(parse(message)));
+        Ok(unless(&UNROUTABLE, result)?.and(route))
     }
 }
 
@@ -106,24 +97,86 @@ pub fn look_up(address: IpAddr) -> io::Result<Option<Route>> {
 
 /// `RTM_GETROUTE` for one destination: `struct rtmsg` and `RTA_DST`.
 fn request(address: IpAddr) -> Request {
-    let mut header = [0; HEADER];
-    let kind = u16::from(Rtm::Getroute);
     let (family, bits) = match address {
         IpAddr::V4(_) => (AddressFamily::INET, 32),
         IpAddr::V6(_) => (AddressFamily::INET6, 128),
     };
-    header[0] = family.as_raw() as u8;
-    header[1] = bits;
-    match address {
-        IpAddr::V4(address) => Request::new(kind, &header).attribute(Rta::Dst.into(), &address.octets()),
-        IpAddr::V6(address) => Request::new(kind, &header).attribute(Rta::Dst.into(), &address.octets()),
-    }
+    let mut header = [0; HEADER];
+    header[..2].copy_from_slice(&[family.as_raw() as u8, bits]);
+    Request::new(Rtm::Getroute.into(), &header).ip(Rta::Dst.into(), address)
 }
 
-/// Whether this is the kernel's answer for an address that it has no route for: none at all, an unreachable, a prohibit
-/// (`EACCES`) or a blackhole route (`EINVAL`); or for a packet that it would not take in (`EXDEV`, `EINVAL`).
-fn unroutable(error: &io::Error) -> bool {
-    [Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::ACCESS, Errno::INVAL, Errno::ADDRNOTAVAIL, Errno::XDEV]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+fn parse(message: &Message<'_>) -> Option<Route> {
+    let kind = message.payload.get(TYPE_AT).filter(|_| message.kind == u16::from(Rtm::Newroute))?;
+    let interface = Attributes::after(message.payload, HEADER).find(Rta::Oif.into()).and_then(ne32);
+    Some(Route { local: *kind == u8::from(Rtn::Local), interface })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::recorded::{played, recorded};
+
+    const LO: Option<u32> = Some(1);
+    const ETH: Option<u32> = Some(2);
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    /// The bytes after the message's header.
+    fn asked(kernel: std::thread::JoinHandle<Vec<Vec<u8>>>) -> Vec<u8> {
+        let requests = kernel.join().expect("played");
+        // RTM_GETROUTE, REQUEST | ACK
+        assert_eq!(requests[0][4..8], [26, 0, 5, 0]);
+        requests[0][16..].to_vec()
+    }
+
+    fn recorded_lookup(recorded: Vec<Vec<u8>>, address: &str) -> (Option<Route>, Vec<u8>) {
+        let (socket, kernel) = played(vec![recorded]);
+        let route = Routes { socket }.look_up(ip(address)).expect("a result");
+        (route, asked(kernel))
+    }
+
+    #[test]
+    fn recorded_routes_of_this_host_and_of_the_default_route() {
+        let (route, request) = recorded_lookup(recorded!("route_local"), "10.9.0.1");
+        assert_eq!(route, Some(Route { local: true, interface: LO }));
+        assert_eq!(request, [2, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 1, 0, 10, 9, 0, 1]);
+        let (route, request) = recorded_lookup(recorded!("route_local_v6"), "fd09::1");
+        assert_eq!(route.map(|route| route.local), Some(true));
+        assert_eq!(request[..16], [10, 128, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 20, 0, 1, 0]);
+        let (route, request) = recorded_lookup(recorded!("route_default"), "::ffff:198.51.100.1");
+        assert_eq!(route, Some(Route { local: false, interface: ETH }));
+        assert_eq!((request[0], &request[16..]), (2, &[198, 51, 100, 1][..]));
+    }
+
+    #[test]
+    fn an_unreachable_destination_has_no_route() {
+        assert_eq!(recorded_lookup(recorded!("route_unreachable"), "203.0.113.1").0, None);
+    }
+
+    #[test]
+    fn a_lookup_of_an_input_route_names_source_and_interface() {
+        let (socket, kernel) = played(vec![recorded!("route_input")]);
+        let route = Routes { socket }.look_up_input(ip("10.9.0.2"), 2, ip("10.9.0.1")).expect("a result");
+        assert_eq!(route, Some(Route { local: true, interface: LO }));
+        assert_eq!(asked(kernel)[12..], [8, 0, 1, 0, 10, 9, 0, 1, 8, 0, 2, 0, 10, 9, 0, 2, 8, 0, 3, 0, 2, 0, 0, 0]);
+    }
+
+    #[test]
+    fn other_errors_are_reported() {
+        let error = Request::new(2, &(-1i32).to_ne_bytes()).finish(neli::consts::nl::NlmF::empty(), 0).to_vec();
+        let (socket, kernel) = played(vec![vec![error]]);
+        assert_eq!(Routes { socket }.is_local(ip("10.9.0.1")).expect_err("EPERM").raw_os_error(), Some(1));
+        kernel.join().expect("played");
+    }
+
+    #[test]
+    fn loopback_addresses_are_of_this_host() {
+        for (address, local) in [("127.0.0.1", true), ("127.1.2.3", true), ("::ffff:127.0.0.1", true)] {
+            assert_eq!(is_local(ip(address)).expect("a result"), local, "{address}");
+            assert_eq!(look_up(ip(address)).expect("a result").map(|route| route.local), Some(local), "{address}");
+        }
+    }
 }

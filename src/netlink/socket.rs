@@ -1,4 +1,4 @@
-//! Netlink sockets, and one for requests, which waits for the whole result for a bounded time.
+//! Sockets for requests, which wait for the whole result for a bounded time.
 
 use std::fmt;
 use std::io;
@@ -8,25 +8,25 @@ use std::time::{Duration, Instant};
 use neli::consts::nl::NlmF;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::sockopt::{
-    Timeout, set_socket_recv_buffer_size, set_socket_recv_buffer_size_force, set_socket_timeout,
-};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::message::{Message, Messages, Request};
+use super::message::{Message, Messages, Request, array};
+use super::netfilter;
 
-/// How long the kernel may take for the next part of an answer. It answers within the system call, so this only keeps
-/// a fault from becoming a hang.
+/// Timeout of each part of a result. The kernel replies within the system call, so this only keeps a fault from becoming
+/// a hang.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The size of a receive buffer in bytes: the kernel fills at most 32 KiB of it per datagram of a dump.
-pub const BUFFER: usize = 64 * 1024;
+/// Size of a receive buffer in bytes. The longest packet of NFLOG needs 64 KiB and some more; the kernel fills at most
+/// 32 KiB per datagram of a dump.
+pub(super) const BUFFER: usize = 72 * 1024;
 
-/// How often a dump is made that the kernel says was interrupted by a change (`NLM_F_DUMP_INTR`).
+/// Maximum number of attempts at a dump that changes interrupt (`NLM_F_DUMP_INTR`).
 const DUMP_TRIES: usize = 5;
 
-/// How many datagrams of an earlier, failed answer are thrown away before the socket is given up.
-const STALE_DATAGRAMS: usize = 1 << 20;
+/// Maximum number of datagrams of an earlier, failed result that are discarded.
+const MAX_STALE_DATAGRAMS: usize = 1 << 20;
 
 /// `NLMSG_ERROR`: an error number (0: acknowledged), then the request's header.
 const ERROR: u16 = 2;
@@ -35,13 +35,27 @@ const DONE: u16 = 3;
 /// `NLMSG_MIN_TYPE`: smaller types are netlink's own.
 const FIRST_FAMILY_TYPE: u16 = 16;
 
+/// Consistency of a dump (`NLM_F_DUMP_INTR`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Consistency {
+    Consistent,
+    Interrupted,
+}
+
 /// A netlink socket for requests and dumps, with its receive buffer.
 pub struct Socket {
     fd: OwnedFd,
     buffer: Vec<u8>,
     sequence: u32,
-    /// An answer was not read to its end: what is left of it must go before the next request.
-    unfinished: bool,
+    last: LastResult,
+}
+
+/// Result of the last request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LastResult {
+    Complete,
+    /// It was not read to its end: the rest must be discarded before the next request.
+    Partial,
 }
 
 impl Socket {
@@ -51,56 +65,86 @@ impl Socket {
     /// # Errors
     /// The operating system's error: the protocol is not in the kernel, or no file descriptor is left.
     pub fn open(protocol: Option<Protocol>) -> io::Result<Socket> {
-        let fd = open(protocol, SocketFlags::CLOEXEC)?;
-        connect(&fd, 0)?;
+        let fd = open(protocol)?;
+        connect(&fd)?;
         Socket::over(fd)
     }
 
-    fn over(fd: OwnedFd) -> io::Result<Socket> {
+    /// A socket that another process may have used.
+    pub(super) fn over(fd: OwnedFd) -> io::Result<Socket> {
         set_socket_timeout(&fd, Timeout::Recv, Some(TIMEOUT))?;
-        Ok(Socket { fd, buffer: vec![0; BUFFER], sequence: 0, unfinished: false })
+        Ok(Socket { fd, buffer: vec![0; BUFFER], sequence: 0, last: LastResult::Partial })
     }
 
-    /// Sends a request, gives `each` message that answers it, and returns when the kernel acknowledges it.
+    /// The socket's descriptor.
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// Sends a request, passes each message of the result to `each`, and returns when the kernel acknowledges it.
     ///
     /// # Errors
     /// The kernel's error for this request (as its `raw_os_error`); `TimedOut` after [`TIMEOUT`]; `InvalidData` if the
-    /// answer could not be read.
+    /// result could not be read.
     pub fn request(&mut self, request: &mut Request, each: &mut dyn FnMut(&Message<'_>)) -> io::Result<()> {
-        self.transact(request, NlmF::REQUEST | NlmF::ACK, each).map(|_| ())
+        self.transact(request, NlmF::REQUEST | NlmF::ACK, each).map(drop)
     }
 
-    /// Sends a request to make something, beside others of its sort (`NLM_F_CREATE | NLM_F_APPEND`).
+    /// Sends a request to create an object after others of its kind (`NLM_F_CREATE | NLM_F_APPEND`).
     ///
     /// # Errors
-    /// As for [`request`](Socket::request); `AlreadyExists` if the very same is there.
+    /// As for [`request`](Socket::request); `AlreadyExists` if the same object exists.
     pub fn create(&mut self, request: &mut Request) -> io::Result<()> {
         let flags = NlmF::REQUEST | NlmF::ACK | NlmF::CREATE | NlmF::APPEND;
-        self.transact(request, flags, &mut |_| {}).map(|_| ())
+        self.transact(request, flags, &mut |_| {}).map(drop)
     }
 
-    /// Sends a request for a dump and gives `each` message of it. An interrupted dump is made again, so `each` can see
-    /// an object twice.
+    /// Sends a request for a dump and passes each message of it to `each`. An interrupted dump is made again, so `each` can
+    /// see an object twice.
     ///
     /// # Errors
     /// As for [`request`](Socket::request); and `ResourceBusy` if the dump was interrupted by changes each time.
     pub fn dump(&mut self, request: &mut Request, each: &mut dyn FnMut(&Message<'_>)) -> io::Result<()> {
         for _ in 0..DUMP_TRIES {
-            if self.transact(request, NlmF::REQUEST | NlmF::DUMP, each)? {
+            if self.transact(request, NlmF::REQUEST | NlmF::DUMP, each)? == Consistency::Consistent {
                 return Ok(());
             }
         }
         Err(io::Error::new(io::ErrorKind::ResourceBusy, "the kernel's table kept changing while it was read"))
     }
 
-    /// Whether the answer is consistent (not `NLM_F_DUMP_INTR`).
-    fn transact(&mut self, request: &mut Request, flags: NlmF, each: &mut dyn FnMut(&Message<'_>)) -> io::Result<bool> {
-        if std::mem::replace(&mut self.unfinished, true) {
+    /// Sends messages of nftables as one transaction: all take effect, or none.
+    ///
+    /// # Errors
+    /// The kernel's error for the first message that it refused; else as for [`request`](Socket::request).
+    pub(super) fn commit(&mut self, messages: Vec<(Request, NlmF)>) -> io::Result<()> {
+        let sequence = self.begin()?;
+        send(&self.fd, &netfilter::batch(messages, sequence))?;
+        self.read_result(&mut |_| {}).map(drop)
+    }
+
+    fn transact(
+        &mut self,
+        request: &mut Request,
+        flags: NlmF,
+        each: &mut dyn FnMut(&Message<'_>),
+    ) -> io::Result<Consistency> {
+        let sequence = self.begin()?;
+        send(&self.fd, request.finish(flags, sequence))?;
+        self.read_result(each)
+    }
+
+    /// Makes the socket ready for a request, and returns its sequence number.
+    fn begin(&mut self) -> io::Result<u32> {
+        if std::mem::replace(&mut self.last, LastResult::Partial) == LastResult::Partial {
             self.drain()?;
         }
         self.sequence = self.sequence.wrapping_add(1);
-        send(&self.fd, request.finish(flags, self.sequence))?;
-        let mut consistent = true;
+        Ok(self.sequence)
+    }
+
+    fn read_result(&mut self, each: &mut dyn FnMut(&Message<'_>)) -> io::Result<Consistency> {
+        let mut consistency = Consistency::Consistent;
         loop {
             let length = receive(&self.fd, &mut self.buffer, RecvFlags::empty())?;
             for message in Messages::new(&self.buffer[..length]) {
@@ -108,11 +152,13 @@ impl Socket {
                 if message.sequence != self.sequence {
                     continue;
                 }
-                consistent &= !message.flags.contains(NlmF::DUMP_INTR);
+                if message.flags.contains(NlmF::DUMP_INTR) {
+                    consistency = Consistency::Interrupted;
+                }
                 match message.kind {
                     ERROR | DONE => {
-                        self.unfinished = false;
-                        return errno(&message).map(|()| consistent);
+                        self.last = LastResult::Complete;
+                        return errno(&message).map(|()| consistency);
                     }
                     kind if kind < FIRST_FAMILY_TYPE => {}
                     _ => each(&message),
@@ -121,17 +167,17 @@ impl Socket {
         }
     }
 
-    /// Reads away what is left of an answer. The kernel makes a dump's next part when the one before is read, so this
-    /// also ends the dump, without which the next one would be refused (`EBUSY`).
+    /// Discards the rest of a result. The kernel makes the next part of a dump when the one before is read, so this also ends
+    /// the dump, without which the next one would be refused (`EBUSY`).
     fn drain(&mut self) -> io::Result<()> {
-        for _ in 0..STALE_DATAGRAMS {
+        for _ in 0..MAX_STALE_DATAGRAMS {
             match receive(&self.fd, &mut self.buffer, RecvFlags::DONTWAIT) {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => return Ok(()),
-                // Any other error was one of the old answer, and is taken off the socket by being reported.
+                // Any other error belongs to the old result; reporting it has removed it from the socket.
                 Ok(_) | Err(_) => {}
             }
         }
-        Err(io::Error::other("an old netlink answer does not end"))
+        Err(io::Error::other("an old netlink result does not end"))
     }
 }
 
@@ -148,26 +194,21 @@ impl fmt::Debug for Socket {
 }
 
 /// A netlink socket that is neither bound nor connected.
-pub(super) fn open(protocol: Option<Protocol>, flags: SocketFlags) -> io::Result<OwnedFd> {
-    Ok(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?)
+pub(super) fn open(protocol: Option<Protocol>) -> io::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?)
 }
 
-/// Binds a socket to a port id of its own and to these groups (bits of `nl_groups`), and connects it to the kernel: a
-/// connected netlink socket refuses what other processes send.
-pub(super) fn connect(fd: &OwnedFd, groups: u32) -> io::Result<()> {
-    if groups != 0 {
-        rustix::net::bind(fd, &SocketAddrNetlink::new(0, groups))?;
-    }
+/// Connects a socket to the kernel: it then refuses datagrams of other processes. An unbound socket gets a port id.
+pub(super) fn connect(fd: &OwnedFd) -> io::Result<()> {
     Ok(rustix::net::connect(fd, &SocketAddrNetlink::new(0, 0))?)
 }
 
-/// Sets the size of the receive buffer in bytes. The first call is not limited by net.core.rmem_max, but needs
-/// `CAP_NET_ADMIN` in the first user namespace.
-pub(super) fn set_receive_buffer(fd: &OwnedFd, bytes: usize) -> io::Result<()> {
-    if set_socket_recv_buffer_size_force(fd, bytes).is_err() {
-        set_socket_recv_buffer_size(fd, bytes)?;
+/// `None` for one of the `expected` errors.
+pub(super) fn unless<T>(expected: &[Errno], result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if Errno::from_io_error(&error).is_some_and(|errno| expected.contains(&errno)) => Ok(None),
+        result => result.map(Some),
     }
-    Ok(())
 }
 
 fn send(fd: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
@@ -175,8 +216,8 @@ fn send(fd: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Receives one datagram; `TimedOut` if there is none (in time, or at all if the socket or `flags` say not to wait),
-/// `InvalidData` if it does not fit.
+/// Receives one datagram; `TimedOut` if none comes in time, or none waits and `flags` have `DONTWAIT`; `InvalidData` if it
+/// does not fit.
 pub(super) fn receive(fd: &OwnedFd, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
     let started = Instant::now();
     loop {
@@ -188,7 +229,7 @@ pub(super) fn receive(fd: &OwnedFd, buffer: &mut [u8], flags: RecvFlags) -> io::
             }
             Err(Errno::INTR) if started.elapsed() < TIMEOUT => {}
             Err(Errno::INTR | Errno::AGAIN) => {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "the kernel did not answer on netlink"));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "no reply from the kernel on netlink"));
             }
             Err(error) => return Err(error.into()),
         }
@@ -197,10 +238,10 @@ pub(super) fn receive(fd: &OwnedFd, buffer: &mut [u8], flags: RecvFlags) -> io::
 
 /// The error number at the start of an `NLMSG_ERROR` or `NLMSG_DONE`: negative, or 0 for none.
 fn errno(message: &Message<'_>) -> io::Result<()> {
-    let Some(bytes) = message.payload.first_chunk() else {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a netlink error without its number"));
+    let Some(bytes) = array(message.payload, 0) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "netlink error without its number"));
     };
-    match i32::from_ne_bytes(*bytes) {
+    match i32::from_ne_bytes(bytes) {
         number if number < 0 => Err(io::Error::from_raw_os_error(number.saturating_neg())),
         _ => Ok(()),
     }

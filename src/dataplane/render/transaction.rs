@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::TABLE;
-use crate::netlink::nftables::{Base, Listing, SetKind};
+use crate::netlink::nftables::{Base, Listing, Policy, SetKind};
 
 /// The commands so far, as text, in the order in which nft wants them: table, sets and maps, chains, rules, elements. Each
 /// is written at once: kept as values, those of a thousand frontends would take forty megabytes.
@@ -142,7 +142,7 @@ impl Transaction {
     }
 
     pub(super) fn add_base_chain(&mut self, name: &str, kind: NfChainType, hook: NfHook, priority: i32) {
-        let base = Base { kind: kind_name(kind).to_owned(), hook: hook_number(hook), priority, accept: true };
+        let base = Base { kind: kind_name(kind).to_owned(), hook: hook_number(hook), priority, policy: Policy::Accept };
         let chain = Chain {
             _type: Some(kind),
             hook: Some(hook),

@@ -1,20 +1,20 @@
 //! Golden tables: one change each, and what restores it.
 
 use super::*;
-use crate::netlink::nftables::{Action, Base, Chain};
+use crate::netlink::nftables::{Base, Chain, Policy};
 
-const ADDED: Action = Action { added: true, deleted: false };
-const DELETED: Action = Action { added: false, deleted: true };
+const ADDED: Action = Action::Added;
+const DELETED: Action = Action::Deleted;
 
-fn base(hook: u32, accept: bool) -> Chain {
-    Chain { base: Some(Base { kind: "nat".to_owned(), hook, priority: -101, accept }), rules: 0 }
+fn base(hook: u32, policy: Policy) -> Chain {
+    Chain { base: Some(Base { kind: "nat".to_owned(), hook, priority: -101, policy }), rules: 0 }
 }
 
 fn wanted() -> Listing {
     Listing {
         chains: [
-            ("prerouting".to_owned(), base(0, true)),
-            ("output".to_owned(), base(3, true)),
+            ("prerouting".to_owned(), base(0, Policy::Accept)),
+            ("output".to_owned(), base(3, Policy::Accept)),
             ("frontend-0".to_owned(), Chain::default()),
             ("timeout-60s".to_owned(), Chain::default()),
         ]
@@ -69,7 +69,7 @@ fn an_intact_table_needs_nothing() {
 
 #[test]
 fn rules_that_were_deleted_added_or_replaced_are_loaded_again_for_their_chain_alone() {
-    for action in [ADDED, DELETED, Action { added: true, deleted: true }] {
+    for action in [ADDED, DELETED, Action::Replaced] {
         let parts = Parts { chains: names(["prerouting"]), ..Parts::default() };
         assert_eq!(after(|_| {}, &[(rules("prerouting"), action)]), Repair::Parts(parts), "{action:?}");
     }
@@ -93,21 +93,21 @@ fn a_chain_that_was_deleted_is_made() {
 
 #[test]
 fn a_policy_is_set_and_another_hook_makes_another_chain() {
-    let drop = |listed: &mut Listing| _ = listed.chains.insert("prerouting".to_owned(), base(0, false));
+    let drop = |listed: &mut Listing| _ = listed.chains.insert("prerouting".to_owned(), base(0, Policy::Drop));
     let one = || names(["prerouting"]);
     let parts = Parts { chains: one(), new_chains: one(), ..Parts::default() };
     assert_eq!(after(drop, &[(chain("prerouting"), ADDED)]), Repair::Parts(parts));
 
-    let moved = |listed: &mut Listing| _ = listed.chains.insert("prerouting".to_owned(), base(4, true));
+    let moved = |listed: &mut Listing| _ = listed.chains.insert("prerouting".to_owned(), base(4, Policy::Accept));
     let parts = Parts { deleted_chains: one(), new_chains: one(), ..Parts::default() };
-    let replaced = Action { added: true, deleted: true };
+    let replaced = Action::Replaced;
     assert_eq!(after(moved, &[(chain("prerouting"), replaced), (rules("prerouting"), DELETED)]), Repair::Parts(parts));
 }
 
 #[test]
 fn what_is_not_ours_is_deleted() {
     let add = |listed: &mut Listing| {
-        listed.chains.insert("extra".to_owned(), base(2, false));
+        listed.chains.insert("extra".to_owned(), base(2, Policy::Drop));
         listed.sets.insert("extra".to_owned(), SetKind::Set);
         listed.objects.extend([("count".to_owned(), 1), ("unknown".to_owned(), 99)]);
         listed.flowtables.insert("fast".to_owned());
@@ -134,7 +134,7 @@ fn a_map_that_was_deleted_is_made_with_the_rules_that_looked_it_up() {
     let parts = Parts { new_sets: names(["active_ip4"]), chains: names(["prerouting"]), ..Parts::default() };
     assert_eq!(after(delete, &[(map.clone(), DELETED), (rules("prerouting"), DELETED)]), Repair::Parts(parts));
     // Made again by the other program, it may have other types, and rules refer to it.
-    let replaced = Action { added: true, deleted: true };
+    let replaced = Action::Replaced;
     assert_eq!(after(|_| {}, &[(map, replaced)]), Repair::Parts(everything(BTreeSet::new())));
 }
 
@@ -156,8 +156,8 @@ fn only_a_table_or_a_policy_that_is_gone_calls_for_the_whole() {
     assert_eq!(after(|listed| listed.objects.clear(), &[]), Repair::Whole);
     // Deleted and made again by another program: its flows have lost their timeouts.
     let policy = Object::Stateful("tcp4-60s".to_owned());
-    assert_eq!(after(|_| {}, &[(policy, Action { added: true, deleted: true })]), Repair::Whole);
-    assert_eq!(after(|_| {}, &[(Object::Table, Action { added: true, deleted: true })]), Repair::Whole);
+    assert_eq!(after(|_| {}, &[(policy, Action::Replaced)]), Repair::Whole);
+    assert_eq!(after(|_| {}, &[(Object::Table, Action::Replaced)]), Repair::Whole);
 }
 
 #[test]

@@ -128,7 +128,7 @@ impl World {
     }
 }
 
-const DELETED: Action = Action { added: false, deleted: true };
+const DELETED: Action = Action::Deleted;
 
 fn refused() -> Option<NftError> {
     Some(NftError::Failed("no such file".to_owned()))

@@ -8,25 +8,22 @@ use std::io;
 
 use neli::consts::nl::NlmF;
 use rustix::io::Errno;
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{SocketFlags, netlink};
+use rustix::net::netlink;
 
-use super::super::batch;
-use super::super::message::{Attributes, Message, Request};
-use super::super::socket::{self, Socket};
 use super::{
-    ANONYMOUS, CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TYPE, GET_GENERATION, GET_TABLE, HOOK_NUMBER, HOOK_PRIORITY,
-    INET, NAME, OBJECT_TYPE, RULE_CHAIN, SET_FLAGS, SUBSYSTEM, TABLE, TABLE_FLAGS, number, text,
+    ANONYMOUS, CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TYPE, DELETE_TABLE, GENERATION, GET_GENERATION, GET_TABLE,
+    HOOK_NUMBER, HOOK_PRIORITY, INET, NAME, OBJECT_TYPE, RULE_CHAIN, SET_FLAGS, TABLE, TABLE_FLAGS, text,
 };
+use crate::netlink::message::{Attributes, Request, be32};
+use crate::netlink::netfilter::{NFTABLES, attributes};
+use crate::netlink::socket::{Socket, unless};
 
-/// `NFT_MSG_DELTABLE`.
-const DELETE_TABLE: u16 = SUBSYSTEM | 2;
 /// `NFT_MSG_GET…`.
-const GET_CHAIN: u16 = SUBSYSTEM | 4;
-const GET_RULE: u16 = SUBSYSTEM | 7;
-const GET_SET: u16 = SUBSYSTEM | 10;
-const GET_OBJECT: u16 = SUBSYSTEM | 19;
-const GET_FLOWTABLE: u16 = SUBSYSTEM | 23;
+const GET_CHAIN: u16 = NFTABLES | 4;
+const GET_RULE: u16 = NFTABLES | 7;
+const GET_SET: u16 = NFTABLES | 10;
+const GET_OBJECT: u16 = NFTABLES | 19;
+const GET_FLOWTABLE: u16 = NFTABLES | 23;
 
 /// `NFT_TABLE_F_DORMANT`.
 const DORMANT: u32 = 1;
@@ -34,13 +31,10 @@ const DORMANT: u32 = 1;
 /// `NFT_SET_MAP` and `NFT_SET_OBJECT`.
 const MAP: u32 = 0x8 | 0x40;
 
-/// `NFTA_GEN_ID`.
-const GENERATION: u16 = 1;
-
 /// The structure of a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// It is switched off (`flags dormant`).
+    /// The table is switched off (`flags dormant`).
     pub dormant: bool,
     /// Its chains.
     pub chains: BTreeMap<String, Chain>,
@@ -79,8 +73,17 @@ pub struct Base {
     pub hook: u32,
     /// The priority at that hook.
     pub priority: i32,
-    /// Whether packets that meet no verdict are accepted.
-    pub accept: bool,
+    /// Verdict on packets that no rule decided about.
+    pub policy: Policy,
+}
+
+/// Policy of a base chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// `NF_ACCEPT`.
+    Accept,
+    /// `NF_DROP`.
+    Drop,
 }
 
 /// A socket for queries about tables.
@@ -96,6 +99,11 @@ impl Tables {
         Socket::open(Some(netlink::NETFILTER)).map(Tables)
     }
 
+    #[cfg(test)]
+    pub(super) fn over(socket: Socket) -> Tables {
+        Tables(socket)
+    }
+
     /// The number of the last transaction on any table of the network namespace.
     ///
     /// # Errors
@@ -103,9 +111,9 @@ impl Tables {
     pub fn generation(&mut self) -> io::Result<u32> {
         let mut found = None;
         self.0.request(&mut Request::new(GET_GENERATION, &INET), &mut |message| {
-            found = found.or(attributes(message).find(GENERATION).and_then(number));
+            found = found.or(attributes(message).find(GENERATION).and_then(be32));
         })?;
-        found.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "nftables has no generation"))
+        found.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "nftables reports no generation"))
     }
 
     /// The structure of the table of this name, without the numbers of rules; `None` if there is no such table.
@@ -113,27 +121,22 @@ impl Tables {
     /// # Errors
     /// The operating system's error.
     pub fn list(&mut self, table: &str) -> io::Result<Option<Listing>> {
-        let name = [table.as_bytes(), &[0]].concat();
-        let Some(flags) = self.flags_by_name(&name)? else { return Ok(None) };
+        let Some(flags) = self.flags(table)? else { return Ok(None) };
         let mut listing = Listing { dormant: flags & DORMANT != 0, ..Listing::default() };
-        self.each(GET_CHAIN, &name, &mut |found| {
-            if let Some(chain) = found.clone().find(CHAIN_NAME) {
-                listing.chains.insert(text(chain), Chain { base: base(found), rules: 0 });
-            }
+        self.each(GET_CHAIN, table, &mut |found| {
+            let chain = Chain { base: base(found), rules: 0 };
+            listing.chains.extend(found.find(CHAIN_NAME).map(|name| (text(name), chain)));
         })?;
-        self.each(GET_SET, &name, &mut |found| {
-            let flags = found.clone().find(SET_FLAGS).and_then(number).unwrap_or_default();
-            let set = found.clone().find(NAME).filter(|_| flags & ANONYMOUS == 0);
+        self.each(GET_SET, table, &mut |found| {
+            let flags = found.find(SET_FLAGS).and_then(be32).unwrap_or_default();
+            let set = found.find(NAME).filter(|_| flags & ANONYMOUS == 0);
             let kind = if flags & MAP != 0 { SetKind::Map } else { SetKind::Set };
             listing.sets.extend(set.map(|set| (text(set), kind)));
         })?;
-        self.each(GET_OBJECT, &name, &mut |found| {
-            let kind = found.clone().find(OBJECT_TYPE).and_then(number);
-            listing.objects.extend(found.clone().find(NAME).map(text).zip(kind));
+        self.each(GET_OBJECT, table, &mut |found| {
+            listing.objects.extend(found.find(NAME).map(text).zip(found.find(OBJECT_TYPE).and_then(be32)));
         })?;
-        self.each(GET_FLOWTABLE, &name, &mut |found| {
-            listing.flowtables.extend(found.clone().find(NAME).map(text));
-        })?;
+        self.each(GET_FLOWTABLE, table, &mut |found| listing.flowtables.extend(found.find(NAME).map(text)))?;
         Ok(Some(listing))
     }
 
@@ -142,11 +145,10 @@ impl Tables {
     /// # Errors
     /// The operating system's error.
     pub fn count_rules(&mut self, table: &str, listing: &mut Listing) -> io::Result<()> {
-        let name = [table.as_bytes(), &[0]].concat();
         // A dump can be made again, so each rule counts once, by its handle.
         let mut rules = BTreeMap::<String, BTreeSet<Vec<u8>>>::new();
-        self.each(GET_RULE, &name, &mut |found| {
-            if let Some((chain, handle)) = found.clone().find(RULE_CHAIN).zip(found.clone().find(RULE_HANDLE)) {
+        self.each(GET_RULE, table, &mut |found| {
+            if let Some((chain, handle)) = found.find(RULE_CHAIN).zip(found.find(RULE_HANDLE)) {
                 rules.entry(text(chain)).or_default().insert(handle.to_vec());
             }
         })?;
@@ -156,26 +158,22 @@ impl Tables {
         Ok(())
     }
 
-    /// The flags of the table of this name, which ends with a zero; `None` if there is no such table.
-    pub(super) fn flags_by_name(&mut self, name: &[u8]) -> io::Result<Option<u32>> {
+    /// The flags of the table of this name; `None` if there is no such table.
+    pub(super) fn flags(&mut self, table: &str) -> io::Result<Option<u32>> {
         let mut flags = 0;
-        let mut request = Request::new(GET_TABLE, &INET).attribute(TABLE, name);
+        let mut request = Request::new(GET_TABLE, &INET).string(TABLE, table);
         let result = self.0.request(&mut request, &mut |message| {
-            flags = attributes(message).find(TABLE_FLAGS).and_then(number).unwrap_or_default();
+            flags = attributes(message).find(TABLE_FLAGS).and_then(be32).unwrap_or_default();
         });
-        match result {
-            Ok(()) => Ok(Some(flags)),
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(unless(&[Errno::NOENT], result)?.map(|()| flags))
     }
 
-    /// Gives `each` what the table has of one sort. Older kernels dump those of all tables.
-    fn each(&mut self, kind: u16, table: &[u8], each: &mut dyn FnMut(&Attributes<'_>)) -> io::Result<()> {
-        let mut request = Request::new(kind, &INET).attribute(TABLE, table);
+    /// Passes the table's objects of one kind to `each`. Older kernels dump those of all tables.
+    fn each(&mut self, kind: u16, table: &str, each: &mut dyn FnMut(&Attributes<'_>)) -> io::Result<()> {
+        let mut request = Request::new(kind, &INET).string(TABLE, table);
         self.0.dump(&mut request, &mut |message| {
             let found = attributes(message);
-            if message.payload.first() == INET.first() && found.clone().find(TABLE) == Some(table) {
+            if message.payload.first() == INET.first() && found.find(TABLE).map(text).as_deref() == Some(table) {
                 each(&found);
             }
         })
@@ -183,25 +181,24 @@ impl Tables {
 }
 
 /// Deletes a table of the family `inet` with all that is in it, from the calling thread's network namespace. Needs no other
-/// program, and no descriptor but one.
+/// program, and only one descriptor.
 ///
 /// # Errors
-/// The kernel's error; a table that is not there is none.
+/// The kernel's error. A table that does not exist is no error.
 pub fn delete_table(name: &str) -> io::Result<()> {
-    let fd = socket::open(Some(netlink::NETFILTER), SocketFlags::CLOEXEC)?;
-    rustix::net::connect(&fd, &SocketAddrNetlink::new(0, 0))?;
-    let name = [name.as_bytes(), &[0]].concat();
-    match batch::commit(&fd, vec![(Request::new(DELETE_TABLE, &INET).attribute(TABLE, &name), NlmF::empty())]) {
-        Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => Ok(()),
-        result => result,
-    }
+    delete_table_over(&mut Socket::open(Some(netlink::NETFILTER))?, name)
+}
+
+fn delete_table_over(socket: &mut Socket, name: &str) -> io::Result<()> {
+    let request = Request::new(DELETE_TABLE, &INET).string(TABLE, name);
+    unless(&[Errno::NOENT], socket.commit(vec![(request, NlmF::empty())])).map(drop)
 }
 
 impl fmt::Display for Base {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const HOOKS: [&str; 5] = ["prerouting", "input", "forward", "output", "postrouting"];
         let hook = HOOKS.get(self.hook as usize).copied().unwrap_or("another hook");
-        let policy = if self.accept { "accept" } else { "drop" };
+        let policy = if self.policy == Policy::Accept { "accept" } else { "drop" };
         write!(f, "type {} hook {hook} priority {}; policy {policy}", self.kind.escape_default(), self.priority)
     }
 }
@@ -209,17 +206,117 @@ impl fmt::Display for Base {
 /// `NFTA_RULE_HANDLE`.
 const RULE_HANDLE: u16 = 3;
 
-fn attributes<'m>(message: &Message<'m>) -> Attributes<'m> {
-    Attributes::after(message.payload, INET.len())
-}
+/// `NF_ACCEPT`.
+const ACCEPT: u32 = 1;
 
 fn base(chain: &Attributes<'_>) -> Option<Base> {
-    let hook = Attributes::nested(chain.clone().find(CHAIN_HOOK)?);
+    let hook = chain.find_nested(CHAIN_HOOK)?;
+    let accepts = chain.find(CHAIN_POLICY).and_then(be32) == Some(ACCEPT);
     Some(Base {
-        kind: chain.clone().find(CHAIN_TYPE).map(text).unwrap_or_default(),
-        hook: hook.clone().find(HOOK_NUMBER).and_then(number)?,
-        priority: hook.find(HOOK_PRIORITY).and_then(number)?.cast_signed(),
-        // NF_ACCEPT
-        accept: chain.clone().find(CHAIN_POLICY).and_then(number) == Some(1),
+        kind: chain.find(CHAIN_TYPE).map(text).unwrap_or_default(),
+        hook: hook.find(HOOK_NUMBER).and_then(be32)?,
+        priority: hook.find(HOOK_PRIORITY).and_then(be32)?.cast_signed(),
+        policy: if accepts { Policy::Accept } else { Policy::Drop },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::recorded::{played, recorded};
+
+    /// The table of [`recorded`], without flowtables.
+    fn listing() -> Listing {
+        let no_flowtables = vec![Request::new(3, &[0; 4]).finish(NlmF::MULTI, 0).to_vec()];
+        let (socket, kernel) = played(vec![
+            recorded!("nft_table"),
+            recorded!("nft_chains"),
+            recorded!("nft_sets"),
+            recorded!("nft_objects"),
+            no_flowtables,
+            recorded!("nft_rules"),
+        ]);
+        let mut tables = Tables(socket);
+        let mut listing = tables.list("proxygw").expect("listed").expect("it exists");
+        assert!(listing.chains.values().all(|chain| chain.rules == 0));
+        tables.count_rules("proxygw", &mut listing).expect("counted");
+        let requests = kernel.join().expect("played");
+        for (request, kind) in requests.iter().zip([1, 4, 10, 19, 23, 7]) {
+            assert_eq!(request[4..6], [kind, 10]);
+            // nfgenmsg of inet; NFTA_TABLE_NAME
+            assert_eq!(&request[16..], b"\x01\0\0\0\x0c\0\x01\0proxygw\0");
+        }
+        listing
+    }
+
+    #[test]
+    fn a_recorded_table_is_listed() {
+        let listing = listing();
+        assert!(!listing.dormant && listing.flowtables.is_empty());
+        let base = |kind: &str, hook, priority, policy| Some(Base { kind: kind.to_owned(), hook, priority, policy });
+        let chains = [
+            ("cold-x", Chain { base: None, rules: 1 }),
+            ("forward", Chain { base: base("filter", 2, 5, Policy::Drop), rules: 2 }),
+            ("output", Chain { base: base("nat", 3, -100, Policy::Accept), rules: 0 }),
+        ];
+        assert_eq!(listing.chains, chains.map(|(name, chain)| (name.to_owned(), chain)).into());
+        let sets = [("cold", SetKind::Map), ("known", SetKind::Set)];
+        assert_eq!(listing.sets, sets.map(|(name, kind)| (name.to_owned(), kind)).into(), "no anonymous set");
+        // NFT_OBJECT_CT_TIMEOUT
+        assert_eq!(listing.objects, [("slow".to_owned(), 7)].into());
+    }
+
+    #[test]
+    fn a_base_chain_is_printed_as_nft_does() {
+        let base = |name| listing().chains[name].base.as_ref().map(Base::to_string);
+        assert_eq!(base("output").as_deref(), Some("type nat hook output priority -100; policy accept"));
+        assert_eq!(base("forward").as_deref(), Some("type filter hook forward priority 5; policy drop"));
+    }
+
+    #[test]
+    fn objects_of_other_tables_and_families_are_left_out() {
+        let flowtable = |family, table: &str, name: &str| {
+            // NFT_MSG_NEWFLOWTABLE
+            Request::new(0xa16, &[family, 0, 0, 0])
+                .string(TABLE, table)
+                .string(NAME, name)
+                .finish(NlmF::MULTI, 0)
+                .to_vec()
+        };
+        let done = Request::new(3, &[0; 4]).finish(NlmF::MULTI, 0).to_vec();
+        let dormant = Request::new(0xa00, &INET).be32(TABLE_FLAGS, 3).finish(NlmF::empty(), 0).to_vec();
+        let acknowledged = Request::new(2, &[0; 4]).finish(NlmF::empty(), 0).to_vec();
+        let flowtables = [(1, "proxygw", "fast"), (1, "other", "no"), (2, "proxygw", "no")];
+        let flowtables = flowtables.map(|(family, table, name)| flowtable(family, table, name)).concat();
+        let empty = || vec![done.clone()];
+        let (socket, kernel) =
+            played(vec![vec![dormant, acknowledged], empty(), empty(), empty(), vec![flowtables, done.clone()]]);
+        let listing = Tables(socket).list("proxygw").expect("listed").expect("it exists");
+        let flowtables = ["fast".to_owned()].into();
+        assert_eq!(listing, Listing { dormant: true, flowtables, ..Listing::default() });
+        kernel.join().expect("played");
+    }
+
+    #[test]
+    fn a_missing_table_is_none_and_need_not_be_deleted() {
+        let (socket, kernel) = played(vec![recorded!("nft_no_table")]);
+        assert_eq!(Tables(socket).list("absent").expect("listed"), None);
+        let (mut socket, other) = played(vec![recorded!("nft_no_table")]);
+        delete_table_over(&mut socket, "absent").expect("gone");
+        // A batch of three messages: the table's deletion is the second.
+        let requests = other.join().expect("played");
+        assert_eq!(requests[0][20 + 4..20 + 8], [2, 10, 5, 0]);
+        assert_eq!(&requests[0][20 + 16..20 + 31], b"\x01\0\0\0\x0b\0\x01\0absent\0");
+        kernel.join().expect("played");
+    }
+
+    #[test]
+    fn the_recorded_generation_is_read() {
+        let without = vec![Request::new(2, &[0; 4]).finish(NlmF::empty(), 0).to_vec()];
+        let (socket, kernel) = played(vec![recorded!("nft_generation"), without]);
+        let mut tables = Tables(socket);
+        assert!((1..100).contains(&tables.generation().expect("a number")));
+        assert_eq!(tables.generation().expect_err("no number").kind(), io::ErrorKind::InvalidData);
+        kernel.join().expect("played");
+    }
 }

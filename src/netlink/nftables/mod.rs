@@ -1,26 +1,29 @@
 //! One table of nftables: notifications of each change, and a listing of its structure.
 //!
-//! | module | reads |
+//! | module | purpose |
 //! |---|---|
-//! | `watch` | each transaction that changes the table, and the process that committed it |
-//! | `listing` | the table's flags, chains, rules per chain, sets and objects |
+//! | `watch` | reads each transaction that changes the table, and the process that committed it |
+//! | `changes` | adds up the objects that transactions changed |
+//! | `listing` | reads the table's flags, chains, rules per chain, sets and objects |
 //!
 //! Numbers are those of linux/netfilter/nf_tables.h and linux/netfilter/nfnetlink.h.
 
+mod changes;
 mod listing;
 mod watch;
 
-pub use listing::{Base, Chain, Listing, SetKind, Tables, delete_table};
+use super::netfilter::NFTABLES;
+
+pub use changes::{Action, Changes, Object};
+pub use listing::{Base, Chain, Listing, Policy, SetKind, Tables, delete_table};
 #[cfg(any(test, fuzzing))]
 pub(crate) use watch::fuzz;
-pub use watch::{Action, Changes, Object, Process, TableWatch, Transaction, Watched};
+pub use watch::{Process, TableWatch, Transaction, Watched};
 
-/// `NFNL_SUBSYS_NFTABLES`, the upper byte of the types of messages.
-pub(super) const SUBSYSTEM: u16 = 10 << 8;
-
-/// `NFT_MSG_GETTABLE` and `NFT_MSG_GETGEN`.
-pub(super) const GET_TABLE: u16 = SUBSYSTEM | 1;
-pub(super) const GET_GENERATION: u16 = SUBSYSTEM | 16;
+/// `NFT_MSG_GETTABLE`, `NFT_MSG_DELTABLE` and `NFT_MSG_GETGEN`.
+pub(super) const GET_TABLE: u16 = NFTABLES | 1;
+pub(super) const DELETE_TABLE: u16 = NFTABLES | 2;
+pub(super) const GET_GENERATION: u16 = NFTABLES | 16;
 
 /// `struct nfgenmsg`: the family `NFPROTO_INET`, version 0, resource 0.
 const INET: [u8; 4] = [1, 0, 0, 0];
@@ -49,12 +52,10 @@ const OBJECT_TYPE: u16 = 3;
 /// `NFT_SET_ANONYMOUS`: the set belongs to a rule.
 const ANONYMOUS: u32 = 1;
 
-/// The text of an attribute that ends with a zero byte. Names in the kernel are bytes; ours are ASCII.
+/// `NFTA_GEN_ID`.
+const GENERATION: u16 = 1;
+
+/// A string with its final zero. Names in the kernel are bytes; ours are ASCII.
 fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
-}
-
-/// A number as nf_tables sends it: in network byte order.
-fn number(value: &[u8]) -> Option<u32> {
-    value.try_into().ok().map(u32::from_be_bytes)
 }

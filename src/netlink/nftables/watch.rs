@@ -3,18 +3,17 @@
 //! The kernel sends the messages of a transaction when it is committed, and `NFT_MSG_NEWGEN` after them, which names the
 //! generation that the transaction makes and the process that committed it.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::io::Errno;
-use rustix::net::sockopt::set_socket_recv_buffer_size_force;
-use rustix::net::{RecvFlags, SocketFlags, netlink};
+use rustix::net::netlink;
 
-use super::super::message::{Attributes, Message, Messages};
-use super::super::socket::{self, BUFFER};
-use super::{ANONYMOUS, CHAIN_NAME, INET, NAME, RULE_CHAIN, SET_FLAGS, SUBSYSTEM, TABLE, Tables, number, text};
+use super::changes::{Action, Changes, Object};
+use super::{ANONYMOUS, CHAIN_NAME, GENERATION, INET, NAME, RULE_CHAIN, SET_FLAGS, TABLE, Tables, text};
+use crate::netlink::events::{EventSocket, Received};
+use crate::netlink::message::{Attributes, Message, Messages, be32};
+use crate::netlink::netfilter::{NFTABLES, attributes};
 
 /// `NFNLGRP_NFTABLES` (number 7) as a bit of `nl_groups`.
 const GROUP: u32 = 1 << 6;
@@ -23,126 +22,12 @@ const GROUP: u32 = 1 << 6;
 /// notifications wait.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
-/// Maximum number of objects in one report; beyond them, anything may have changed.
-const MAX_OBJECTS: usize = 1024;
-
-/// Maximum number of datagrams that one call of [`TableWatch::read`] takes.
+/// Maximum number of datagrams that one call of [`TableWatch::read`] reads.
 const MAX_DATAGRAMS: usize = 4096;
 
-/// `NFTA_GEN_ID`, `NFTA_GEN_PROC_PID` and `NFTA_GEN_PROC_NAME`.
-const GENERATION: u16 = 1;
+/// `NFTA_GEN_PROC_PID` and `NFTA_GEN_PROC_NAME`.
 const PROCESS_ID: u16 = 2;
 const PROCESS_NAME: u16 = 3;
-
-/// Part of a table that can change. Ordered by what includes what: the table before its chains, a chain before its rules.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Object {
-    /// The table itself: its flags, or all of it.
-    Table,
-    /// A chain, by its name.
-    Chain(String),
-    /// A set or a map, by its name.
-    Set(String),
-    /// A stateful object, such as a ct timeout policy, by its name.
-    Stateful(String),
-    /// A flowtable, by its name.
-    Flowtable(String),
-    /// The rules of the chain of this name.
-    Rules(String),
-    /// The elements of the set or map of this name.
-    Elements(String),
-}
-
-/// Changes of one object. The kernel reports an update like an addition.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Action {
-    /// It, or something of it, was added or updated.
-    pub added: bool,
-    /// It, or something of it, was deleted.
-    pub deleted: bool,
-}
-
-/// Changes of the table.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// The objects, and what happened to each.
-    pub objects: BTreeMap<Object, Action>,
-    /// More changed than `objects` has space for.
-    pub more: bool,
-}
-
-impl Changes {
-    /// Whether nothing changed.
-    pub fn is_empty(&self) -> bool {
-        self.objects.is_empty() && !self.more
-    }
-
-    /// Whether the table was deleted.
-    pub fn deleted_table(&self) -> bool {
-        self.objects.get(&Object::Table).is_some_and(|action| action.deleted)
-    }
-
-    /// Whether this part of the table, or possibly it, changed.
-    pub fn has(&self, object: &Object) -> bool {
-        self.more || self.objects.contains_key(object)
-    }
-
-    /// Adds a change.
-    pub fn add(&mut self, object: Object, action: Action) {
-        if self.objects.len() >= MAX_OBJECTS && !self.objects.contains_key(&object) {
-            self.more = true;
-            return;
-        }
-        let known = self.objects.entry(object).or_default();
-        *known = Action { added: known.added || action.added, deleted: known.deleted || action.deleted };
-    }
-
-    /// Adds the changes of another transaction.
-    pub fn merge(&mut self, other: Changes) {
-        self.more |= other.more;
-        other.objects.into_iter().for_each(|(object, action)| self.add(object, action));
-    }
-}
-
-/// The first few changes, for messages.
-impl fmt::Display for Changes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN: usize = 3;
-        // What is deleted goes with all that is in it.
-        let implied = |object: &Object| match object {
-            Object::Rules(chain) => self.objects.contains_key(&Object::Chain(chain.clone())),
-            Object::Elements(set) => self.objects.contains_key(&Object::Set(set.clone())),
-            _ => false,
-        };
-        if self.deleted_table() {
-            return f.write_str("the table was deleted");
-        }
-        let told: Vec<_> = self.objects.iter().filter(|(object, _)| !implied(object)).collect();
-        for (at, (object, action)) in told.iter().take(SHOWN).enumerate() {
-            f.write_str(if at > 0 { ", " } else { "" })?;
-            let verb = match (action.added, action.deleted) {
-                (true, true) => "replaced",
-                (false, true) => "deleted",
-                (_, false) => "added",
-            };
-            match object {
-                Object::Table => f.write_str("the table's flags were set")?,
-                Object::Chain(name) if action.deleted => write!(f, "chain {} was {verb}", name.escape_default())?,
-                Object::Chain(name) => write!(f, "chain {} was added or changed", name.escape_default())?,
-                Object::Set(name) => write!(f, "set or map {} was {verb}", name.escape_default())?,
-                Object::Stateful(name) => write!(f, "object {} was {verb}", name.escape_default())?,
-                Object::Flowtable(name) => write!(f, "flowtable {} was {verb}", name.escape_default())?,
-                Object::Rules(chain) => write!(f, "rules of chain {} were {verb}", chain.escape_default())?,
-                Object::Elements(set) => write!(f, "elements of {} were {verb}", set.escape_default())?,
-            }
-        }
-        match told.len().saturating_sub(SHOWN) {
-            _ if self.more => f.write_str(" and much more"),
-            0 => Ok(()),
-            more => write!(f, " and {more} more"),
-        }
-    }
-}
 
 /// The process that committed a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,7 +49,7 @@ impl fmt::Display for Process {
 pub struct Transaction {
     /// The process that committed it, where the kernel names it.
     pub process: Option<Process>,
-    /// The netlink port that it came from: mostly the process's id in its own PID namespace.
+    /// Netlink port of the socket that committed it: mostly the process's id in its own PID namespace.
     pub port: u32,
     /// The generation of all rule sets of the network namespace that it made.
     pub generation: u32,
@@ -177,17 +62,17 @@ pub struct Transaction {
 pub struct Watched {
     /// The transactions that changed the table, in their order.
     pub transactions: Vec<Transaction>,
-    /// Notifications were lost: anything can have happened in the generations after the first number, up to the second.
+    /// Notifications were lost: anything can have changed in the generations after the first number, up to the second.
     pub lost: Option<(u32, u32)>,
-    /// There may be more to read: call again.
+    /// More may wait: call again.
     pub more: bool,
 }
 
 /// A subscription to the changes of one table of the family `inet`.
+#[derive(Debug)]
 pub struct TableWatch {
-    events: OwnedFd,
+    events: EventSocket,
     queries: Tables,
-    buffer: Vec<u8>,
     reader: Reader,
     /// The last generation before notifications were lost, until all others are read.
     lost_after: Option<u32>,
@@ -200,48 +85,43 @@ impl TableWatch {
     /// # Errors
     /// The operating system's error: `PermissionDenied` without `CAP_NET_ADMIN`; no nftables in the kernel.
     pub fn open(name: &str, after: Option<u32>) -> io::Result<TableWatch> {
-        let events = socket::open(Some(netlink::NETFILTER), SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        let events = EventSocket::open(Some(netlink::NETFILTER))?;
         // A smaller buffer overruns sooner, which is noticed.
-        let _ = set_socket_recv_buffer_size_force(&events, RECEIVE_BUFFER);
-        socket::connect(&events, GROUP)?;
-        let mut queries = Tables::open()?;
-        let reader =
-            Reader { table: [name.as_bytes(), &[0]].concat(), seen: queries.generation()?, ..Reader::default() };
-        let lost_after = after.filter(|after| *after != reader.seen);
-        Ok(TableWatch { events, queries, buffer: vec![0; BUFFER], reader, lost_after })
+        let _ = events.set_receive_buffer(RECEIVE_BUFFER);
+        TableWatch::over(events.join(GROUP)?, Tables::open()?, name, after)
     }
 
-    /// Reads what happened since the last call. Does not block.
+    fn over(events: EventSocket, mut queries: Tables, name: &str, after: Option<u32>) -> io::Result<TableWatch> {
+        let reader = Reader { table: name.to_owned(), seen: queries.generation()?, ..Reader::default() };
+        let lost_after = after.filter(|after| *after != reader.seen);
+        Ok(TableWatch { events, queries, reader, lost_after })
+    }
+
+    /// Reads the notifications since the last call. Does not block.
     ///
     /// # Errors
     /// The operating system's error.
     pub fn read(&mut self) -> io::Result<Watched> {
-        let mut watched = Watched::default();
-        let mut drained = false;
+        let mut watched = Watched { more: true, ..Watched::default() };
         for _ in 0..MAX_DATAGRAMS {
-            match socket::receive(&self.events, &mut self.buffer, RecvFlags::DONTWAIT) {
-                Ok(length) => self.reader.datagram(&self.buffer[..length], &mut watched.transactions),
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    drained = true;
+            match self.events.receive(|datagram| self.reader.datagram(datagram, &mut watched.transactions))? {
+                Received::Some => {}
+                Received::Nothing => {
+                    watched.more = false;
                     break;
                 }
-                // Too many notifications at once. It is reported before those that did fit.
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => {
-                    self.lost_after.get_or_insert(self.reader.seen);
-                }
-                Err(error) => return Err(error),
+                // It is reported before the notifications that did fit.
+                Received::Overrun => _ = self.lost_after.get_or_insert(self.reader.seen),
             }
         }
-        watched.more = !drained;
         if let Some(after) = self.lost_after {
-            // What was read meanwhile can be the halves of two transactions.
+            // The transactions can be halves.
             watched.transactions.clear();
-            if drained {
-                let until = self.queries.generation()?;
+            if !watched.more {
+                self.reader.seen = self.queries.generation()?;
                 self.reader.changes = Changes::default();
-                self.reader.seen = until;
                 self.lost_after = None;
-                watched.lost = Some((after, until));
+                watched.lost = Some((after, self.reader.seen));
             }
         }
         Ok(watched)
@@ -252,12 +132,12 @@ impl TableWatch {
         self.reader.seen
     }
 
-    /// Whether the table is there.
+    /// Whether the table exists.
     ///
     /// # Errors
     /// The operating system's error.
     pub fn exists(&mut self) -> io::Result<bool> {
-        self.queries.flags_by_name(&self.reader.table).map(|flags| flags.is_some())
+        self.queries.flags(&self.reader.table).map(|flags| flags.is_some())
     }
 }
 
@@ -267,16 +147,10 @@ impl AsFd for TableWatch {
     }
 }
 
-impl fmt::Debug for TableWatch {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("TableWatch").field("events", &self.events).finish_non_exhaustive()
-    }
-}
-
-/// Reads a datagram of notifications, and prints what it reports. For the fuzz target.
+/// Reads a datagram of notifications, and prints the changes. For the fuzz target.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(datagram: &[u8]) {
-    let mut reader = Reader { table: b"proxygw\0".to_vec(), ..Reader::default() };
+    let mut reader = Reader { table: "proxygw".to_owned(), ..Reader::default() };
     let mut transactions = Vec::new();
     reader.datagram(datagram, &mut transactions);
     transactions.iter().for_each(|transaction| _ = transaction.changes.to_string());
@@ -285,8 +159,8 @@ pub(crate) fn fuzz(datagram: &[u8]) {
 /// Puts transactions together from their messages.
 #[derive(Debug, Default)]
 struct Reader {
-    /// The table's name, with its final zero.
-    table: Vec<u8>,
+    /// The table's name.
+    table: String,
     /// The last generation that was reported.
     seen: u32,
     /// Changes so far of the transaction that is being reported.
@@ -298,7 +172,7 @@ impl Reader {
         for message in Messages::new(datagram) {
             match message {
                 Ok(message) => transactions.extend(self.message(&message)),
-                // What cannot be read can be anything.
+                // It can report anything.
                 Err(_) => self.changes.more = true,
             }
         }
@@ -306,35 +180,37 @@ impl Reader {
 
     /// Handles one message; at the end of a transaction that changed the table, returns it.
     fn message(&mut self, message: &Message<'_>) -> Option<Transaction> {
-        const ADD: Action = Action { added: true, deleted: false };
-        const DELETE: Action = Action { added: false, deleted: true };
-        let kind = message.kind.checked_sub(SUBSYSTEM)?;
-        let attributes = Attributes::after(message.payload, INET.len());
+        use Action::{Added, Deleted};
+        let kind = message.kind.checked_sub(NFTABLES)?;
+        let attributes = attributes(message);
         if kind == NEW_GENERATION {
             return self.end(message, &attributes);
         }
-        if message.payload.first() != INET.first() || attributes.clone().find(TABLE) != Some(&self.table) {
+        let name = |attribute| attributes.find(attribute).map(text).unwrap_or_default();
+        if message.payload.first() != INET.first() || name(TABLE) != self.table {
             return None;
         }
-        let name = |attribute| attributes.clone().find(attribute).map(text).unwrap_or_default();
-        let is_anonymous = || attributes.clone().find(SET_FLAGS).and_then(number).is_some_and(|f| f & ANONYMOUS != 0);
+        // An anonymous set is a part of its rule. Only the message of its creation has its flags; nft names it like this.
+        let is_anonymous = || {
+            attributes.find(SET_FLAGS).and_then(be32).is_some_and(|flags| flags & ANONYMOUS != 0)
+                || ["__set", "__map"].iter().any(|prefix| name(NAME).starts_with(prefix))
+        };
         let (object, action) = match kind {
-            0 => (Object::Table, ADD),
-            2 => (Object::Table, DELETE),
-            3 => (Object::Chain(name(CHAIN_NAME)), ADD),
-            5 => (Object::Chain(name(CHAIN_NAME)), DELETE),
-            6 => (Object::Rules(name(RULE_CHAIN)), ADD),
-            8 => (Object::Rules(name(RULE_CHAIN)), DELETE),
-            // An anonymous set comes and goes with its rule.
-            9 | 11 if is_anonymous() => return None,
-            9 => (Object::Set(name(NAME)), ADD),
-            11 => (Object::Set(name(NAME)), DELETE),
-            12 => (Object::Elements(name(NAME)), ADD),
-            14 => (Object::Elements(name(NAME)), DELETE),
-            18 => (Object::Stateful(name(NAME)), ADD),
-            20 => (Object::Stateful(name(NAME)), DELETE),
-            22 => (Object::Flowtable(name(NAME)), ADD),
-            24 => (Object::Flowtable(name(NAME)), DELETE),
+            0 => (Object::Table, Added),
+            2 => (Object::Table, Deleted),
+            3 => (Object::Chain(name(CHAIN_NAME)), Added),
+            5 => (Object::Chain(name(CHAIN_NAME)), Deleted),
+            6 => (Object::Rules(name(RULE_CHAIN)), Added),
+            8 => (Object::Rules(name(RULE_CHAIN)), Deleted),
+            9 | 11 | 12 | 14 if is_anonymous() => return None,
+            9 => (Object::Set(name(NAME)), Added),
+            11 => (Object::Set(name(NAME)), Deleted),
+            12 => (Object::Elements(name(NAME)), Added),
+            14 => (Object::Elements(name(NAME)), Deleted),
+            18 => (Object::Stateful(name(NAME)), Added),
+            20 => (Object::Stateful(name(NAME)), Deleted),
+            22 => (Object::Flowtable(name(NAME)), Added),
+            24 => (Object::Flowtable(name(NAME)), Deleted),
             _ => return None,
         };
         self.changes.add(object, action);
@@ -342,12 +218,11 @@ impl Reader {
     }
 
     fn end(&mut self, message: &Message<'_>, attributes: &Attributes<'_>) -> Option<Transaction> {
-        let find = |attribute| attributes.clone().find(attribute);
-        let generation = find(GENERATION).and_then(number)?;
+        let generation = attributes.find(GENERATION).and_then(be32)?;
         self.seen = generation;
         let changes = std::mem::take(&mut self.changes);
-        let id = find(PROCESS_ID).and_then(number);
-        let process = id.map(|id| Process { id, name: find(PROCESS_NAME).map(text).unwrap_or_default() });
+        let id = attributes.find(PROCESS_ID).and_then(be32);
+        let process = id.map(|id| Process { id, name: attributes.find(PROCESS_NAME).map(text).unwrap_or_default() });
         (!changes.is_empty()).then_some(Transaction { process, port: message.port, generation, changes })
     }
 }
@@ -359,17 +234,18 @@ const NEW_GENERATION: u16 = 15;
 mod tests {
     use neli::consts::nl::NlmF;
 
-    use super::super::super::message::Request;
     use super::*;
+    use crate::netlink::message::Request;
+    use crate::netlink::recorded::{played, recorded};
 
     const OURS: &[u8] = b"proxygw\0";
 
     fn reader() -> Reader {
-        Reader { table: OURS.to_vec(), seen: 6, ..Reader::default() }
+        Reader { table: "proxygw".to_owned(), seen: 6, ..Reader::default() }
     }
 
     fn message(kind: u16, attributes: &[(u16, &[u8])]) -> Vec<u8> {
-        let request = Request::new(SUBSYSTEM | kind, &INET);
+        let request = Request::new(NFTABLES | kind, &INET);
         let mut request = attributes.iter().fold(request, |request, (kind, value)| request.attribute(*kind, value));
         request.finish(NlmF::empty(), 1).to_vec()
     }
@@ -398,8 +274,8 @@ mod tests {
         assert_eq!(transactions.len(), 1);
         assert_eq!(transactions[0].process.as_ref().map(Process::to_string).as_deref(), Some("nft (pid 412)"));
         assert_eq!((transactions[0].generation, reader.seen), (7, 7));
-        let told = transactions[0].changes.to_string();
-        assert_eq!(told, "chain output was deleted, elements of active_ip4 were added");
+        let printed = transactions[0].changes.to_string();
+        assert_eq!(printed, "chain output was deleted, elements of active_ip4 were added");
     }
 
     #[test]
@@ -432,14 +308,119 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_objects_is_bounded_and_control_characters_are_escaped() {
-        let mut changes = Changes::default();
-        for index in 0..10_000 {
-            changes.add(Object::Chain(format!("\n{index}")), Action { added: true, deleted: true });
+    fn recorded_transactions_name_each_object_and_its_process() {
+        let mut transactions = Vec::new();
+        let mut reader = Reader { table: "proxygw".to_owned(), ..Reader::default() };
+        recorded!("nft_events").iter().for_each(|datagram| reader.datagram(datagram, &mut transactions));
+        let printed: Vec<_> = transactions.iter().map(|transaction| transaction.changes.to_string()).collect();
+        let expected = [
+            "the table's flags were set, chain cold-x was added or changed, chain forward was added or changed and 4 more",
+            "elements of cold were added",
+            "elements of cold were deleted",
+            "rules of chain forward were deleted",
+            "chain output was deleted",
+            "set or map known was deleted",
+            "object slow was deleted",
+            "the table was deleted",
+        ];
+        assert_eq!(printed, expected);
+        let objects: Vec<_> = transactions[0].changes.objects.keys().cloned().collect();
+        let name = str::to_owned;
+        let created = [
+            Object::Table,
+            Object::Chain(name("cold-x")),
+            Object::Chain(name("forward")),
+            Object::Chain(name("output")),
+            Object::Set(name("cold")),
+            Object::Set(name("known")),
+            Object::Stateful(name("slow")),
+            Object::Rules(name("cold-x")),
+            Object::Rules(name("forward")),
+            Object::Elements(name("known")),
+        ];
+        assert_eq!(objects, created);
+        for (before, after) in transactions.iter().zip(&transactions[1..]) {
+            assert!(before.generation < after.generation && after.generation <= reader.seen);
         }
-        assert_eq!(changes.objects.len(), MAX_OBJECTS);
-        assert!(changes.more && changes.has(&Object::Rules("x".to_owned())));
-        let told = changes.to_string();
-        assert!(told.starts_with("chain \\n0 was replaced, ") && told.ends_with(" and much more"), "{told}");
+        let process = transactions[0].process.as_ref().expect("named");
+        assert!(process.name == "nft" && process.id > 1 && transactions[0].port > 0);
+    }
+
+    #[test]
+    fn each_message_is_a_change_of_its_object() {
+        use Action::{Added, Deleted};
+        let name = || "x".to_owned();
+        for (kind, attribute, object, action) in [
+            (0, NAME, Object::Table, Added),
+            (2, NAME, Object::Table, Deleted),
+            (3, CHAIN_NAME, Object::Chain(name()), Added),
+            (5, CHAIN_NAME, Object::Chain(name()), Deleted),
+            (6, RULE_CHAIN, Object::Rules(name()), Added),
+            (8, RULE_CHAIN, Object::Rules(name()), Deleted),
+            (9, NAME, Object::Set(name()), Added),
+            (11, NAME, Object::Set(name()), Deleted),
+            (12, NAME, Object::Elements(name()), Added),
+            (14, NAME, Object::Elements(name()), Deleted),
+            (18, NAME, Object::Stateful(name()), Added),
+            (20, NAME, Object::Stateful(name()), Deleted),
+            (22, NAME, Object::Flowtable(name()), Added),
+            (24, NAME, Object::Flowtable(name()), Deleted),
+        ] {
+            let transactions = read(&mut reader(), &[message(kind, &[(TABLE, OURS), (attribute, b"x\0")]), end(7)]);
+            assert_eq!(transactions[0].changes.objects, [(object, action)].into(), "{kind}");
+        }
+        // A set with other flags, and messages of other kinds and subsystems.
+        let set = message(9, &[(TABLE, OURS), (NAME, b"x\0"), (SET_FLAGS, &0xeu32.to_be_bytes())]);
+        assert_eq!(read(&mut reader(), &[set, end(7)]).len(), 1);
+        let mut other = message(2, &[(TABLE, OURS)]);
+        other[5] = 9;
+        let anonymous = message(9, &[(TABLE, OURS), (NAME, b"x\0"), (SET_FLAGS, &1u32.to_be_bytes())]);
+        let map = message(12, &[(TABLE, OURS), (NAME, b"__map1\0")]);
+        assert!(read(&mut reader(), &[message(1, &[(TABLE, OURS)]), other, anonymous, map, end(7)]).is_empty());
+    }
+
+    /// A watch of the notifications that the socket sends, and a kernel that reports these generations.
+    fn watch(
+        generations: &[u32],
+        after: Option<u32>,
+    ) -> (TableWatch, std::os::unix::net::UnixDatagram, std::thread::JoinHandle<Vec<Vec<u8>>>) {
+        let report = |generation: &u32| {
+            let acknowledged = Request::new(2, &[0; 4]).finish(NlmF::empty(), 0).to_vec();
+            let report = Request::new(NFTABLES | NEW_GENERATION, &INET).be32(GENERATION, *generation);
+            vec![{ report }.finish(NlmF::empty(), 0).to_vec(), acknowledged]
+        };
+        let (queries, kernel) = played(generations.iter().map(report).collect());
+        let (near, far) = std::os::unix::net::UnixDatagram::pair().expect("a pair");
+        let events = EventSocket::over(near.into());
+        (TableWatch::over(events, Tables::over(queries), "proxygw", after).expect("a watch"), far, kernel)
+    }
+
+    #[test]
+    fn a_watch_reads_what_waits_and_then_nothing() {
+        let (mut watch, notifications, kernel) = watch(&[6], Some(6));
+        assert_eq!(watch.generation(), 6);
+        let watched = watch.read().expect("read");
+        assert!(watched.transactions.is_empty() && watched.lost.is_none() && !watched.more);
+        notifications.send(&message(2, &[(TABLE, OURS)])).expect("sent");
+        notifications.send(&end(7)).expect("sent");
+        let watched = watch.read().expect("read");
+        assert!(watched.transactions.len() == 1 && watched.lost.is_none() && !watched.more);
+        assert_eq!(watch.generation(), 7);
+        kernel.join().expect("played");
+    }
+
+    #[test]
+    fn changes_between_two_watches_count_as_lost() {
+        let (mut watch, notifications, kernel) = watch(&[9, 11], Some(6));
+        notifications.send(&message(2, &[(TABLE, OURS)])).expect("sent");
+        notifications.send(&end(10)).expect("sent");
+        notifications.send(&message(5, &[(TABLE, OURS), (CHAIN_NAME, b"x\0")])).expect("sent");
+        let watched = watch.read().expect("read");
+        assert_eq!((watched.lost, watched.transactions.len()), (Some((6, 11)), 0), "halves are dropped");
+        assert_eq!(watch.generation(), 11);
+        notifications.send(&end(12)).expect("sent");
+        let watched = watch.read().expect("read");
+        assert!(watched.transactions.is_empty() && watched.lost.is_none(), "once");
+        kernel.join().expect("played");
     }
 }

@@ -1,10 +1,8 @@
-//! Against the kernel's routing socket, which everyone may ask, and against a kernel that is played by a thread.
-
-use std::os::unix::net::UnixDatagram;
-use std::thread::JoinHandle;
+//! Against the kernel's routing socket, which every user may query, and against a kernel that is played by a thread.
 
 use super::*;
 use crate::netlink::message::HEADER;
+use crate::netlink::recorded::played;
 
 #[test]
 fn error_numbers() {
@@ -28,7 +26,7 @@ fn a_refused_request_leaves_the_socket_usable() {
 }
 
 #[test]
-fn an_unfinished_dump_is_read_away() {
+fn an_unfinished_dump_is_discarded() {
     let mut socket = Socket::open(None).expect("NETLINK_ROUTE");
     let count = |socket: &mut Socket| {
         let mut count = 0;
@@ -39,7 +37,7 @@ fn an_unfinished_dump_is_read_away() {
     let whole = count(&mut socket);
     let mut request = Request::new(18, &[0; 16]);
     send(&socket.fd, request.finish(NlmF::REQUEST | NlmF::DUMP, 12345)).expect("sent");
-    socket.unfinished = true;
+    socket.last = LastResult::Partial;
     assert_eq!(count(&mut socket), whole);
 }
 
@@ -55,31 +53,8 @@ fn a_datagram_that_does_not_fit_is_reported() {
 fn waiting_is_bounded() {
     let socket = Socket::open(None).expect("NETLINK_ROUTE");
     set_socket_timeout(&socket.fd, Timeout::Recv, Some(Duration::from_millis(20))).expect("a timeout");
-    let error = receive(&socket.fd, &mut [0; 64], RecvFlags::empty()).expect_err("nothing was asked");
+    let error = receive(&socket.fd, &mut [0; 64], RecvFlags::empty()).expect_err("no request");
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-}
-
-/// A socket whose requests a thread answers with the given datagrams, one list per request. In the messages, sequence
-/// number 0 becomes the request's own.
-fn played(answers: Vec<Vec<Vec<u8>>>) -> (Socket, JoinHandle<()>) {
-    let (near, far) = UnixDatagram::pair().expect("a pair");
-    let kernel = std::thread::spawn(move || {
-        for datagrams in answers {
-            let mut request = [0; 256];
-            far.recv(&mut request).expect("a request");
-            for mut datagram in datagrams {
-                let mut at = 0;
-                while let Some(header) = datagram.get_mut(at..at + HEADER) {
-                    if header[8..12] == [0; 4] {
-                        header[8..12].copy_from_slice(&request[8..12]);
-                    }
-                    at += usize::from(header[0]).max(HEADER);
-                }
-                far.send(&datagram).expect("sent");
-            }
-        }
-    });
-    (Socket::over(near.into()).expect("a socket"), kernel)
 }
 
 fn message(kind: u16, flags: NlmF, payload: &[u8]) -> Vec<u8> {
@@ -121,7 +96,7 @@ fn a_dump_that_is_always_interrupted_fails() {
 }
 
 #[test]
-fn answers_to_earlier_requests_are_passed_over() {
+fn results_of_earlier_requests_are_skipped() {
     let mut stale = object(9);
     stale[8..12].copy_from_slice(&77u32.to_ne_bytes());
     let mut stale_end = done(NlmF::empty(), 0);
@@ -132,12 +107,12 @@ fn answers_to_earlier_requests_are_passed_over() {
 }
 
 #[test]
-fn a_garbled_answer_is_an_error_and_the_next_request_is_answered() {
+fn a_garbled_result_is_an_error_and_the_next_request_succeeds() {
     let whole = [object(1), done(NlmF::empty(), 0)].concat();
     for end in (1..whole.len()).filter(|&end| end != HEADER + 4) {
         let (mut socket, kernel) = played(vec![vec![whole[..end].to_vec(), object(8)], vec![whole.clone()]]);
         assert_eq!(dumped(&mut socket).expect_err("garbled").kind(), io::ErrorKind::InvalidData, "{end}");
-        // The datagram that was not read must have arrived, to be read away.
+        // The unread datagram must have arrived, to be discarded.
         while rustix::io::ioctl_fionread(&socket.fd).expect("FIONREAD") == 0 {
             std::thread::yield_now();
         }
@@ -151,4 +126,47 @@ fn an_error_at_the_end_of_a_dump_is_reported() {
     let (mut socket, kernel) = played(vec![vec![object(1), done(NlmF::empty(), -95)]]);
     assert_eq!(dumped(&mut socket).expect_err("EOPNOTSUPP").raw_os_error(), Some(95));
     kernel.join().expect("played");
+}
+
+#[test]
+fn creation_is_exclusive_only_of_the_very_same_object() {
+    let (mut socket, kernel) = played(vec![vec![message(ERROR, NlmF::empty(), &[0; 4])]]);
+    socket.create(&mut Request::new(20, &[])).expect("created");
+    // REQUEST | ACK, CREATE | APPEND
+    assert_eq!(kernel.join().expect("played")[0][6..8], [5, 12]);
+}
+
+#[test]
+fn a_transaction_reports_the_first_error() {
+    let refused = message(ERROR, NlmF::empty(), &(-1i32).to_ne_bytes());
+    let done = message(ERROR, NlmF::empty(), &[0; 4]);
+    let (mut socket, kernel) = played(vec![vec![refused, done.clone()], vec![done]]);
+    let mut commit = || socket.commit(vec![(Request::new(0xa00, &[0; 4]), NlmF::empty()); 2]);
+    assert_eq!(commit().expect_err("EPERM").raw_os_error(), Some(1));
+    commit().expect("committed");
+    let requests = kernel.join().expect("played");
+    assert_eq!(requests[0], netfilter::batch(vec![(Request::new(0xa00, &[0; 4]), NlmF::empty()); 2], 1));
+}
+
+#[test]
+fn only_expected_errors_become_none() {
+    let error = |errno: Errno| Err::<(), _>(io::Error::from(errno));
+    assert!(matches!(unless(&[Errno::NOENT], error(Errno::NOENT)), Ok(None)));
+    assert!(unless(&[Errno::NOENT], error(Errno::PERM)).is_err());
+    assert!(matches!(unless(&[Errno::NOENT], Ok(7)), Ok(Some(7))));
+}
+
+#[test]
+fn messages_of_netlink_itself_are_not_passed_on() {
+    // NLMSG_NOOP
+    let noop = message(1, NlmF::empty(), &[0; 4]);
+    let (mut socket, kernel) = played(vec![vec![noop, object(1), done(NlmF::empty(), 0)]]);
+    assert_eq!(dumped(&mut socket).expect("a dump"), [1]);
+    kernel.join().expect("played");
+}
+
+#[test]
+fn a_socket_prints_its_descriptor() {
+    let socket = Socket::open(None).expect("NETLINK_ROUTE");
+    assert!(format!("{socket:?}").starts_with("Socket { fd: "));
 }
