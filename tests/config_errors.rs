@@ -430,7 +430,9 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
     (
         "kind: static:always\n    protocol: tcp\n    listen: 0.0.0.0:80\n    flow_timeout: 1m\n    target: backend:http",
         "kind: static:http\n    options: {content: x}\n    listen: 0.0.0.0:80\n    flow_timeout: 1m\n    target: backend:dns",
-        &[r#"f:12:15: frontends[0] "public": options: static:http speaks HTTP, so the frontend's protocol is tcp"#],
+        &[
+            r#"f:12:15: frontends[0] "public": options: static:http serves HTTP, so the protocol of the frontend must be tcp"#,
+        ],
     ),
     (
         "backend:http",
@@ -617,7 +619,7 @@ fn a_page_on_too_many_ports_is_refused() {
             .replace("10.0.0.1:8080", &format!("10.0.0.1:1001-{}", 1000 + last))
     };
     parse(&text(32)).expect("64 sockets");
-    let expected = r#"f:12:15: frontends[0] "public": options: static:http would need 66 sockets for this listen: 64 at most; packet:hold needs none"#;
+    let expected = r#"f:12:15: frontends[0] "public": options: static:http would need 66 sockets for this listen, at most 64 are possible; packet:hold needs none"#;
     assert_eq!(parse(&text(33)).map(|_| ()), Err(expected.to_owned()));
 }
 

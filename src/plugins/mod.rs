@@ -1,4 +1,4 @@
-//! The built-in plugins. A folder here is a key that `plugins.yaml` may name.
+//! The built-in plugins. `plugins.yaml` names them by their directories.
 
 pub mod ctl;
 pub mod packet;

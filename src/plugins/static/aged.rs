@@ -1,11 +1,11 @@
-//! Values in order of age, under small keys that are used again.
+//! Values in order of age, under small keys that are reused.
 //!
-//! The keys of the reactor are `usize`. A count of all connections would wrap on 32 bits, meet the keys of the
+//! The keys of the reactor are `usize`. A count of all connections would wrap on 32 bits, collide with the keys of the
 //! listeners, and put the newest connection first. Age is a `u64` here, which never wraps.
 
 use std::collections::BTreeMap;
 
-/// A collection that hands out keys. Every operation costs the logarithm of the number of values at most.
+/// A collection that assigns keys. Every operation costs at most the logarithm of the number of values.
 pub(super) struct Aged<T> {
     /// By key, with the age: a smaller number is older.
     slots: Vec<Option<(u64, T)>>,
@@ -26,12 +26,12 @@ impl<T> Aged<T> {
         self.keys.len()
     }
 
-    /// Key that the next value gets. It is smaller than the largest number of values that were there at once.
+    /// Key of the next value. Smaller than the largest number of values that were there at once.
     pub(super) fn next_key(&self) -> usize {
         self.free.last().copied().unwrap_or(self.slots.len())
     }
 
-    /// Adds a value, the youngest, and returns its key.
+    /// Adds the youngest value and returns its key.
     pub(super) fn insert(&mut self, value: T) -> usize {
         let (key, age) = (self.next_key(), self.next_age);
         self.next_age += 1;
@@ -71,7 +71,7 @@ impl<T> Aged<T> {
 mod tests {
     use super::*;
 
-    /// Inserts and removes at random next to a plain list of (key, value), the oldest first.
+    /// Inserts and removes at random, compared with a plain list of (key, value), the oldest first.
     #[test]
     fn keys_are_reused_and_age_keeps_its_order() {
         let (mut aged, mut model) = (Aged::new(), Vec::<(usize, u32)>::new());

@@ -1,7 +1,7 @@
 //! `static:cmd`: a backend that is a shell command.
 //!
-//! The command is a process group of its own. It ends when its first process does; a stop means all of its processes,
-//! also those that have left the group. See [`processes`] for how they are found, also after a crash of ours.
+//! The command is a process group of its own. It ends when its first process does. A stop ends all of its processes, also
+//! those that have left the group. [`processes`] finds them, also after a crash of the daemon.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,21 +20,20 @@ use crate::plugin::{Error, Target, TargetContext};
 use crate::system::processes::{self, Mark};
 use crate::system::{PASSED_VARIABLES, bind_to_us, children, original_limit, wait_readable};
 
-/// How long a command has to end after SIGINT, if nothing else is said.
+/// Default time of a command to end after SIGINT.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The longest grace time: the daemon's own end waits for it.
-const LONGEST_GRACE: Duration = Duration::from_secs(600);
+/// Maximum grace time: the daemon's exit waits for it.
+const MAX_GRACE: Duration = Duration::from_secs(600);
 
-/// How long the other processes of a command have when its first one has ended by itself: the backend is dead, and its next
+/// Grace time of the other processes when a command's first one has ended on its own: the backend is dead, and its next
 /// start waits for them.
 const GRACE_OF_REST: Duration = Duration::from_millis(500);
 
-/// How much longer than its grace time a stop may take: for SIGKILL to work.
+/// Time of a stop beyond its grace time, for SIGKILL to take effect.
 const KILLED: Duration = Duration::from_secs(5);
 
-/// Number of the next run of this daemon. On 32 bits it wraps after 2³² runs, and a number is used again when no process
-/// of its first use is left.
+/// Number of the daemon's next run. On 32 bits it wraps after 2³² runs, when no process of a number's first use is left.
 static RUN: AtomicUsize = AtomicUsize::new(1);
 
 /// Reads the options `command` and `stop_grace`.
@@ -42,15 +41,15 @@ pub(super) fn target(_spec: &TargetSpec, options: &mut Section<'_>) -> Option<Bo
     let command: Option<String> = options.required("command");
     let grace: Option<Duration> = options.optional("stop_grace");
     let grace = grace.unwrap_or(GRACE);
-    if grace > LONGEST_GRACE {
-        options.problem("stop_grace", format_args!("{grace:?} is too long: at most {LONGEST_GRACE:?}"));
+    if grace > MAX_GRACE {
+        options.problem("stop_grace", format_args!("{grace:?} is too long: at most {MAX_GRACE:?}"));
     }
     let command = command?;
     if command.trim().is_empty() {
-        options.problem("command", "it is empty: write what /bin/sh is to run");
+        options.problem("command", "it is empty: write a command for /bin/sh");
     }
     if command.contains('\0') {
-        options.problem("command", "it contains a NUL character");
+        options.problem("command", "it contains a null character");
     }
     (!options.failed()).then(|| Box::new(Cmd { command, grace, run: None }) as Box<dyn Target>)
 }
@@ -61,7 +60,7 @@ struct Cmd {
     run: Option<Run>,
 }
 
-/// A command that has been started, and not reaped: its process id cannot be anybody else's.
+/// A command that was started and not reaped, so no other process can have its process id.
 struct Run {
     child: Child,
     pid: Pid,
@@ -76,7 +75,7 @@ impl Target for Cmd {
         let (read, write) = io::pipe()?;
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(&self.command).env(processes::VARIABLE, mark.text()).process_group(0);
-        // What the service manager has told the daemon is not meant for the command.
+        // The service manager's variables are for the daemon only.
         for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].iter().chain(&PASSED_VARIABLES) {
             command.env_remove(variable);
         }
@@ -109,11 +108,11 @@ impl Target for Cmd {
         let until = until.into_iter().chain(run.output.resumes()).min();
         let ready = context.wait(&fds, until)?;
         if ready.get(1) == Some(&true) {
-            run.output.take(&context.name);
+            run.output.read(&context.name);
         }
         if ready[0] {
-            run.output.take(&context.name);
-            return Err(run.last_words()?.into());
+            run.output.read(&context.name);
+            return Err(run.end_message()?.into());
         }
         Ok(())
     }
@@ -122,7 +121,7 @@ impl Target for Cmd {
         let Some(mut run) = self.run.take() else { return Ok(()) };
         let grace = if run.leads()? { self.grace } else { self.grace.min(GRACE_OF_REST) };
         let stopped = run.stop(context, grace);
-        // Only now may its process id become somebody else's.
+        // Only now may another process get its process id.
         children::wait(&mut run.child)?;
         run.output.end(&context.name);
         stopped
@@ -134,13 +133,13 @@ impl Target for Cmd {
 }
 
 impl Run {
-    /// SIGINT to every process of the command, and SIGKILL to those that are left when the grace time is over. Its first
-    /// process and its group are killed in any case, also where the others cannot be found.
+    /// Sends SIGINT to every process of the command, and SIGKILL to those that are left after the grace time. Kills its first
+    /// process and its group in any case, even if the others cannot be found.
     fn stop(&mut self, context: &TargetContext, grace: Duration) -> Result<(), Error> {
         let began = Instant::now();
         let interrupted = self.interrupt(context, began + grace);
         let killed = processes::kill_all(&self.mark, Some(self.pid));
-        // It may have left its group. Errors mean that it has ended.
+        // It may have left its group. An error means that it has ended.
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
         let killed =
             killed.map_err(|error| format!("cannot find all processes of the command to kill them: {error}"))?;
@@ -154,20 +153,20 @@ impl Run {
         Ok(interrupted?)
     }
 
-    /// SIGINT to every process of the command. Returns when all have ended, or at the deadline.
+    /// Sends SIGINT to every process of the command. Returns when all have ended, or at the deadline.
     fn interrupt(&mut self, context: &TargetContext, deadline: Instant) -> io::Result<()> {
-        // Where they cannot be counted there may be one.
+        // If they cannot be counted, one may be left.
         let mut alive = processes::signal(&self.mark, Some(self.pid), Signal::INT).unwrap_or(1);
         let mut pause = Duration::from_millis(2);
         while alive > 0 && Instant::now() < deadline {
-            // The first process ends with an event; the others are looked for now and then.
+            // The end of the first process is an event; the others are polled for.
             let leads = self.leads()?;
             let until = if leads { deadline } else { deadline.min(Instant::now() + pause) };
             let until = self.output.resumes().map_or(until, |resumes| resumes.min(until));
             let pidfd = leads.then(|| self.pidfd.as_fd());
             let fds: Vec<BorrowedFd<'_>> = self.output.readable().into_iter().chain(pidfd).collect();
             wait_readable(&fds, Some(until))?;
-            self.output.take(&context.name);
+            self.output.read(&context.name);
             if !leads {
                 pause = (pause * 2).min(Duration::from_millis(50));
             }
@@ -178,14 +177,14 @@ impl Run {
         Ok(())
     }
 
-    /// Whether the command's first process still lives.
+    /// Returns true while the command's first process lives.
     fn leads(&self) -> io::Result<bool> {
         Ok(waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT)?
             .is_none())
     }
 
-    /// How the command's first process has ended, for people.
-    fn last_words(&self) -> io::Result<String> {
+    /// Message about the end of the command's first process.
+    fn end_message(&self) -> io::Result<String> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let status = waitid(WaitId::Pid(self.pid), options)?;
         let how = match status.map(|status| (status.exit_status(), status.terminating_signal())) {
@@ -204,22 +203,116 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use rustix::process::{Resource, Rlimit, setrlimit, test_kill_process_group};
 
     use super::*;
     use crate::system::StopSignal;
 
-    /// Set in a child that a test has made of itself: a limit is the whole process's.
+    /// Set in a child that a test has made of itself: a limit applies to the whole process.
     const CHILD: &str = "PROXYGW_TEST_CHILD";
 
-    fn stop_without_descriptors() {
-        let command = "trap '' INT; sleep 1000 & sleep 1000".to_owned();
-        let mut target = Cmd { command, grace: Duration::from_millis(300), run: None };
-        let stop = StopSignal::new().expect("a signal");
-        let context = TargetContext { name: "b".to_owned(), stop, pid: Arc::default() };
+    /// Time for which a test waits at most.
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn start(command: &str, grace: Duration) -> (Cmd, TargetContext) {
+        let mut target = Cmd { command: command.to_owned(), grace, run: None };
+        let context = TargetContext::new("b", StopSignal::new().expect("a signal"));
         target.start(&context).expect("started");
+        (target, context)
+    }
+
+    /// Waits for the end of the command; returns the error.
+    fn end(target: &mut Cmd, context: &TargetContext) -> String {
+        let until = Instant::now() + SOON;
+        loop {
+            match target.wait(context, Some(until)) {
+                Err(error) => return error.to_string(),
+                Ok(()) => assert!(Instant::now() < until, "it does not end"),
+            }
+        }
+    }
+
+    /// Waits for a line of output.
+    fn await_line(target: &mut Cmd, context: &TargetContext, line: &str) {
+        let until = Instant::now() + SOON;
+        while target.run.as_ref().is_some_and(|run| run.output.last_line() != Some(line)) {
+            target.wait(context, Some(until)).expect("it lives");
+            assert!(Instant::now() < until, "it does not print {line:?}");
+        }
+    }
+
+    /// Stops the command, checks that nothing of it lives, and returns the time that it took.
+    fn stop(target: &mut Cmd, context: &TargetContext) -> Duration {
+        let run = target.run.as_ref().expect("it runs");
+        let (mark, group, began) = (run.mark.clone(), run.pid, Instant::now());
+        target.stop(context).expect("stopped");
+        let took = began.elapsed();
+        assert_eq!(processes::find(&mark, Some(group)).expect("/proc"), []);
+        took
+    }
+
+    #[test]
+    fn the_end_of_a_command_is_reported_with_its_last_line() {
+        for (command, expected) in [
+            ("exit 0", "the command has exited with status 0 (it must stay in the foreground)"),
+            ("exit 3", "the command has exited with status 3"),
+            ("exit 127", "the command has exited with status 127 (not found?)"),
+            ("kill -9 $$", "the command was killed by signal 9"),
+            ("echo one; echo two >&2; exit 4", "the command has exited with status 4; its last line: two"),
+        ] {
+            let (mut target, context) = start(command, GRACE);
+            assert_eq!(end(&mut target, &context), expected);
+            stop(&mut target, &context);
+        }
+    }
+
+    #[test]
+    fn wait_returns_at_its_time_and_when_a_stop_is_requested() {
+        let (mut target, context) = start("exec sleep 1000", GRACE);
+        let pid = target.run.as_ref().expect("it runs").pid;
+        assert_eq!(context.pid.load(Ordering::Relaxed), pid.as_raw_pid() as u32);
+        let until = Instant::now() + Duration::from_millis(20);
+        target.wait(&context, Some(until)).expect("it lives");
+        assert!(Instant::now() >= until);
+        context.stop.set();
+        target.wait(&context, None).expect("it lives");
+        assert!(stop(&mut target, &context) < GRACE, "SIGINT does not end it");
+        target.stop(&context).expect("a second stop does nothing");
+        assert!(target.wait(&context, None).is_err(), "it has not been started");
+    }
+
+    #[test]
+    fn a_stop_lets_the_command_finish() {
+        let command = "trap 'sleep 0.1; exit 0' INT; echo ready; while :; do sleep 0.01; done";
+        let (mut target, context) = start(command, SOON);
+        await_line(&mut target, &context, "ready");
+        let took = stop(&mut target, &context);
+        assert!((Duration::from_millis(100)..SOON).contains(&took), "{took:?}");
+    }
+
+    #[test]
+    fn a_command_that_ignores_sigint_is_killed_after_its_grace_time() {
+        let grace = Duration::from_millis(200);
+        let (mut target, context) = start("trap '' INT; echo ready; while :; do sleep 0.01; done", grace);
+        assert_eq!(target.stop_grace(), grace + KILLED);
+        await_line(&mut target, &context, "ready");
+        let took = stop(&mut target, &context);
+        assert!((grace..SOON).contains(&took), "{took:?}");
+    }
+
+    #[test]
+    fn processes_of_a_dead_command_get_a_short_grace_time() {
+        let (mut target, context) = start("(trap '' INT; echo ready; exec sleep 1000) & wait", MAX_GRACE);
+        await_line(&mut target, &context, "ready");
+        let pid = target.run.as_ref().expect("it runs").pid;
+        rustix::process::kill_process(pid, Signal::KILL).expect("it lives");
+        assert!(end(&mut target, &context).contains("killed by signal 9"));
+        let took = stop(&mut target, &context);
+        assert!((GRACE_OF_REST..SOON).contains(&took), "{took:?}");
+    }
+
+    fn stop_without_descriptors() {
+        let (mut target, context) = start("trap '' INT; sleep 1000 & sleep 1000", Duration::from_millis(300));
         let group = target.run.as_ref().expect("it runs").pid;
         let none = Rlimit { current: Some(3), maximum: Some(3) };
         setrlimit(Resource::Nofile, none).expect("a lower limit");
@@ -242,6 +335,6 @@ mod tests {
         let output = command.spawn().and_then(Child::wait_with_output).expect("a test program");
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("stopped"), "{text}");
-        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
     }
 }

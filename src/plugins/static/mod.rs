@@ -1,9 +1,9 @@
 //! The built-in plugin `static`: frontends and targets that need nothing but this host.
 //!
 //! - `static:always`: a frontend that keeps its target warm.
-//! - `static:http`: a frontend that answers cold clients with a page, and wakes.
+//! - `static:http`: a frontend that serves cold clients a page and wakes its target.
 //! - `static:cmd`: a target that is a command.
-//! - `static:none`: a target that somebody else runs.
+//! - `static:none`: a target that another program runs.
 
 mod aged;
 mod cmd;
@@ -29,13 +29,13 @@ impl Plugin for Static {
     }
 }
 
-/// A frontend whose target never sleeps. Until the target is ready for the first time, clients are neither refused nor
-/// answered: their first packets are dropped, and they try again by themselves.
+/// A frontend that keeps its target warm. Until the target is ready for the first time, the first packets of clients are
+/// dropped, and the clients retry.
 fn always(_spec: &FrontendSpec, _options: &mut Section<'_>) -> Option<Frontend> {
     Some(Frontend { cold: ColdPath::Drop, keeps_warm: true, handler: None })
 }
 
-/// A backend that runs whether we do or not. It is routed to while it is wanted and, by its readiness, there.
+/// A backend that runs independently of the daemon. It is routed to while it is wanted and ready.
 struct External;
 
 impl Target for External {

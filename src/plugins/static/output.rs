@@ -1,4 +1,4 @@
-//! What a command prints, on its way to the log: line by line, with the target's name, and bounded.
+//! Output of a command on its way to the log: line by line, with the target's name, at a bounded rate.
 
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-/// A longer line is cut.
-const LONGEST_LINE: usize = 1024;
+/// Maximum length of a line. The rest of a longer one is cut off.
+const MAX_LINE: usize = 1024;
 
-/// How many lines may come at once before some are left out…
+/// Number of lines that may come at once before further ones are dropped.
 const BURST: u32 = 500;
 
-/// …and how many of them come back per second.
+/// Number of lines per second after a burst.
 const PER_SECOND: u32 = 100;
 
-/// How much is read at once.
+/// Bytes read at once.
 const PER_READ: usize = 64 * 1024;
 
-/// How long a command that prints too much waits for its next read: it costs little then, and it slows itself down.
-const HUSH: Duration = Duration::from_millis(10);
+/// Time between reads from a command that prints too much. It costs little then, and the full pipe slows it down.
+const THROTTLE: Duration = Duration::from_millis(10);
 
 /// The reading end of a command's standard output and standard error.
 pub(super) struct Output {
@@ -27,10 +27,30 @@ pub(super) struct Output {
     pipe: Option<PipeReader>,
     line: Vec<u8>,
     last: Option<String>,
+    rate: Rate,
+    dropped: u64,
+    throttled_until: Option<Instant>,
+}
+
+/// Token bucket of lines.
+struct Rate {
     tokens: u32,
     refilled: Instant,
-    left_out: u64,
-    hushed_until: Option<Instant>,
+}
+
+impl Rate {
+    /// Takes a token. Returns false if there is none.
+    fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.refilled).as_millis();
+        let gained = (passed * u128::from(PER_SECOND) / 1000).min(BURST.into()) as u32;
+        if gained > 0 {
+            self.refilled = now;
+            self.tokens = (self.tokens + gained).min(BURST);
+        }
+        let taken = self.tokens.checked_sub(1);
+        self.tokens = taken.unwrap_or(0);
+        taken.is_some()
+    }
 }
 
 impl Output {
@@ -40,22 +60,20 @@ impl Output {
             pipe: Some(pipe),
             line: Vec::new(),
             last: None,
-            tokens: BURST,
-            refilled: Instant::now(),
-            left_out: 0,
-            hushed_until: None,
+            rate: Rate { tokens: BURST, refilled: Instant::now() },
+            dropped: 0,
+            throttled_until: None,
         })
     }
 
-    /// What to wait for, if there is anything to be read now.
+    /// The descriptor to wait for, unless reading is throttled.
     pub(super) fn readable(&self) -> Option<BorrowedFd<'_>> {
-        let hushed = self.hushed_until.is_some_and(|until| until > Instant::now());
-        self.pipe.as_ref().filter(|_| !hushed).map(AsFd::as_fd)
+        self.pipe.as_ref().filter(|_| self.resumes().is_none()).map(AsFd::as_fd)
     }
 
-    /// When reading goes on, if it has been put off.
+    /// Time at which throttled reading resumes.
     pub(super) fn resumes(&self) -> Option<Instant> {
-        self.hushed_until.filter(|until| self.pipe.is_some() && *until > Instant::now())
+        self.throttled_until.filter(|until| self.pipe.is_some() && *until > Instant::now())
     }
 
     /// The last line that was not empty.
@@ -63,16 +81,16 @@ impl Output {
         self.last.as_deref()
     }
 
-    /// Reads what is there, once.
-    pub(super) fn take(&mut self, name: &str) {
+    /// Reads once, without blocking.
+    pub(super) fn read(&mut self, name: &str) {
         let Some(pipe) = &mut self.pipe else { return };
         let mut buffer = vec![0; PER_READ];
         match pipe.read(&mut buffer) {
             Ok(0) => self.pipe = None,
             Ok(read) => {
-                let before = self.left_out;
-                buffer[..read].iter().for_each(|byte| self.byte(*byte, name));
-                self.hushed_until = (self.left_out > before || read == PER_READ).then(|| Instant::now() + HUSH);
+                let before = self.dropped;
+                buffer[..read].iter().for_each(|byte| self.push(*byte, name));
+                self.throttled_until = (self.dropped > before || read == PER_READ).then(|| Instant::now() + THROTTLE);
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(error) => {
@@ -82,60 +100,53 @@ impl Output {
         }
     }
 
-    /// The command is gone: what it printed last, and what was left out.
+    /// Logs the rest after the command has ended.
     pub(super) fn end(&mut self, name: &str) {
-        self.take(name);
+        self.read(name);
         self.pipe = None;
         if !self.line.is_empty() {
             self.finish_line(name);
         }
-        self.tell_left_out(name);
+        self.log_dropped(name);
     }
 
-    fn byte(&mut self, byte: u8, name: &str) {
+    fn push(&mut self, byte: u8, name: &str) {
         if byte == b'\n' {
             self.finish_line(name);
-        } else if self.line.len() <= LONGEST_LINE {
+        } else if self.line.len() <= MAX_LINE {
             self.line.push(byte);
         }
     }
 
     fn finish_line(&mut self, name: &str) {
-        let line = readable(&self.line);
+        let line = printable(&self.line);
         self.line.clear();
         if line.is_empty() {
             return;
         }
-        let gained = (self.refilled.elapsed().as_millis() * u128::from(PER_SECOND) / 1000).min(BURST.into()) as u32;
-        if gained > 0 {
-            self.refilled = Instant::now();
-            self.tokens = (self.tokens + gained).min(BURST);
-        }
-        if self.tokens == 0 {
-            self.left_out += 1;
-        } else {
-            self.tell_left_out(name);
-            self.tokens = self.tokens.saturating_sub(1);
+        if self.rate.take(Instant::now()) {
+            self.log_dropped(name);
             log::info!("target {name}: | {line}");
+        } else {
+            self.dropped += 1;
         }
         self.last = Some(line);
     }
 
-    fn tell_left_out(&mut self, name: &str) {
-        if self.left_out > 0 {
-            log::info!("target {name}: | … {} lines left out", self.left_out);
-            self.left_out = 0;
+    fn log_dropped(&mut self, name: &str) {
+        if self.dropped > 0 {
+            log::info!("target {name}: | … {} lines dropped", self.dropped);
+            self.dropped = 0;
         }
     }
 }
 
-/// A line as it may stand in a log: UTF-8, without control characters, cut where it is too long.
-fn readable(line: &[u8]) -> String {
-    let cut = line.len() > LONGEST_LINE;
-    let text = String::from_utf8_lossy(&line[..line.len().min(LONGEST_LINE)]);
+/// A line for the log: UTF-8 without control characters, cut if it is too long.
+fn printable(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&line[..line.len().min(MAX_LINE)]);
     let mut clean: String =
         text.trim_end().chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
-    if cut {
+    if line.len() > MAX_LINE {
         clean.push('…');
     }
     clean
@@ -143,28 +154,91 @@ fn readable(line: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::io::{PipeWriter, Write as _};
 
     use super::*;
 
-    #[test]
-    fn a_line_is_cut_and_made_readable() {
-        assert_eq!(readable(b"plain\r"), "plain");
-        assert_eq!(readable(b"\x1b[31mred\xff\t."), "\u{fffd}[31mred\u{fffd}\t.");
-        assert_eq!(readable(&[b'x'; 5000]).chars().count(), LONGEST_LINE + 1);
+    fn output() -> (Output, PipeWriter) {
+        let (read, write) = io::pipe().expect("a pipe");
+        (Output::new(read).expect("an output"), write)
     }
 
     #[test]
-    fn a_flood_is_left_out_and_counted() {
-        let (read, mut write) = io::pipe().expect("a pipe");
-        let mut output = Output::new(read).expect("an output");
+    fn a_line_is_cut_and_made_printable() {
+        assert_eq!(printable(b"plain\r"), "plain");
+        assert_eq!(printable(b"\x1b[31mred\xff\t."), "\u{fffd}[31mred\u{fffd}\t.");
+        assert_eq!(printable(&[b'x'; MAX_LINE]), "x".repeat(MAX_LINE));
+        assert_eq!(printable(&[b'x'; 5000]), "x".repeat(MAX_LINE) + "…");
+    }
+
+    #[test]
+    fn last_line_is_the_last_that_is_not_empty() {
+        let (mut output, mut write) = output();
+        output.read("t");
+        assert_eq!((output.last_line(), output.readable().is_some()), (None, true));
+        write.write_all(b"first\nsec").expect("space");
+        output.read("t");
+        assert_eq!(output.last_line(), Some("first"));
+        write.write_all(b"ond\n\n \n").expect("space");
+        output.read("t");
+        assert_eq!(output.last_line(), Some("second"));
+        write.write_all(&[b'x'; 2 * MAX_LINE]).expect("space");
+        drop(write);
+        output.end("t");
+        assert_eq!(output.last_line().map(|line| line.chars().count()), Some(MAX_LINE + 1));
+        assert!(output.readable().is_none() && output.resumes().is_none());
+    }
+
+    #[test]
+    fn a_flood_is_dropped_and_throttled() {
+        let (mut output, mut write) = output();
         let lines = PER_READ / 8;
         write.write_all("7 bytes\n".repeat(lines).as_bytes()).expect("it fits");
-        output.take("t");
-        assert!(output.left_out > 0 && output.left_out <= (lines as u64 - u64::from(BURST)));
+        output.read("t");
+        assert!(output.dropped > 0 && output.dropped <= (lines as u64 - u64::from(BURST)));
         assert!(output.resumes().is_some() && output.readable().is_none());
         drop(write);
         output.end("t");
-        assert_eq!(output.last_line(), Some("7 bytes"));
+        assert_eq!((output.last_line(), output.dropped), (Some("7 bytes"), 0));
+    }
+
+    #[test]
+    fn a_full_read_is_throttled_for_a_moment() {
+        let (mut output, mut write) = output();
+        write.write_all(&[b'x'; PER_READ]).expect("it fits");
+        output.read("t");
+        let resumes = output.resumes().expect("throttled");
+        assert!(resumes <= Instant::now() + THROTTLE && output.dropped == 0);
+        while output.resumes().is_some() {
+            std::thread::yield_now();
+        }
+        assert!(Instant::now() >= resumes && output.readable().is_some());
+        write.write_all(b"y").expect("space");
+        output.read("t");
+        assert!(output.resumes().is_none());
+    }
+
+    #[test]
+    fn closed_output_is_not_waited_for() {
+        let (mut output, write) = output();
+        drop(write);
+        output.read("t");
+        assert!(output.readable().is_none());
+    }
+
+    #[test]
+    fn rate_allows_a_burst_and_then_some_per_second() {
+        let start = Instant::now();
+        let mut rate = Rate { tokens: BURST, refilled: start };
+        let mut allowed = |millis: u64| {
+            let now = start + Duration::from_millis(millis);
+            (0..2 * BURST).take_while(|_| rate.take(now)).count()
+        };
+        assert_eq!(allowed(0), BURST as usize);
+        assert_eq!(allowed(9), 0);
+        assert_eq!(allowed(10), 1);
+        assert_eq!(allowed(510), 50);
+        assert_eq!(allowed(100_000), BURST as usize);
+        assert_eq!(allowed(1), 0, "a clock that runs backwards");
     }
 }
