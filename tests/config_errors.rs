@@ -91,7 +91,7 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
             r#"f:12:39: frontends[0] "public": options.on_failure: "give up" is not known: write drop or reject"#,
             r#"f:12:62: frontends[0] "public": options.hold_timeout: 7200s is out of bounds: more than 0s, at most 1h"#,
             r#"f:13:13: frontends[0] "public": allow: [0]: "192.0.2.1/24" has bits behind its prefix: did you mean 192.0.2.0/24?"#,
-            r#"f:14:17: frontends[0] "public": interfaces: an empty list would let nobody in: leave it out to let everybody in"#,
+            r#"f:14:17: frontends[0] "public": interfaces: an empty list would deny every client: leave it out to allow every client"#,
         ],
     ),
     ("version: v1", "version: v1\nlog: {file: x}", &[r#"f:2:7: log: unknown key "file": there are output and level"#]),
@@ -383,7 +383,7 @@ const SPOILT: &[(&str, &str, &[&str])] = &[
         "0.0.0.0:80",
         "[192.0.2.1:80, 10.0.0.1:8080, 10.0.0.1:8081]",
         &[
-            r#"f:13:14: frontends[0] "public": listen: 10.0.0.1:8080 is where the endpoint backend:http at 10.0.0.1:8080 itself is, so nothing would be translated, and nobody could tell when it is in use: give one of them another port or address"#,
+            r#"f:13:14: frontends[0] "public": listen: 10.0.0.1:8080 is the address of the endpoint backend:http (10.0.0.1:8080) itself, so nothing would be translated, and its use could not be tracked: give one of them another port or address"#,
         ],
     ),
     (

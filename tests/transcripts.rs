@@ -65,7 +65,9 @@ fn normal_line(line: &str) -> String {
         let core = word.trim_end_matches([',', '.', ';', ':', ')']);
         let rest = &word[core.len()..];
         let before = words.last().map_or("", String::as_str);
-        let is_number = core.bytes().all(|byte| byte.is_ascii_digit()) && !core.is_empty();
+        let is_count = !core.is_empty() && core.bytes().all(|byte| byte.is_ascii_digit());
+        let differs = before == "is" || before.contains("pid") || before.contains("drains_in");
+        let is_number = is_count && differs || core.contains('.') && core.parse::<f64>().is_ok();
         let (digits, unit) = core.split_at(core.bytes().take_while(u8::is_ascii_digit).count());
         let ephemeral = core.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok_and(|port| port >= 32768));
         if is_timestamp(core) {
@@ -75,9 +77,7 @@ fn normal_line(line: &str) -> String {
                 words.pop();
             }
             words.push(format!("SPAN{rest}"));
-        } else if is_number && (before == "is" || before.contains("pid") || before.contains("drains_in")) {
-            words.push(format!("NUMBER{rest}"));
-        } else if core.contains('.') && core.parse::<f64>().is_ok() {
+        } else if is_number {
             words.push(format!("NUMBER{rest}"));
         } else if let Some((address, _)) = ephemeral {
             words.push(format!("{address}:PORT{rest}"));

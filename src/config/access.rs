@@ -38,7 +38,7 @@ impl Access {
             ("interfaces", interfaces.as_ref().is_some_and(Vec::is_empty)),
         ] {
             if empty {
-                section.problem(key, "an empty list would let nobody in: leave it out to let everybody in");
+                section.problem(key, "an empty list would deny every client: leave it out to allow every client");
             }
         }
         let on_denied: Option<OnDenied> = section.optional("on_denied");

@@ -168,8 +168,8 @@ fn agree(
             Some(other) if other.ip == own.ip && own.ports.common(other.ports).is_some() => section.problem(
                 "listen",
                 format_args!(
-                    "{own} is where the endpoint {shown} at {other} itself is, so nothing would be translated, and nobody could tell \
-                     when it is in use: give one of them another port or address"
+                    "{own} is the address of the endpoint {shown} ({other}) itself, so nothing would be translated, and its use \
+                     could not be tracked: give one of them another port or address"
                 ),
             ),
             Some(other) if other.ip == Ipv6Addr::LOCALHOST && own.ip != Ipv6Addr::LOCALHOST => section.warn(

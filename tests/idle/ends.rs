@@ -82,7 +82,7 @@ fn every_end_counts_from_its_moment(events: &str, late: Duration) {
         daemon.process().await_line(&format!("target {target}: inactive"), SOON);
         assert_eq!(daemon.log().matches(&draining(target)).count(), 1, "{target}\n{}", daemon.log());
     }
-    let warnings = daemon.log().matches("so the flows are polled").count();
+    let warnings = daemon.log().matches("; polling instead").count();
     assert_eq!(warnings, usize::from(events == "0"), "{}", daemon.log());
 }
 
@@ -130,7 +130,7 @@ fn events_that_are_turned_off_under_way_cost_nobody_the_target() {
     let end = during(|| drop(unknown));
     let drain = drained(&mut daemon, lines, "held", SOON);
     assert_on_time("held", drain, plus(end, SECOND / 2), POLLED, &daemon.log());
-    assert_eq!(daemon.log().matches("so the flows are polled").count(), 1, "{}", daemon.log());
+    assert_eq!(daemon.log().matches("; polling instead").count(), 1, "{}", daemon.log());
     assert_eq!(daemon.target("held")["flows"], json!(0));
 }
 

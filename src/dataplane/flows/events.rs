@@ -35,7 +35,7 @@ impl<K: Kernel> Flows<K> {
             }
             Err(error) => error.to_string(),
         };
-        log::warn!("conntrack's events are not to be had ({cannot}), so the flows are polled");
+        log::warn!("conntrack events unavailable ({cannot}); polling instead");
     }
 
     fn unsubscribe(&mut self) {
@@ -49,7 +49,7 @@ impl<K: Kernel> Flows<K> {
         self.unsubscribe();
         self.gathering = None;
         self.stale = None;
-        log::warn!("conntrack's events have ended ({why}), so the flows are polled");
+        log::warn!("conntrack events have ended ({why}); polling instead");
         let now = self.kernel.now();
         for target in self.usage.watched() {
             self.poll_from_now(target, now);
