@@ -21,18 +21,16 @@ use crate::dataplane::flows;
 use crate::dataplane::hold::{AllCounters, Holder};
 use crate::dataplane::links::{self, Links, LoopbackRoutes};
 use crate::dataplane::localnet::Localnet;
-use crate::dataplane::plan::Plan;
 use crate::dataplane::render::TABLE;
 use crate::dataplane::rules::Table;
 use crate::dataplane::watch::{Notices, Watch};
 use crate::doctor::{self, Caller, Scope};
-use crate::engine::{Engine, Inbox, NewFrontend, NewTarget};
-use crate::ids::{FrontendId, TargetId};
+use crate::engine::{Engine, Inbox};
 use crate::logging;
 use crate::netlink::instance_lock::InstanceLock;
 use crate::netlink::loopback;
 use crate::netlink::nftables::delete_table;
-use crate::plugin::{Frontend, Registry};
+use crate::plugin::Registry;
 use crate::reactor::{Monitored, Reactor, Service};
 use crate::system::processes::{self, Mark};
 use crate::system::{notify, raise_limit, take_passed};
@@ -157,16 +155,11 @@ fn load(path: &std::path::Path, register: fn(&mut Registry)) -> Result<(Setup, R
 
 fn check(path: &std::path::Path, register: fn(&mut Registry)) -> Result<(), Failure> {
     let (setup, _) = load(path, register)?;
-    let Setup { config, warnings, .. } = setup;
+    let Setup { targets, frontends, warnings, .. } = setup;
     for warning in warnings {
         eprintln!("proxygw: warning: {warning}");
     }
-    println!(
-        "{}: {} targets and {} frontends, no errors",
-        path.display(),
-        config.targets.len(),
-        config.frontends.len()
-    );
+    println!("{}: {} targets and {} frontends, no errors", path.display(), targets.len(), frontends.len());
     Ok(())
 }
 
@@ -183,29 +176,17 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     let passed = take_passed();
     let (setup, mut registry) = load(path, register)?;
     let scope = Scope::new(&setup);
-    let Setup { config, targets, frontends, warnings, services } = setup;
-    logging::start(&config.log).map_err(Failure::system("cannot open the log file"))?;
+    let plan = setup.plan();
+    let Setup { log, targets, frontends, handlers, services, warnings } = setup;
+    logging::start(&log).map_err(Failure::system("cannot open the log file"))?;
     warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let _lock = InstanceLock::claim().map_err(|error| Failure::System(error.to_string()))?;
-    raise_limit(config.targets.len(), config.frontends.len());
+    raise_limit(targets.len(), frontends.len());
 
-    let plan = Plan::new(&config, frontends.iter().map(|frontend| frontend.cold));
     let nft = Nft::find();
     let localnet = Localnet::start(&plan, &nft, passed);
-    let mut handlers = Vec::new();
-    let frontends = config.frontends.iter().zip(frontends).enumerate().map(|(at, (spec, frontend))| {
-        let id = FrontendId::at(at);
-        let target = TargetId::at(spec.target);
-        let Frontend { cold, keeps_warm, handler } = frontend;
-        let has_handler = handler.is_some();
-        handlers.extend(handler.map(|handler| (id, handler)));
-        NewFrontend { id, spec: spec.clone(), target, cold, keeps_warm, has_handler }
-    });
-    let frontends = frontends.collect();
-    let targets = config.targets.iter().zip(targets).enumerate();
-    let targets = targets.map(|(at, (spec, handler))| NewTarget { id: TargetId::at(at), spec: spec.clone(), handler });
-    let targets = targets.collect();
-    let (inbox, receiver) = Inbox::new(config.targets.len(), config.frontends.len());
+    let counts = (targets.len(), frontends.len());
+    let (inbox, receiver) = Inbox::new(targets.len(), frontends.len());
     let notices = Arc::new(Notices::default());
     let watch = Watch::new(Arc::clone(&notices), localnet.clone());
     let mut own = vec![Service::new("table watch", Monitored(watch))];
@@ -240,8 +221,8 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     })?;
 
     let no_thread = Failure::system("cannot start a thread");
-    let (flows, conntrack) = flows::spawn(&config, table.plan(), Box::new(inbox.clone())).map_err(&no_thread)?;
-    let counts = (config.targets.len(), config.frontends.len());
+    let specs = targets.iter().map(|target| (target.id, &target.spec)).collect();
+    let (flows, conntrack) = flows::spawn(&specs, table.plan(), Box::new(inbox.clone())).map_err(&no_thread)?;
     let ready = Box::new(move || {
         log::info!("ready after {:.1?}: {} targets, {} frontends", began.elapsed(), counts.0, counts.1);
         notify("READY=1");

@@ -39,17 +39,16 @@ impl Drop for Scratch {
 #[test]
 fn the_example_of_v1() {
     let setup = parse(include_str!("config_kinds/example.yaml")).expect("the example");
-    let config = &setup.config;
-    assert_eq!((config.log.output.clone(), config.log.level), (LogOutput::Stderr, LevelFilter::Info));
-    let target = &config.targets[0];
+    assert_eq!((setup.log.output.clone(), setup.log.level), (LogOutput::Stderr, LevelFilter::Info));
+    let target = &setup.targets[0].spec;
     assert_eq!((target.name.as_str(), target.kind.to_string().as_str()), ("backend", "static:cmd"));
     assert_eq!(target.idle_timeout, Duration::from_secs(300));
     assert_eq!((target.readiness.probe.clone(), target.readiness.deadline), (Probe::Auto, Duration::from_secs(30)));
-    let frontend = &config.frontends[0];
+    let frontend = &setup.frontends[0].spec;
     assert_eq!((frontend.name.as_str(), frontend.protocol), ("public-http", Protocol::Tcp));
     assert_eq!(frontend.listen[0].to_string(), "0.0.0.0:8088");
     assert_eq!(frontend.flow_timeout, Duration::from_secs(60));
-    let endpoint = config.endpoint_of(frontend);
+    let endpoint = &frontend.endpoint;
     assert_eq!((endpoint.name.as_str(), endpoint.addresses[0].to_string().as_str()), ("http", "127.0.0.1:8080"));
     assert_eq!(setup.targets.len(), 1);
     assert_eq!((setup.frontends[0].cold, setup.frontends[0].keeps_warm), (ColdPath::Drop, true));
@@ -61,8 +60,8 @@ fn everything_but_the_version_may_be_missing_or_null() {
         ["version: v1", "version: v1\nlog:\nplugins: ~\ntargets: null\nfrontends: []", "version: v1\ntargets: []"]
     {
         let setup = parse(text).expect(text);
-        assert_eq!((setup.config.log.output, setup.config.log.level), (LogOutput::Stderr, LevelFilter::Info), "{text}");
-        assert!(setup.config.targets.is_empty() && setup.config.frontends.is_empty(), "{text}");
+        assert_eq!((setup.log.output, setup.log.level), (LogOutput::Stderr, LevelFilter::Info), "{text}");
+        assert!(setup.targets.is_empty() && setup.frontends.is_empty(), "{text}");
     }
 }
 
@@ -85,17 +84,18 @@ frontends:
 ",
     )
     .expect("a good configuration");
-    let config = &setup.config;
-    assert_eq!(
-        (config.log.output.clone(), config.log.level),
-        (LogOutput::File("/var/log/p".into()), LevelFilter::Warn)
-    );
-    assert_eq!(config.targets[0].readiness.probe, Probe::Http { path: "/".to_owned() });
-    assert_eq!(config.targets[0].readiness.deadline, Duration::from_secs(120));
-    assert_eq!(config.targets[1].readiness.probe, Probe::Http { path: "/up".to_owned() });
-    let ends: Vec<_> = config.frontends.iter().map(|frontend| (frontend.target, frontend.endpoint)).collect();
-    assert_eq!(ends, [(1, 1), (1, 0)]);
-    assert_eq!(config.frontends[0].flow_timeout, Duration::from_secs(2));
+    assert_eq!((setup.log.output.clone(), setup.log.level), (LogOutput::File("/var/log/p".into()), LevelFilter::Warn));
+    assert_eq!(setup.targets[0].spec.readiness.probe, Probe::Http { path: "/".to_owned() });
+    assert_eq!(setup.targets[0].spec.readiness.deadline, Duration::from_secs(120));
+    assert_eq!(setup.targets[1].spec.readiness.probe, Probe::Http { path: "/up".to_owned() });
+    let ends: Vec<_> = setup
+        .frontends
+        .iter()
+        .map(|new| (new.target, new.spec.target.as_str(), new.spec.endpoint.name.as_str()))
+        .collect();
+    let id = setup.targets[1].id;
+    assert_eq!(ends, [(id, "b", "y"), (id, "b", "x")]);
+    assert_eq!(setup.frontends[0].spec.flow_timeout, Duration::from_secs(2));
 }
 
 /// The error of a file, without the directory.

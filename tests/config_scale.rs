@@ -39,8 +39,8 @@ fn file(last: &str) -> String {
 fn ten_thousand_targets_and_frontends() {
     let setup = parse(&file("")).expect("a good configuration");
     assert_eq!((setup.targets.len(), setup.frontends.len()), (MANY, MANY));
-    let last = &setup.config.frontends[MANY - 1];
-    assert_eq!(setup.config.endpoint_of(last).addresses[0].to_string(), "10.0.39.250:8080");
+    let last = &setup.frontends[MANY - 1].spec;
+    assert_eq!(last.endpoint.addresses[0].to_string(), "10.0.39.250:8080");
 }
 
 #[test]

@@ -29,9 +29,11 @@ pub fn config(bytes: &[u8]) {
     match parse("f", text, &mut registry) {
         Ok(setup) => {
             check(&setup.warnings);
-            assert_eq!(setup.config.targets.len(), setup.targets.len());
-            assert_eq!(setup.config.frontends.len(), setup.frontends.len());
-            assert!(setup.config.frontends.iter().all(|frontend| frontend.target < setup.targets.len()));
+            for frontend in &setup.frontends {
+                let target = setup.targets.iter().find(|target| target.id == frontend.target).expect("its target");
+                assert_eq!(target.spec.name, frontend.spec.target);
+                assert!(target.spec.endpoints.contains(&frontend.spec.endpoint));
+            }
         }
         Err(error) => check(error.lines()),
     }

@@ -7,29 +7,45 @@
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 
-use crate::config::{self, Config, Draft, Element, Kind, LoadError, Section, listed, quoted};
-use crate::plugin::{Frontend, Handler, Make, Registry, Target};
+use crate::config::{self, Draft, Element, Kind, LoadError, Log, Section, listed, quoted};
+use crate::dataplane::plan::{Plan, Rules};
+use crate::engine::{NewFrontend, NewTarget};
+use crate::ids::{FrontendId, TargetId};
+use crate::plugin::{Frontend, Handler, Make, Registry};
 
 /// A valid configuration and everything that the plugins have made of it.
 pub struct Setup {
-    /// The configuration itself.
-    pub config: Config,
-    /// What runs the targets, in the order of [`Config::targets`].
-    pub targets: Vec<Box<dyn Target>>,
-    /// What the frontends do, in the order of [`Config::frontends`].
-    pub frontends: Vec<Frontend>,
-    /// Parts of the file that may not work as intended; a line each, with its place in the file.
-    pub warnings: Vec<String>,
+    /// The `log` section.
+    pub log: Log,
+    /// The targets, in file order.
+    pub targets: Vec<NewTarget>,
+    /// The frontends, in file order.
+    pub frontends: Vec<NewFrontend>,
+    /// The handlers of those frontends that have one.
+    pub handlers: Vec<(FrontendId, Box<dyn Handler>)>,
     /// The handlers that run for as long as the daemon does, each with its plugin's namespace.
     pub services: Vec<(String, Box<dyn Handler>)>,
+    /// Parts of the file that may not work as intended; a line each, with its place in the file.
+    pub warnings: Vec<String>,
+}
+
+impl Setup {
+    /// The rules of all frontends.
+    pub fn plan(&self) -> Plan {
+        let rules = |new: &NewFrontend| (new.id, Rules::new(&new.spec, new.target, new.cold));
+        Plan { frontends: self.frontends.iter().map(rules).collect() }
+    }
 }
 
 impl fmt::Debug for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Setup").field("config", &self.config).finish_non_exhaustive()
+        let targets = self.targets.iter().map(|target| &target.spec);
+        let frontends = self.frontends.iter().map(|frontend| &frontend.spec);
+        f.debug_list().entries(targets).entries(frontends).finish()
     }
 }
 
@@ -54,28 +70,28 @@ pub fn parse(name: &str, text: &str, registry: &mut Registry) -> Result<Setup, L
 fn assemble(draft: Draft<'_>, registry: &mut Registry) -> Setup {
     let Draft { log, plugins, targets, frontends } = draft;
     load_plugins(plugins, registry);
-    let mut setup = Setup {
-        config: Config { log, targets: Vec::new(), frontends: Vec::new() },
-        targets: Vec::with_capacity(targets.len()),
-        frontends: Vec::with_capacity(frontends.len()),
-        warnings: Vec::new(),
-        services: Vec::new(),
-    };
-    for Element { spec, section, options } in targets {
+    let (mut new_targets, mut new_frontends, mut handlers) = (Vec::new(), Vec::new(), Vec::new());
+    let mut by_name = HashMap::new();
+    for (id, Element { spec, section, options }) in (0..).map(TargetId::new).zip(targets) {
         let other = || registry.frontend(&spec.kind).is_ok().then_some("frontend");
-        setup.targets.extend(make(&spec, &spec.kind, "target", registry.target(&spec.kind), other, section, options));
-        setup.config.targets.push(spec);
+        let made = make(&spec, &spec.kind, "target", registry.target(&spec.kind), other, section, options);
+        by_name.insert(spec.name.clone(), id);
+        new_targets.extend(made.map(|handler| NewTarget { id, spec, handler }));
     }
-    for Element { spec, section, options } in frontends {
+    for (id, Element { spec, section, options }) in (0..).map(FrontendId::new).zip(frontends) {
         let other = || registry.target(&spec.kind).is_ok().then_some("target");
-        let found = registry.frontend(&spec.kind);
-        setup.frontends.extend(make(&spec, &spec.kind, "frontend", found, other, section, options));
-        setup.config.frontends.push(spec);
+        let made = make(&spec, &spec.kind, "frontend", registry.frontend(&spec.kind), other, section, options);
+        let (Some(Frontend { cold, keeps_warm, handler }), Some(&target)) = (made, by_name.get(&spec.target)) else {
+            continue;
+        };
+        new_frontends.push(NewFrontend { id, spec, target, cold, keeps_warm, has_handler: handler.is_some() });
+        handlers.extend(handler.map(|handler| (id, handler)));
     }
+    let mut services: Vec<(String, Box<dyn Handler>)> = Vec::new();
     for (name, namespace) in &mut registry.namespaces {
-        setup.services.extend(namespace.services.drain(..).map(|service| (name.clone(), service)));
+        services.extend(namespace.services.drain(..).map(|service| (name.clone(), service)));
     }
-    setup
+    Setup { log, targets: new_targets, frontends: new_frontends, handlers, services, warnings: Vec::new() }
 }
 
 fn load_plugins(mut section: Section<'_>, registry: &mut Registry) {

@@ -33,7 +33,7 @@ pub(super) fn read(mut top: Section<'_>) -> Option<Draft<'_>> {
     let targets = targets(&mut top);
     let frontends = frontends(&mut top, &targets);
     if top.problem_count() == 0 {
-        count_shifted(&mut top, &targets, &frontends);
+        count_shifted(&mut top, &frontends);
     }
     top.finish();
     let targets = targets.into_iter().map(|target| target.element).collect();
@@ -115,11 +115,10 @@ fn frontends<'a>(top: &mut Section<'a>, targets: &[ReadTarget<'_>]) -> Vec<Eleme
 
 /// Bounds what ranges cost that lead to other ports than their own: a map with an element for each port. Frontends with the
 /// same ranges share one.
-fn count_shifted(top: &mut Section<'_>, targets: &[ReadTarget<'_>], frontends: &[Element<'_, FrontendSpec>]) {
+fn count_shifted(top: &mut Section<'_>, frontends: &[Element<'_, FrontendSpec>]) {
     let mut shifts = HashSet::new();
     for Element { spec, .. } in frontends {
-        let endpoint = &targets[spec.target].element.spec.endpoints[spec.endpoint];
-        shifts.extend(endpoint.routes(&spec.listen).filter_map(Route::shift));
+        shifts.extend(spec.endpoint.routes(&spec.listen).filter_map(Route::shift));
     }
     let count: u32 = shifts.iter().map(|shift| shift.from.count()).sum();
     if count > MAX_SHIFTED {

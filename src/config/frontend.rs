@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::element::Element;
 use super::suggest::{listed, quoted};
-use super::target::{NO_ADDRESS, ReadEndpoint, ReadTarget};
+use super::target::{NO_ADDRESS, ReadEndpoint, ReadTarget, no_endpoint};
 use super::values::{KernelTimeout, ListenAddresses, Name, Reference};
 use super::{Access, Address, FrontendSpec, Kind, Protocol, Section};
 
@@ -43,14 +43,16 @@ pub(super) fn read<'a>(mut section: Section<'a>, targets: &Targets<'_>) -> ReadF
     let listen = read_listen(&mut section);
     let flow_timeout = section.required("flow_timeout").map(|KernelTimeout(timeout)| timeout);
     let endpoint = section.required("target").and_then(|reference| resolve(&mut section, &reference, targets));
-    if let Some((target, endpoint)) = endpoint {
-        let target = &targets.list[target];
-        let endpoint = &target.endpoints[endpoint];
+    if let Some((target, index)) = endpoint {
+        let endpoint = &target.endpoints[index];
         agree(&mut section, protocol, listen.as_deref(), &target.element.spec.name, endpoint);
         protocol = if left_out { endpoint.protocol } else { protocol };
     }
 
-    let (target, endpoint) = endpoint.unwrap_or_default();
+    let (target, endpoint) = match endpoint.map(|(target, index)| (&target.element.spec, index)) {
+        Some((target, index)) => (target.name.clone(), target.endpoints[index].clone()),
+        None => (String::new(), no_endpoint()),
+    };
     let (listens, has_kind) = (protocol.is_some() && listen.is_some(), kind.is_some());
     let spec = FrontendSpec {
         name: name.unwrap_or_default(),
@@ -92,17 +94,22 @@ fn read_listen(section: &mut Section<'_>) -> Option<Vec<Address>> {
 }
 
 /// Finds the target and the endpoint that a reference means.
-fn resolve(section: &mut Section<'_>, reference: &Reference, targets: &Targets<'_>) -> Option<(usize, usize)> {
+fn resolve<'t>(
+    section: &mut Section<'_>,
+    reference: &Reference,
+    targets: &Targets<'t>,
+) -> Option<(&'t ReadTarget<'t>, usize)> {
     let Some(&index) = targets.by_name.get(reference.target.as_str()) else {
         let names = targets.list.iter().map(|target| target.element.spec.name.as_str()).filter(|name| !name.is_empty());
         let what = quoted(&reference.target);
         section.problem("target", format_args!("there is no target {what}; there are {}", listed(names)));
         return None;
     };
-    let endpoints = &targets.list[index].endpoints;
+    let found = &targets.list[index];
+    let endpoints = &found.endpoints;
     let target = quoted(&reference.target);
     let names = || listed(endpoints.iter().map(|endpoint| endpoint.name.as_str()).filter(|name| !name.is_empty()));
-    let found = match (&reference.endpoint, endpoints.len()) {
+    let endpoint = match (&reference.endpoint, endpoints.len()) {
         // The target's own problem.
         (_, 0) => None,
         (None, 1) => Some(0),
@@ -118,16 +125,16 @@ fn resolve(section: &mut Section<'_>, reference: &Reference, targets: &Targets<'
             None
         }
         (Some(name), _) => {
-            let found = endpoints.iter().position(|endpoint| endpoint.name == *name);
-            if found.is_none() {
+            let position = endpoints.iter().position(|endpoint| endpoint.name == *name);
+            if position.is_none() {
                 let (what, names) = (quoted(name), names());
                 section
                     .problem("target", format_args!("the target {target} has no endpoint {what}; there are {names}"));
             }
-            found
+            position
         }
     };
-    found.map(|endpoint| (index, endpoint))
+    Some((found, endpoint?))
 }
 
 /// Checks that a packet to the frontend could be sent to the endpoint: DNAT changes neither protocol nor address family, each

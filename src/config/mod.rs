@@ -33,9 +33,7 @@ pub use duration::parse_duration;
 pub(crate) use duration::seconds_rounded_up;
 pub(crate) use element::Element;
 pub use from_node::FromNode;
-pub use model::{
-    Config, Endpoint, FrontendSpec, Kind, Log, LogOutput, Masquerade, Probe, Protocol, Readiness, TargetSpec,
-};
+pub use model::{Endpoint, FrontendSpec, Kind, Log, LogOutput, Masquerade, Probe, Protocol, Readiness, TargetSpec};
 pub use node::Node;
 pub(crate) use ports::PortMap;
 pub use ports::{Address, Ports};

@@ -1,7 +1,6 @@
 //! The configuration as the rest of the program sees it: checked, typed, and free of YAML.
 //!
-//! Everything here is plain data. References are already resolved to positions in [`Config::targets`] and
-//! [`TargetSpec::endpoints`], so a [`Config`] that exists is a valid one.
+//! Everything here is plain data, and valid once the whole file is.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,17 +9,6 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Access, Address, Route};
-
-/// A whole, valid configuration.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Config {
-    /// Where log lines go, and which.
-    pub log: Log,
-    /// The backends that can be warmed and drained, in file order.
-    pub targets: Vec<TargetSpec>,
-    /// What clients connect to, in file order.
-    pub frontends: Vec<FrontendSpec>,
-}
 
 /// The `log` section.
 #[derive(Debug, Clone, PartialEq)]
@@ -163,10 +151,10 @@ pub struct FrontendSpec {
     pub listen: Vec<Address>,
     /// How long a silent flow lives.
     pub flow_timeout: Duration,
-    /// The target, as a position in [`Config::targets`].
-    pub target: usize,
-    /// The endpoint, as a position in the target's endpoints.
-    pub endpoint: usize,
+    /// Name of the target.
+    pub target: String,
+    /// The target's endpoint that it leads to.
+    pub endpoint: Endpoint,
     /// Who may reach it.
     pub access: Access,
     /// Whose source address the endpoint sees.
@@ -190,12 +178,5 @@ impl Endpoint {
     pub fn routes(&self, listens: &[Address]) -> impl Iterator<Item = Route> {
         let to = |listen: &Address| self.addresses.iter().find(|address| address.is_ipv4() == listen.is_ipv4());
         listens.iter().filter_map(move |listen| Some(Route { listen: *listen, endpoint: *to(listen)? }))
-    }
-}
-
-impl Config {
-    /// The endpoint that a frontend routes to.
-    pub fn endpoint_of(&self, frontend: &FrontendSpec) -> &Endpoint {
-        &self.targets[frontend.target].endpoints[frontend.endpoint]
     }
 }

@@ -13,6 +13,11 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// An address for an element whose own is wrong. The file is refused, but its other problems are to be found.
 pub(super) const NO_ADDRESS: Address = Address { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), ports: Ports::one(1) };
 
+/// A placeholder for the endpoint of a wrong reference, or of none.
+pub(super) fn no_endpoint() -> Endpoint {
+    Endpoint { name: String::new(), protocol: Protocol::Tcp, addresses: vec![NO_ADDRESS] }
+}
+
 /// A target as far as it could be read.
 pub(super) struct ReadTarget<'a> {
     pub(super) element: Element<'a, TargetSpec>,
@@ -49,7 +54,7 @@ pub(super) fn read(mut section: Section<'_>) -> ReadTarget<'_> {
         })
         .collect();
     if known.is_empty() {
-        known.push(Endpoint { name: String::new(), protocol: Protocol::Tcp, addresses: vec![NO_ADDRESS] });
+        known.push(no_endpoint());
     }
     let options = section.child("options");
     let options = kind.is_some().then_some(options);

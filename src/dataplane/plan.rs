@@ -5,8 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::config::{
-    Access, Address, Config, FrontendSpec, MAX_KERNEL_TIMEOUT, Masquerade, Prefix, Protocol, Route, Shift,
-    seconds_rounded_up,
+    Access, Address, FrontendSpec, MAX_KERNEL_TIMEOUT, Masquerade, Prefix, Protocol, Route, Shift, seconds_rounded_up,
 };
 use crate::ids::{Family, FrontendId, TargetId};
 
@@ -42,6 +41,20 @@ pub struct Rules {
 }
 
 impl Rules {
+    /// The rules of a frontend of a target. The frontend's plugin chooses the cold path.
+    pub fn new(frontend: &FrontendSpec, target: TargetId, cold: ColdPath) -> Rules {
+        Rules {
+            name: frontend.name.clone(),
+            target,
+            protocol: frontend.protocol,
+            routes: frontend.endpoint.routes(&frontend.listen).collect(),
+            timeouts: Timeouts::new(frontend.flow_timeout),
+            cold,
+            access: frontend.access.clone(),
+            masquerade: frontend.masquerade,
+        }
+    }
+
     /// Whether the endpoint itself is among the addresses that a wildcard of the frontend stands for.
     pub fn shadows_endpoint(&self) -> bool {
         self.routes.iter().any(|route| route.shadows_endpoint().is_some())
@@ -198,22 +211,6 @@ pub struct OnLink {
 }
 
 impl Plan {
-    /// The plan of a configuration; `cold` says what each frontend's plugin wants for its cold path.
-    pub fn new(config: &Config, cold: impl Iterator<Item = ColdPath>) -> Plan {
-        let rules = |frontend: &FrontendSpec, cold| Rules {
-            name: frontend.name.clone(),
-            target: TargetId::at(frontend.target),
-            protocol: frontend.protocol,
-            routes: config.endpoint_of(frontend).routes(&frontend.listen).collect(),
-            timeouts: Timeouts::new(frontend.flow_timeout),
-            cold,
-            access: frontend.access.clone(),
-            masquerade: frontend.masquerade,
-        };
-        let frontends = config.frontends.iter().zip(cold).enumerate();
-        Plan { frontends: frontends.map(|(at, (spec, cold))| (FrontendId::at(at), rules(spec, cold))).collect() }
-    }
-
     /// Whether any frontend that sends its clients to other hosts masquerades like this.
     pub fn has_masquerade(&self, how: Masquerade) -> bool {
         self.frontends.values().any(|rules| rules.masquerade == how && rules.masqueraded().next().is_some())

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use super::host::Host;
 use crate::assemble::Setup;
-use crate::config::{Config, FrontendSpec, Prefix, Protocol};
+use crate::config::{Prefix, Protocol};
 use crate::dataplane::plan::{ColdPath, Plan, Timeouts};
+use crate::engine::NewFrontend;
 
 /// Maximum number of client networks of a frontend.
 const MAX_NETWORKS: usize = 16;
@@ -81,28 +82,27 @@ impl Scope {
     /// The paths and rules of a configuration.
     pub fn new(setup: &Setup) -> Scope {
         let mut paths = Vec::new();
-        for (spec, frontend) in setup.config.frontends.iter().zip(&setup.frontends) {
-            let external = setup.targets[spec.target].external();
-            let endpoint = setup.config.endpoint_of(spec);
+        let external = |target| setup.targets.iter().any(|other| other.id == target && other.handler.external());
+        for NewFrontend { spec, target, cold, .. } in &setup.frontends {
+            let (endpoint, external) = (&spec.endpoint, external(*target));
             for listen in spec.listen.iter().map(|listen| listen.first()) {
                 let addresses = endpoint.addresses.iter().map(|address| address.first());
                 paths.extend(addresses.filter(|address| address.is_ipv4() == listen.is_ipv4()).map(|address| Path {
                     frontend: spec.name.clone(),
                     protocol: spec.protocol,
                     listen,
-                    endpoint: label(&setup.config, spec),
+                    endpoint: format!("{}:{}", spec.target, endpoint.name),
                     address,
                     timeouts: Timeouts::new(spec.flow_timeout),
                     local: address.ip().is_loopback(),
                     external,
-                    cold: frontend.cold,
+                    cold: *cold,
                     allow: spec.access.allow.iter().take(MAX_NETWORKS).copied().collect(),
                     interfaces: spec.access.interfaces.clone(),
                 }));
             }
         }
-        let plan = Plan::new(&setup.config, setup.frontends.iter().map(|frontend| frontend.cold));
-        Scope { paths, plan }
+        Scope { paths, plan: setup.plan() }
     }
 
     /// Looks up which endpoints are on this host. After an error, an endpoint stays as its address shows.
@@ -118,10 +118,6 @@ impl Scope {
     pub fn remote(&self) -> impl Iterator<Item = &Path> {
         self.paths.iter().filter(|path| !path.local)
     }
-}
-
-fn label(config: &Config, frontend: &FrontendSpec) -> String {
-    format!("{}:{}", config.targets[frontend.target].name, config.endpoint_of(frontend).name)
 }
 
 #[cfg(test)]

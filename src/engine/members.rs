@@ -34,6 +34,5 @@ pub struct NewFrontend {
 /// A frontend, as far as the core does not know it.
 pub(super) struct Frontend {
     pub spec: FrontendSpec,
-    pub target: TargetId,
     pub has_handler: bool,
 }

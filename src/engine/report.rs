@@ -55,8 +55,7 @@ impl View<'_> {
         let frontends = self.frontends.iter().map(|(&id, frontend)| {
             let spec = &frontend.spec;
             let (state, last_error) = self.core.frontend(id);
-            let target = self.targets[&frontend.target].spec();
-            let endpoint = &target.endpoints[spec.endpoint];
+            let endpoint = &spec.endpoint;
             FrontendStatus {
                 name: spec.name.clone(),
                 kind: spec.kind.to_string(),
@@ -66,7 +65,7 @@ impl View<'_> {
                 protocol: spec.protocol,
                 listen: spec.listen[0],
                 listens: several(&spec.listen),
-                target_name: target.name.clone(),
+                target_name: spec.target.clone(),
                 endpoint_name: endpoint.name.clone(),
                 proxy_address: endpoint.addresses[0],
                 proxy_addresses: several(&endpoint.addresses),

@@ -128,7 +128,7 @@ impl Shell {
                 refuses: matches!(new.cold, ColdPath::Hold(HoldOptions { on_failure: OnFailure::Reject, .. })),
             };
             core.add_frontend(new.id, plan);
-            (new.id, Frontend { spec: new.spec, target: new.target, has_handler: new.has_handler })
+            (new.id, Frontend { spec: new.spec, has_handler: new.has_handler })
         });
         let frontends = frontends.collect();
         Shell {

@@ -19,6 +19,7 @@ mod survey;
 mod thread;
 mod usage;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -26,7 +27,7 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 
 use super::plan::Plan;
-use crate::config::Config;
+use crate::config::TargetSpec;
 use crate::ids::{FrontendId, TargetId};
 use crate::system::Waker;
 use crate::vital;
@@ -162,12 +163,16 @@ impl FlowOrders {
 ///
 /// # Errors
 /// The system has no thread or no file descriptor left.
-pub fn spawn(config: &Config, plan: &Plan, reports: Box<dyn Reports>) -> io::Result<(FlowOrders, JoinHandle<()>)> {
+pub fn spawn(
+    targets: &BTreeMap<TargetId, &TargetSpec>,
+    plan: &Plan,
+    reports: Box<dyn Reports>,
+) -> io::Result<(FlowOrders, JoinHandle<()>)> {
     // Per target a few orders follow each other before it waits for an answer.
-    let (sender, receiver) = crossbeam_channel::bounded(8 * config.targets.len() + 64);
+    let (sender, receiver) = crossbeam_channel::bounded(8 * targets.len() + 64);
     let orders = FlowOrders { orders: sender, waker: Waker::new()? };
-    let (targets, frontends, waker) = (&config.targets, &config.frontends, orders.waker.clone());
-    let flows = thread::Flows::new(targets, frontends, plan, reports, receiver, waker, kernel::Netlink::default());
+    let waker = orders.waker.clone();
+    let flows = thread::Flows::new(targets, plan, reports, receiver, waker, kernel::Netlink::default());
     let thread = vital::spawn("conntrack", move || flows.run())?;
     Ok((orders, thread))
 }

@@ -16,7 +16,7 @@ use super::thread::{Flows, RETRY};
 use super::{FlowOrder, Report, Reports, Scope, Survey, Use};
 use crate::config::{Access, Endpoint, FrontendSpec, Kind, Masquerade, Probe, Protocol, Readiness, TargetSpec};
 use crate::dataplane::plan::ColdPath;
-use crate::dataplane::plan::{Plan, Rules, Timeouts};
+use crate::dataplane::plan::{Plan, Rules};
 use crate::ids::{FrontendId, TargetId};
 use crate::netlink::conntrack::{self, Entry, Key, Status, TcpState, Tuple};
 use crate::system::Waker;
@@ -141,15 +141,15 @@ fn endpoint(protocol: Protocol) -> Endpoint {
     Endpoint { name: protocol.to_string(), protocol, addresses: vec!["203.0.113.2:8080".parse().expect("an address")] }
 }
 
-fn frontend(protocol: Protocol, endpoint: usize) -> FrontendSpec {
+fn frontend(protocol: Protocol) -> FrontendSpec {
     FrontendSpec {
         name: protocol.to_string(),
         kind: Kind { namespace: "static".to_owned(), name: "always".to_owned() },
         protocol,
         listen: vec!["198.51.100.1:80".parse().expect("an address")],
         flow_timeout: FLOW * SECOND,
-        target: 0,
-        endpoint,
+        target: "b".to_owned(),
+        endpoint: endpoint(protocol),
         access: Access::default(),
         masquerade: Masquerade::Never,
     }
@@ -166,17 +166,8 @@ impl Bench {
             endpoints: vec![endpoint(Protocol::Tcp), endpoint(Protocol::Udp)],
             readiness: Readiness { probe: Probe::None, deadline: SECOND },
         };
-        let frontends = [frontend(Protocol::Tcp, 0), frontend(Protocol::Udp, 1)];
-        let rules = frontends.iter().map(|spec| Rules {
-            name: spec.name.clone(),
-            target: TARGET,
-            protocol: spec.protocol,
-            routes: target.endpoints[spec.endpoint].routes(&spec.listen).collect(),
-            timeouts: Timeouts::new(spec.flow_timeout),
-            cold: ColdPath::Drop,
-            access: Access::default(),
-            masquerade: Masquerade::Never,
-        });
+        let frontends = [frontend(Protocol::Tcp), frontend(Protocol::Udp)];
+        let rules = frontends.iter().map(|spec| Rules::new(spec, TARGET, ColdPath::Drop));
         let plan = Plan { frontends: (0..).map(FrontendId::new).zip(rules).collect() };
         let kernel = Fake(Rc::new(Inner {
             // Far enough from the machine's start for the kernel's longest timeout.
@@ -194,7 +185,8 @@ impl Bench {
         let (orders, receiver) = crossbeam_channel::bounded(64);
         let (sender, reports) = crossbeam_channel::unbounded();
         let waker = Waker::new().expect("a descriptor");
-        let mut flows = Flows::new(&[target], &frontends, &plan, Box::new(sender), receiver, waker, kernel.clone());
+        let mut flows =
+            Flows::new(&[(TARGET, &target)].into(), &plan, Box::new(sender), receiver, waker, kernel.clone());
         flows.subscribe();
         Bench { flows, kernel, orders, reports }
     }

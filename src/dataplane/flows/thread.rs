@@ -17,7 +17,7 @@ use super::reach::Reach;
 use super::seen::UNANSWERED;
 use super::usage::{Known, Usage};
 use super::{FlowOrder, Report, Reports, Scope};
-use crate::config::{Endpoint, FrontendSpec, Protocol, TargetSpec};
+use crate::config::{Endpoint, Protocol, TargetSpec};
 use crate::dataplane::plan::Plan;
 use crate::ids::{FrontendId, TargetId};
 use crate::system::connect::Connects;
@@ -75,8 +75,7 @@ pub(super) struct Check {
 
 impl<K: Kernel> Flows<K> {
     pub(super) fn new(
-        targets: &[TargetSpec],
-        frontends: &[FrontendSpec],
+        targets: &BTreeMap<TargetId, &TargetSpec>,
         plan: &Plan,
         reports: Box<dyn Reports>,
         orders: Receiver<FlowOrder>,
@@ -85,15 +84,15 @@ impl<K: Kernel> Flows<K> {
     ) -> Flows<K> {
         // A target without frontends has no flows.
         let mut times: Vec<_> =
-            targets.iter().map(|target| (target.idle_timeout, Duration::from_secs(1 << 30))).collect();
-        for (frontend, rules) in frontends.iter().zip(plan.frontends.values()) {
-            let (_, trace) = &mut times[frontend.target];
+            targets.values().map(|target| (target.idle_timeout, Duration::from_secs(1 << 30))).collect();
+        for rules in plan.frontends.values() {
+            let (_, trace) = &mut times[rules.target];
             *trace = (*trace).min(Duration::from_secs(rules.timeouts.closed().into()));
         }
         Flows {
             kernel,
             index: Index::new(plan),
-            target_of: frontends.iter().map(|frontend| TargetId::at(frontend.target)).collect(),
+            target_of: plan.frontends.values().map(|rules| rules.target).collect(),
             reports,
             orders,
             waker,
@@ -105,8 +104,8 @@ impl<K: Kernel> Flows<K> {
             times,
             awaited: BTreeMap::new(),
             checks: BTreeMap::new(),
-            reach: Reach::new(frontends.len()),
-            tcp_endpoints: targets.iter().map(|target| tcp(&target.endpoints)).collect(),
+            reach: Reach::new(plan.frontends.len()),
+            tcp_endpoints: targets.values().map(|target| tcp(&target.endpoints)).collect(),
             inquiries: Inquiries::default(),
             connects: None,
             retry: None,

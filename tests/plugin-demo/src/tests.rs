@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use proxygw::assemble::{self, Setup};
 use proxygw::engine::core::Event;
-use proxygw::engine::{Inbox, Message};
+use proxygw::engine::{Inbox, Message, Order};
 use proxygw::plugin::{Registry, StopSignal, TargetContext};
-use proxygw::reactor::{Order, Reactor};
+use proxygw::reactor::Reactor;
 
 /// A configuration with one target at an address and one frontend on its port, as the loader hands it to the daemon.
 fn load(address: SocketAddr, options: &str) -> Result<Setup, String> {
@@ -47,7 +47,7 @@ fn options_are_checked() {
 fn the_greeter_boots_greets_and_stops() {
     let address = free();
     let mut setup = load(address, "secret: sesame").expect("it is good");
-    let target = &mut setup.targets[0];
+    let target = &mut setup.targets[0].handler;
     let stop = StopSignal::new().expect("a signal");
     let context = TargetContext::new("host", stop.clone());
 
@@ -78,21 +78,21 @@ fn the_greeter_boots_greets_and_stops() {
 fn only_the_secret_wakes() {
     let address = free();
     let setup = load(address, "secret: sesame").expect("it is good");
-    let handlers = setup.frontends.into_iter().map(|frontend| frontend.handler).collect();
+    let id = setup.frontends[0].id;
     // The engine's side of the daemon: what the handler says comes out of `messages`.
     let (inbox, messages) = Inbox::new(1, 1);
-    let (mut reactor, orders) = Reactor::new(handlers, Vec::new(), inbox).expect("a reactor");
-    orders.send(Order::Start(0));
+    let (mut reactor, orders) = Reactor::new(setup.handlers, Vec::new(), inbox).expect("a reactor");
+    orders.send(Order::Start(id));
     let visitor = thread::spawn(move || {
         let within = Duration::from_secs(10);
         let started = messages.recv_timeout(within).expect("an answer to the order");
-        assert!(matches!(started, Message::Event(Event::FrontendStarted(0))), "{started:?}");
+        assert!(matches!(started, Message::Event(Event::FrontendStarted(started)) if started == id), "{started:?}");
         assert_eq!(ask(address, "status\n"), "asleep\n");
         assert_eq!(ask(address, "knock pumpkin\n"), "who is there?\n");
         assert!(messages.is_empty(), "nobody has been woken");
         assert_eq!(ask(address, "knock sesame\n"), "come back in a moment\n");
         let woken = messages.recv_timeout(within).expect("a wake");
-        assert!(matches!(woken, Message::Event(Event::Wake { frontend: 0, source: Some(_) })), "{woken:?}");
+        assert!(matches!(woken, Message::Event(Event::Wake { frontend, source: Some(_) }) if frontend == id), "{woken:?}");
         orders.send(Order::End);
     });
     reactor.run(|_| ()).expect("it ends");
