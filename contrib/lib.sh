@@ -62,12 +62,12 @@ install_missing() {
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     command -v apt-get >/dev/null ||
-        die "missing: ${things[*]}. This is no Debian (there is no apt-get): install them by your own means"
+        die "missing: ${things[*]}. There is no apt-get: install them with the package manager of this system"
     echo "Installing ${missing[*]}"
-    # A source of somebody else's that cannot be reached does not matter, as long as these packages can be had.
+    # An unrelated source that cannot be reached does not matter, if these packages are available.
     as_root apt-get -qq update || true
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "${missing[@]}" >/dev/null ||
-        die "these packages could not be installed: ${missing[*]}"
+        die "cannot install these packages: ${missing[*]}"
 }
 
 # install_rust_parts: what a build needs beyond cargo itself. Rust links by way of a C compiler.

@@ -236,3 +236,44 @@ fn the_table_that_is_shown_is_the_one_in_the_kernel() {
     let real = nft_ruleset(&lab.gateway).expect("the table of the daemon");
     assert_eq!(shown, real, "docs/architecture.md shows another table than the kernel has:\n{real}");
 }
+
+/// All programs of a folder, as one text.
+fn programs(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(folder).expect("programs") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            text += &programs(&path);
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            text += &fs::read_to_string(&path).expect("a program");
+        }
+    }
+    text
+}
+
+/// The messages that troubleshooting explains are those of the programs, and its codes those of the doctor.
+#[test]
+fn troubleshooting_knows_the_messages_and_codes() {
+    let document = fs::read_to_string("docs/troubleshooting.md").expect("a document");
+    let programs = programs(Path::new("src"));
+    let messages = document.lines().filter_map(|line| line.strip_prefix("- \"")?.split('"').next());
+    let messages: Vec<&str> = messages.collect();
+    assert!(messages.len() >= 7, "{messages:?}");
+    for message in messages {
+        assert!(programs.contains(message), "no program prints {message:?}");
+    }
+    let rows = document.lines().filter(|line| line.starts_with("| `") && !line.contains("| works |"));
+    let shown: BTreeSet<&str> =
+        rows.flat_map(|row| row.split('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2)).collect();
+    assert!(shown.len() >= 25, "{shown:?}");
+    for code in &shown {
+        assert!(programs.contains(&format!("\"{code}\"")), "the doctor has no code {code}");
+    }
+    for kind in ["Finding::error(", "Finding::warning("] {
+        let made =
+            programs.split(kind).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
+        for code in made.filter(|code| code.len() > 1) {
+            assert!(shown.contains(code), "docs/troubleshooting.md does not explain {code}");
+        }
+    }
+}

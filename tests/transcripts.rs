@@ -6,11 +6,14 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use support::{Daemon, Lab, Namespace, Temporary, binary, require_namespaces};
 
 /// How long an output may take to become the documented one.
@@ -138,6 +141,39 @@ fn readme_and_status_show_a_cold_start() {
     let daemon = Daemon::start(&lab, &configuration("README.md"));
     replay("README.md", &lab, &daemon);
     replay("docs/status.md", &lab, &daemon);
+    exchange_as_documented(&daemon);
+}
+
+/// Sends the documented requests over the control socket: each is followed by its reply.
+fn exchange_as_documented(daemon: &Daemon) {
+    let block =
+        blocks("docs/status.md", "json").into_iter().find(|block| block.contains("\"method\"")).expect("requests");
+    let messages: Vec<Value> =
+        serde_json::Deserializer::from_str(&block).into_iter().map(|one| one.expect("JSON")).collect();
+    let mut stream = UnixStream::connect(daemon.socket()).expect("the control socket");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+    let mut replies = serde_json::Deserializer::from_reader(stream.try_clone().expect("a stream")).into_iter::<Value>();
+    for pair in messages.chunks(2) {
+        stream.write_all(pair[0].to_string().as_bytes()).expect("a request");
+        assert_eq!(replies.next().expect("a reply").expect("JSON"), pair[1], "{}", pair[0]);
+    }
+}
+
+#[test]
+fn the_log_names_the_program_that_changed_the_table() {
+    if !require_namespaces() {
+        return;
+    }
+    let text = fs::read_to_string("docs/running.md").expect("a document");
+    let shown = text.lines().find(|line| line.starts_with("    table inet proxygw: chain output")).expect("a log line");
+    let lab = Lab::new();
+    let daemon = Daemon::start(&lab, &configuration("README.md"));
+    lab.gateway.sh("nft 'flush chain inet proxygw output; delete chain inet proxygw output'");
+    let until = Instant::now() + TIMEOUT;
+    while !daemon.log().lines().any(|line| normal_line(line).contains(&normal_line(shown))) {
+        assert!(Instant::now() < until, "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
