@@ -5,6 +5,10 @@
 //! ours. An expression or statement that is not known, or that depends on an unknown field, is never guessed: the trace
 //! then contains every verdict that is possible. Pure, for any thread.
 
+#[cfg(test)]
+mod journey;
+#[cfg(test)]
+mod journey_tests;
 mod packet;
 mod ruleset;
 #[cfg(test)]
@@ -12,6 +16,8 @@ mod tests;
 mod value;
 mod walk;
 
+#[cfg(test)]
+use crate::config::{Prefix, Protocol};
 pub use packet::{Interface, Packet, Segment};
 pub use ruleset::{BaseChain, Elements, Ruleset};
 pub use walk::{Refusal, Trace, Verdict};

@@ -154,8 +154,9 @@ fn a_statement_gives_its_verdict_or_is_reported_as_unknown() {
         (json!({"dnat": {"family": "ip", "addr": "10.0.0.1", "port": 90}}), Verdict::Dnat(at("10.0.0.1:90"))),
         (json!({"dnat": {"family": "ip", "addr": "10.0.0.1"}}), Verdict::Dnat(at("10.0.0.1:8080"))),
         (json!({"dnat": {"addr": "10.0.0.1", "port": ports}}), Verdict::Dnat(at("10.0.0.1:90"))),
-        (json!({"snat": {"family": "ip6", "addr": "::1"}}), Verdict::Snat(at("[::1]:0").ip())),
-        // Without a value for the port the rule does not match.
+        (json!({"snat": {"family": "ip", "addr": "10.0.0.1"}}), Verdict::Snat(at("10.0.0.1:0").ip())),
+        // Neither for another family, nor without a value for the port does the rule match.
+        (json!({"snat": {"family": "ip6", "addr": "::1"}}), Verdict::Drop),
         (json!({"dnat": {"addr": "10.0.0.1", "port": no_port}}), Verdict::Drop),
     ] {
         assert_eq!(verdict(statement.clone()), Ok(expected), "{statement}");

@@ -200,7 +200,7 @@ impl Walk<'_> {
         })
     }
 
-    /// The new address of a flow; without a port, the packet keeps its own.
+    /// The new address of a flow; without a port, the packet keeps its own. A packet of another family does not match.
     fn translation(&self, nat: &Json) -> Option<Result<SocketAddr, ()>> {
         let to = |expression: &Json| match self.value(expression) {
             Some(Value::Absent) => None,
@@ -211,6 +211,9 @@ impl Walk<'_> {
             None => Some(Value::Number(self.packet.destination.port().into())),
         };
         let (Some(Value::Ip(ip)), Some(Value::Number(port))) = (to(&nat["addr"])?, port) else { return Some(Err(())) };
+        if ip.is_ipv4() != self.packet.destination.is_ipv4() {
+            return None;
+        }
         Some(u16::try_from(port).map(|port| SocketAddr::new(ip, port)).map_err(|_| ()))
     }
 
@@ -269,11 +272,11 @@ impl Walk<'_> {
             "payload" => self.packet.field(inner["protocol"].as_str()?, inner["field"].as_str()?),
             "ct" => self.packet.ct(inner["key"].as_str()?, inner["dir"].as_str()),
             "fib" => self.packet.fib(inner),
-            "&" => {
-                let Value::Flags(names) = self.value(&inner[0])? else { return None };
-                let mask = bits(&inner[1])?;
-                Some(Value::Flags(&names & &mask))
-            }
+            "&" => match self.value(&inner[0])? {
+                Value::Flags(names) => Some(Value::Flags(&names & &bits(&inner[1])?)),
+                Value::Absent => Some(Value::Absent),
+                _ => None,
+            },
             "concat" => {
                 let parts: Vec<_> = inner.as_array()?.iter().map(|part| self.value(part)).collect();
                 Some(if parts.contains(&Some(Value::Absent)) { Value::Absent } else { Value::Concat(parts) })
