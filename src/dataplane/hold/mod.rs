@@ -214,3 +214,6 @@ impl Monitor for Holder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -124,4 +124,4 @@ fn source_of(flow: &Flow) -> IpAddr {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -8,7 +8,7 @@ use crate::dataplane::plan::OnFailure;
 use crate::random::Random;
 
 /// A datagram from a source, with `length` bytes of data.
-fn datagram(source: SocketAddr, length: usize) -> Packet {
+pub(in super::super) fn datagram(source: SocketAddr, length: usize) -> Packet {
     let udp = [&source.port().to_be_bytes()[..], &[0, 80], &(8 + length as u16).to_be_bytes(), &vec![0; 2 + length]];
     let udp = udp.concat();
     let bytes = match source.ip() {
