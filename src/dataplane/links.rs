@@ -220,3 +220,6 @@ impl Monitor for Links {
         self.due
     }
 }
+
+#[cfg(test)]
+mod tests;

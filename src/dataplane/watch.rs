@@ -178,33 +178,4 @@ impl Monitor for Watch {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::netlink::nftables::Action;
-
-    fn report(object: Object, generation: u32) -> Report {
-        let mut report = Report { generation, ..Report::default() };
-        report.changes.add(object, Action::Added);
-        report
-    }
-
-    #[test]
-    fn the_engine_is_told_once_of_any_number_of_changes() {
-        let notices = Notices::default();
-        assert!(notices.post(report(Object::Chain("a".to_owned()), 3)));
-        assert!(!notices.post(Report { lost: Some((3, 5)), ..report(Object::Chain("b".to_owned()), 6) }));
-        assert!(!notices.post(Report { lost: Some((6, 9)), ..Report::default() }));
-        let all = notices.take().expect("there is one");
-        assert_eq!((all.changes.objects.len(), all.lost), (2, Some((3, 9))));
-        assert!(notices.take().is_none() && notices.post(report(Object::Table, 10)));
-    }
-
-    #[test]
-    fn only_what_can_open_the_guard_calls_for_haste() {
-        let opens = |object| opens_guard(&report(object, 1).changes);
-        assert!(opens(Object::Table) && opens(Object::Rules("guard".to_owned())));
-        assert!(opens(Object::Chain("guard".to_owned())));
-        assert!(!opens(Object::Rules("output".to_owned())) && !opens(Object::Elements("active_ip4".to_owned())));
-        assert!(opens_guard(&Changes { more: true, ..Changes::default() }));
-    }
-}
+mod tests;
