@@ -15,7 +15,7 @@ use super::watch::{Notices, Report, name_of};
 use crate::netlink::nftables::{Changes, Listing, Tables, delete_table};
 
 /// Kernel interface of the table.
-trait Ruleset: Send + fmt::Debug {
+pub(crate) trait Ruleset: Send + fmt::Debug {
     /// See [`Nft::apply`].
     fn run(&mut self, language: Language, transaction: &str, started: &mut dyn FnMut(u32)) -> Result<(), NftError>;
 
@@ -95,6 +95,20 @@ impl Table {
     pub fn new(nft: Nft, plan: Plan, localnet: Localnet, notices: Arc<Notices>) -> Table {
         let ruleset = Box::new(KernelRuleset { nft, queries: None });
         Table { ruleset, plan, localnet, state: None, notices, pace: Pace::default(), restored_after: None }
+    }
+
+    /// A table over a kernel of a test's own.
+    #[cfg(test)]
+    pub(crate) fn over(ruleset: Box<dyn Ruleset>, plan: Plan, localnet: Localnet) -> Table {
+        Table {
+            ruleset,
+            plan,
+            localnet,
+            state: None,
+            notices: Arc::default(),
+            pace: Pace::default(),
+            restored_after: None,
+        }
     }
 
     /// All rules that there can be.

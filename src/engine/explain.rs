@@ -87,3 +87,6 @@ impl View<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,7 +60,7 @@ impl View<'_> {
                 name: spec.name.clone(),
                 kind: spec.kind.to_string(),
                 state,
-                flows: self.survey.ok().map(|survey| survey.frontends[id]),
+                flows: self.survey.ok().map(|survey| survey.frontends.get(&id).copied().unwrap_or(0)),
                 last_error: last_error.map(str::to_owned),
                 protocol: spec.protocol,
                 listen: spec.listen[0],
@@ -88,7 +88,7 @@ impl View<'_> {
 
     /// Use of a target, if it is known.
     pub(super) fn use_of(&self, id: TargetId) -> Option<TargetUse> {
-        self.survey.ok().map(|survey| survey.targets[id])
+        self.survey.ok().map(|survey| survey.targets.get(&id).copied().unwrap_or_default())
     }
 
     /// Seconds until the target drains if no flow comes.

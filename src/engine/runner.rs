@@ -92,6 +92,12 @@ impl Runner {
         }
     }
 
+    /// What its thread reports, for tests without one.
+    #[cfg(test)]
+    pub(super) fn reports(&self) -> (&Waiting, &AtomicU32) {
+        (&self.waiting, &self.pid)
+    }
+
     /// Its configuration.
     pub(super) fn spec(&self) -> &TargetSpec {
         &self.spec

@@ -27,7 +27,7 @@ pub(super) fn sentences(
             "draining: new clients are no longer routed to it, and it is stopped unless one of its flows is answered"
         }
         TargetState::Draining => "draining: clients are no longer routed to it, and it is being stopped",
-        TargetState::Closed => "closed: the daemon is ending",
+        TargetState::Closed => "closed: the daemon is shutting down",
     };
     sentences.push(format!("{} is {state}. It has been in this state for {lasts}, since {}.", of.name, of.since));
     sentences.extend(woken_sentence(of, life));

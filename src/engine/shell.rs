@@ -385,3 +385,6 @@ impl Shell {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

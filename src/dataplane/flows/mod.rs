@@ -151,6 +151,13 @@ pub struct FlowOrders {
 }
 
 impl FlowOrders {
+    /// Orders that a test receives.
+    #[cfg(test)]
+    pub(crate) fn channel() -> (FlowOrders, crossbeam_channel::Receiver<FlowOrder>) {
+        let (orders, receiver) = crossbeam_channel::unbounded();
+        (FlowOrders { orders, waker: Waker::new().expect("a descriptor") }, receiver)
+    }
+
     /// Passes an order on. Does not block: the channel has space for all that the engine can have under way.
     pub fn send(&self, order: FlowOrder) {
         // The thread is gone only at the end.

@@ -1,5 +1,6 @@
 //! The flows as people want to see them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,9 +21,9 @@ const FRESH: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq)]
 pub struct Survey {
     /// The use of each target, by id.
-    pub targets: Vec<TargetUse>,
+    pub targets: BTreeMap<TargetId, TargetUse>,
     /// How many flows of each frontend are in use, by id.
-    pub frontends: Vec<u32>,
+    pub frontends: BTreeMap<FrontendId, u32>,
     /// The flows of the target that was asked for: those in use first, the youngest last; at most a hundred.
     pub details: Vec<FlowDetail>,
 }
@@ -62,29 +63,30 @@ impl<K: Kernel> Flows<K> {
             _ => Some(self.look()?),
         };
         let mut survey = Survey {
-            targets: vec![TargetUse::default(); self.times.len()],
-            frontends: vec![0; self.target_of.len()],
+            targets: (0..self.times.len()).map(|at| (TargetId::at(at), TargetUse::default())).collect(),
+            frontends: (0..self.target_of.len()).map(|at| (FrontendId::at(at), 0)).collect(),
             details: Vec::new(),
         };
         match &dump {
             Some(dump) => {
                 for (frontend, entry) in dump.entries.iter().filter(|(_, entry)| Seen::new(entry) == Some(Seen::Open)) {
-                    survey.frontends[*frontend] += 1;
-                    let used = &mut survey.targets[self.target_of[*frontend]];
+                    *survey.frontends.entry(*frontend).or_default() += 1;
+                    let used = survey.targets.entry(self.target_of[*frontend]).or_default();
                     used.flows += 1;
                     used.until = used.until.max(Some(dump.asked.0 + left(entry)));
                 }
             }
             None => {
-                for (target, survey_use) in survey.targets.iter_mut().enumerate() {
-                    let target = TargetId::at(target);
+                for (&target, survey_use) in &mut survey.targets {
                     survey_use.flows = self.usage.flows(target).len() as u32;
-                    self.usage.flows(target).values().for_each(|flow| survey.frontends[flow.frontend] += 1);
+                    self.usage
+                        .flows(target)
+                        .values()
+                        .for_each(|flow| *survey.frontends.entry(flow.frontend).or_default() += 1);
                 }
             }
         }
-        for (target, survey_use) in survey.targets.iter_mut().enumerate() {
-            let target = TargetId::at(target);
+        for (&target, survey_use) in &mut survey.targets {
             let polled = self.polled.get(&target).map(|(_, polled)| polled.since());
             survey_use.ended = if self.subscribed { self.usage.ended(target) } else { polled };
         }

@@ -72,15 +72,8 @@ impl World {
         let plan = samples::plan([samples::rules(Protocol::Tcp, &["192.0.2.1:80>127.0.0.1:8080"])]);
         let kernel = Fake::default();
         let setting = Memory::new(Value::Off);
-        let mut table = Table {
-            ruleset: Box::new(kernel.clone()),
-            localnet: setting.localnet(&plan),
-            plan,
-            state: None,
-            notices: Arc::default(),
-            pace: Pace::default(),
-            restored_after: None,
-        };
+        let localnet = setting.localnet(&plan);
+        let mut table = Table::over(Box::new(kernel.clone()), plan, localnet);
         table.load().expect("loaded");
         let world = World { table, kernel, setting };
         world.kernel().listed = Some(render::outline(&world.table.plan));
