@@ -112,10 +112,7 @@ fn files_that_are_no_files() {
     assert_eq!(refused(&scratch, &scratch.0.join("dir")), "dir: is a directory: give the configuration file itself");
     let fifo = scratch.0.join("fifo");
     rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR).expect("a fifo");
-    assert_eq!(
-        refused(&scratch, &fifo),
-        "fifo: is not a regular file: a pipe or a device could make the start wait without end"
-    );
+    assert_eq!(refused(&scratch, &fifo), "fifo: is not a regular file: pipes and devices are not read");
     let _socket = UnixListener::bind(scratch.0.join("socket")).expect("a socket");
     assert_eq!(
         refused(&scratch, &scratch.0.join("socket")),
@@ -123,7 +120,7 @@ fn files_that_are_no_files() {
     );
     assert_eq!(
         refused(&scratch, Path::new("/dev/zero")),
-        "/dev/zero: is not a regular file: a pipe or a device could make the start wait without end"
+        "/dev/zero: is not a regular file: pipes and devices are not read"
     );
     let large = scratch.file("large", vec![b'#'; 8 * 1024 * 1024 + 1]);
     assert_eq!(refused(&scratch, &large), "large: is larger than 8 MiB");
@@ -153,14 +150,14 @@ fn a_client_reads_one_section_without_knowing_the_rest() {
     }
 
     for (text, expected) in [
-        ("version: v2\n", r#"c.yaml:1:10: version: "v2" is not known: write v1"#),
+        ("version: v2\n", r#"c.yaml:1:10: version: unknown version "v2": write v1"#),
         (
             "version: v1\nplugins: {ctl: {socket: 5}}\n",
-            concat!("c.yaml:2:25: plugins.ctl.socket: ", r#"a text is expected, found the number 5: quote it, "5""#),
+            concat!("c.yaml:2:25: plugins.ctl.socket: ", r#"a string is expected, found the number 5: quote it, "5""#),
         ),
         (
             "version: v1\nlog: {level: INFO}\nplugins: {ctl: {socket: 5}}\ntargets: [\n",
-            concat!("c.yaml:3:25: plugins.ctl.socket: ", r#"a text is expected, found the number 5: quote it, "5""#),
+            concat!("c.yaml:3:25: plugins.ctl.socket: ", r#"a string is expected, found the number 5: quote it, "5""#),
         ),
         ("version: v1\nplugins: {ctl: 5}\n", "c.yaml:2:16: plugins.ctl: a mapping is expected, found the number 5"),
         ("version: [\n", "c.yaml:2:1: did not find expected node content, while parsing a flow node"),
@@ -177,8 +174,8 @@ fn a_program_without_plugins_says_so() {
     assert_eq!(
         error.lines(),
         [
-            r#"f:2:11: plugins: there is no plugin "ctl" in this program; there are none"#,
-            r#"f:3:27: targets[0] "a": kind: there is no target kind "static:none"; there are none"#,
+            r#"f:2:11: plugins: unknown plugin "ctl": this program has none"#,
+            r#"f:3:27: targets[0] "a": kind: unknown target kind "static:none": the target kinds are none"#,
         ]
     );
 }

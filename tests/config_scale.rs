@@ -50,7 +50,7 @@ fn a_mistake_at_the_end_is_found_with_its_place() {
     let expected = [
         r#"f:150004:11: frontends[10000] "frontend-7": name: "frontend-7" is already the name of frontends[7]: names are unique (line 90046)"#,
         r#"f:150007:13: frontends[10000] "frontend-7": listen: 0.0.0.0:80/tcp overlaps with frontends[0] "frontend-0" on 192.0.0.1:80: a packet could go to either (line 90007)"#,
-        r#"f:150009:13: frontends[10000] "frontend-7": target: the target "target-0" has no endpoint "https"; there are http"#,
+        r#"f:150009:13: frontends[10000] "frontend-7": target: the target "target-0" has no endpoint "https": it has http"#,
     ];
     assert_eq!(parse(&file(last)).map(|_| ()), Err(expected.join("\n")));
 }

@@ -98,7 +98,7 @@ fn load_plugins(mut section: Section<'_>, registry: &mut Registry) {
     let names: Vec<String> = registry.names().map(str::to_owned).collect();
     let known: Vec<&str> = names.iter().map(String::as_str).collect();
     section.only(&known, |key| {
-        format!("there is no plugin {} in this program; there are {}", quoted(key), listed(known.iter().copied()))
+        format!("unknown plugin {}: this program has {}", quoted(key), listed(known.iter().copied()))
     });
     registry.namespaces.clear();
     for (index, name) in names.iter().enumerate() {
@@ -141,7 +141,7 @@ fn no_kind(sort: &str, kind: &Kind, other: Option<&str>, known: &[String]) -> St
     let what = quoted(&kind.to_string());
     let known = listed(known.iter().map(String::as_str));
     match other {
-        Some(other) => format!("{what} is a {other} kind; the {sort} kinds are {known}"),
-        None => format!("there is no {sort} kind {what}; there are {known}"),
+        Some(other) => format!("{what} is a {other} kind: the {sort} kinds are {known}"),
+        None => format!("unknown {sort} kind {what}: the {sort} kinds are {known}"),
     }
 }

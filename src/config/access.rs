@@ -1,4 +1,4 @@
-//! Who may reach a frontend: prefixes of source addresses, and interfaces.
+//! Access to a frontend: prefixes of source addresses, and interfaces.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -6,24 +6,24 @@ use super::from_node::text;
 use super::suggest::quoted;
 use super::{FromNode, Masquerade, Node, Section};
 
-/// The longest name of an interface (`IFNAMSIZ` of linux/if.h, less its terminating NUL).
-const LONGEST_INTERFACE: usize = 15;
+/// Maximum bytes of an interface's name (`IFNAMSIZ` of linux/if.h, less its terminating NUL).
+const MAX_INTERFACE_NAME: usize = 15;
 
-/// Who may wake a frontend's target and reach it, judged in the kernel by a flow's first packet.
+/// Clients that may wake a frontend's target and reach it. The kernel decides by a flow's first packet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Access {
-    /// Only these sources, if there are any.
+    /// The only sources, unless empty.
     pub allow: Vec<Prefix>,
-    /// Not these sources.
+    /// Excluded sources.
     pub deny: Vec<Prefix>,
-    /// Only through these interfaces, if there are any. `lo` stands for clients on this host.
+    /// The only interfaces, unless empty. `lo` stands for clients on this host.
     pub interfaces: Vec<String>,
-    /// Whether those who may not are told so; otherwise they hear nothing.
+    /// Whether other clients are rejected; otherwise their packets are dropped.
     pub reject: bool,
 }
 
 impl Access {
-    /// Whether everybody may.
+    /// Whether every client is admitted.
     pub fn is_open(&self) -> bool {
         self.allow.is_empty() && self.deny.is_empty() && self.interfaces.is_empty()
     }
@@ -51,22 +51,22 @@ impl Access {
     }
 }
 
-/// A prefix of addresses, such as `192.0.2.0/24`; an address alone is one too. Bits behind the prefix are zero.
+/// A prefix of addresses, such as `192.0.2.0/24`; a single address is one too. Bits after the prefix are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
     /// Its first address.
     pub address: IpAddr,
-    /// How many bits are fixed: 0 to 32, or to 128.
+    /// Number of fixed bits: 0 to 32, or to 128.
     pub length: u8,
 }
 
 impl Prefix {
-    /// The prefix of this length that the address is in.
+    /// The prefix of this length that contains an address.
     pub fn around(address: IpAddr, length: u8) -> Prefix {
         Prefix { address: masked(address, length), length }
     }
 
-    /// Sorted, and without those that are in others: nft's sets refuse overlaps.
+    /// Sorts prefixes, and removes those that others contain: nft's sets refuse overlaps.
     pub fn merged(mut prefixes: Vec<Prefix>) -> Vec<Prefix> {
         // A prefix comes right before what it contains.
         prefixes.sort_unstable_by_key(|prefix| (prefix.address, prefix.length));
@@ -103,7 +103,7 @@ impl FromNode for Prefix {
         };
         if masked(address, length) != address {
             let right = masked(address, length);
-            return Err(format!("{} has bits behind its prefix: did you mean {right}/{length}?", quoted(shown)));
+            return Err(format!("{} has bits set after its prefix: did you mean {right}/{length}?", quoted(shown)));
         }
         Ok(Prefix { address, length })
     }
@@ -143,7 +143,7 @@ impl FromNode for Interface {
 
     fn from_node(node: &Node) -> Result<Interface, String> {
         let name = text(node)?;
-        let fits = !name.is_empty() && name.len() <= LONGEST_INTERFACE && name != "." && name != "..";
+        let fits = !name.is_empty() && name.len() <= MAX_INTERFACE_NAME && name != "." && name != "..";
         // dev_valid_name() of the kernel; nft takes a star for a pattern.
         if !fits
             || name
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_another_prefix_goes() {
+    fn contained_prefixes_are_removed() {
         let all = ["10.0.0.0/8", "10.1.0.0/16", "10.255.255.255", "11.0.0.0/8", "::/0", "2001:db8::/32", "10.0.0.0/8"];
         let left = Prefix::merged(all.iter().map(|text| prefix(text).expect("a prefix")).collect());
         let expected = ["10.0.0.0/8", "11.0.0.0/8", "::/0"].map(|text| prefix(text).expect("a prefix"));

@@ -56,7 +56,7 @@ fn check(address: Address) -> Result<Address, String> {
         && let Some(ip) = ip.to_ipv4_mapped()
     {
         let plain = Address { ip: ip.into(), ..address };
-        return Err(format!("{address} is an IPv4 address in IPv6 clothing: write {plain}"));
+        return Err(format!("{address} is an IPv4-mapped IPv6 address: write {plain}"));
     }
     Ok(address)
 }
@@ -118,7 +118,7 @@ pub(crate) fn check_endpoint(address: Address) -> Result<Address, String> {
     if address.ip.is_unspecified() {
         let own = if address.is_ipv4() { "127.0.0.1" } else { "[::1]" };
         return Err(format!(
-            "{address} is every address and none: write the one to route to, such as {own}:{}",
+            "{address} is the unspecified address: write the address to route to, such as {own}:{}",
             address.ports
         ));
     }

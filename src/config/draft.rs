@@ -44,7 +44,7 @@ pub(super) fn read(mut top: Section<'_>) -> Option<Draft<'_>> {
 pub(super) fn version(top: &mut Section<'_>) -> bool {
     match top.required::<Version>("version") {
         Some(Version(version)) if version != "v1" => {
-            top.problem("version", format_args!("{} is not known: write v1", quoted(&version)));
+            top.problem("version", format_args!("unknown version {}: write v1", quoted(&version)));
             false
         }
         _ => !top.broken(),
@@ -123,7 +123,7 @@ fn count_shifted(top: &mut Section<'_>, frontends: &[Element<'_, FrontendSpec>])
     let count: u32 = shifts.iter().map(|shift| shift.from.count()).sum();
     if count > MAX_SHIFTED {
         let message = format!(
-            "the ranges that lead to other ports than their own have {count} ports: {MAX_SHIFTED} at most; give \
+            "ranges that lead to other ports have {count} ports in total, at most {MAX_SHIFTED} are supported: give \
              endpoints the ports of their frontends"
         );
         top.problem("frontends", message);

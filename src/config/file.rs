@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, open};
 
-/// The most bytes of a configuration file.
+/// Maximum size of a configuration file, in bytes.
 pub(crate) const MAX_SIZE: usize = 8 * 1024 * 1024;
 
 /// Reads a file.
@@ -17,12 +17,12 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
     // Without NONBLOCK, opening a FIFO waits for a writer.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let file = File::from(open(path, flags, Mode::empty()).map_err(|error| cannot("open", &error.into()))?);
-    let metadata = file.metadata().map_err(|error| cannot("look at", &error))?;
+    let metadata = file.metadata().map_err(|error| cannot("inspect", &error))?;
     if metadata.is_dir() {
         return Err("is a directory: give the configuration file itself".to_owned());
     }
     if !metadata.is_file() {
-        return Err("is not a regular file: a pipe or a device could make the start wait without end".to_owned());
+        return Err("is not a regular file: pipes and devices are not read".to_owned());
     }
     let mut bytes = Vec::new();
     let limit = MAX_SIZE as u64 + 1;
@@ -33,7 +33,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// What is said of a configuration of more than [`MAX_SIZE`].
+/// The message for a configuration of more than [`MAX_SIZE`].
 pub(crate) fn too_large() -> String {
     format!("is larger than {} MiB", MAX_SIZE / 1024 / 1024)
 }

@@ -1,4 +1,4 @@
-//! From a value of the file to the type that its reader wants.
+//! Conversion of a value of the file to the type that is expected.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,13 +10,13 @@ use super::{Address, Node, address, parse_duration};
 
 /// A type that [`Section`](super::Section) can read. A plugin may implement it for types of its own.
 pub trait FromNode: Sized {
-    /// What is expected, with its article and an example, for the message that the key is missing.
+    /// Description of the type, with its article and an example, for messages.
     const EXPECTED: &'static str = "a value";
 
     /// Reads a value, which is never null.
     ///
     /// # Errors
-    /// What is wrong with it and what would be right, in lower case and without the key's name.
+    /// What is wrong and what would be right, in lower case and without the key's name.
     fn from_node(node: &Node) -> Result<Self, String>;
 }
 
@@ -25,7 +25,7 @@ fn unexpected<T: FromNode>(node: &Node) -> String {
     format!("{} is expected, found {}", T::EXPECTED, node.describe())
 }
 
-/// The text of a value that must be one.
+/// The string that a value must be.
 pub(crate) fn text(node: &Node) -> Result<&str, String> {
     let hint = match node {
         Node::Str(text) => return Ok(text),
@@ -33,11 +33,11 @@ pub(crate) fn text(node: &Node) -> Result<&str, String> {
         Node::Bool(_) | Node::Float(_) | Node::Null => ": quote it".to_owned(),
         Node::Seq(_) | Node::Map(_) => String::new(),
     };
-    Err(format!("a text is expected, found {}{hint}", node.describe()))
+    Err(format!("a string is expected, found {}{hint}", node.describe()))
 }
 
 impl FromNode for String {
-    const EXPECTED: &'static str = "a text";
+    const EXPECTED: &'static str = "a string";
 
     fn from_node(node: &Node) -> Result<String, String> {
         text(node).map(str::to_owned)

@@ -85,7 +85,7 @@ fn read_listen(section: &mut Section<'_>) -> Option<Vec<Address>> {
             let ports = first.ports;
             section.problem(
                 "dual_stack",
-                format_args!("only one listen on every IPv6 address can serve both families: write listen: \"[::]:{ports}\", or list the addresses of both and leave this out"),
+                format_args!("needs exactly one listen, on [::]: write listen: \"[::]:{ports}\", or list the addresses of both families and remove this key"),
             );
             None
         }
@@ -102,7 +102,7 @@ fn resolve<'t>(
     let Some(&index) = targets.by_name.get(reference.target.as_str()) else {
         let names = targets.list.iter().map(|target| target.element.spec.name.as_str()).filter(|name| !name.is_empty());
         let what = quoted(&reference.target);
-        section.problem("target", format_args!("there is no target {what}; there are {}", listed(names)));
+        section.problem("target", format_args!("unknown target {what}: the file has {}", listed(names)));
         return None;
     };
     let found = &targets.list[index];
@@ -128,8 +128,7 @@ fn resolve<'t>(
             let position = endpoints.iter().position(|endpoint| endpoint.name == *name);
             if position.is_none() {
                 let (what, names) = (quoted(name), names());
-                section
-                    .problem("target", format_args!("the target {target} has no endpoint {what}; there are {names}"));
+                section.problem("target", format_args!("the target {target} has no endpoint {what}: it has {names}"));
             }
             position
         }
@@ -152,7 +151,7 @@ fn agree(
     {
         section.problem(
             "protocol",
-            format_args!("{own}, but the endpoint {shown} speaks {other}: they must agree, or leave this one out"),
+            format_args!("{own}, but the endpoint {shown} uses {other}: write {other}, or remove this key"),
         );
     }
     let (Some(listen), Some(addresses)) = (listen, &endpoint.addresses) else { return };
@@ -162,12 +161,12 @@ fn agree(
         match addresses.iter().find(|address| address.family() == family) {
             None => section.problem(
                 "listen",
-                format_args!("{own} is {family}, but the endpoint {shown} at {its} has no {family} address: give it one, or leave this listen out"),
+                format_args!("{own} is {family}, but the endpoint {shown} at {its} has no {family} address: add one, or remove this listen"),
             ),
             Some(other) if other.ports.count() != own.ports.count() => section.problem(
                 "listen",
                 format_args!(
-                    "{own} has {}, but the endpoint {shown} at {other} has {}: they must be as many",
+                    "{own} has {}, but the endpoint {shown} at {other} has {}: the numbers must match",
                     ports(own.ports.count()),
                     ports(other.ports.count())
                 ),
@@ -182,9 +181,8 @@ fn agree(
             Some(other) if other.ip == Ipv6Addr::LOCALHOST && own.ip != Ipv6Addr::LOCALHOST => section.warn(
                 "listen",
                 format_args!(
-                    "clients from outside that come to {own} cannot reach the endpoint {shown} at {other}, only those on this host \
-                     can, since IPv6 has no route_localnet: let the endpoint listen on an address of an interface, or give it and \
-                     the frontend IPv4 addresses too, such as 127.0.0.1"
+                    "on {own}, only clients on this host can reach the endpoint {shown} at {other}, because IPv6 has no \
+                     route_localnet: let the endpoint listen on an address of an interface, or add IPv4 addresses to both"
                 ),
             ),
             Some(_) => {}

@@ -1,4 +1,4 @@
-//! A value of the configuration file, before anybody has said what it must be.
+//! A value of the configuration file, of any type.
 
 use super::suggest::quoted;
 
@@ -13,7 +13,7 @@ pub enum Node {
     Int(i64),
     /// Any other number.
     Float(f64),
-    /// A text.
+    /// A string.
     Str(String),
     /// A list.
     Seq(Vec<Node>),
@@ -22,14 +22,14 @@ pub enum Node {
 }
 
 impl Node {
-    /// The value in a few words, for a message: `the number 8080`, `a list`.
+    /// Description of the value for a message: `the number 8080`, `a list`.
     pub fn describe(&self) -> String {
         match self {
             Node::Null => "nothing".to_owned(),
-            Node::Bool(value) => format!("the truth value {value}"),
+            Node::Bool(value) => format!("the boolean {value}"),
             Node::Int(value) => format!("the number {value}"),
             Node::Float(value) => format!("the number {value}"),
-            Node::Str(text) => format!("the text {}", quoted(text)),
+            Node::Str(text) => format!("the string {}", quoted(text)),
             Node::Seq(_) => "a list".to_owned(),
             Node::Map(_) => "a mapping".to_owned(),
         }

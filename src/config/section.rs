@@ -166,8 +166,8 @@ impl<'a> Section<'a> {
         self.only(&asked, |key| {
             let hint = match nearest(key, &asked) {
                 Some(known) => format!("did you mean {known}?"),
-                None if asked.is_empty() => "there are none here".to_owned(),
-                None => format!("there are {}", listed(asked.iter().copied())),
+                None if asked.is_empty() => "no keys are known here".to_owned(),
+                None => format!("known keys are {}", listed(asked.iter().copied())),
             };
             format!("unknown key {}: {hint}", quoted(key))
         });

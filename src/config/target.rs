@@ -40,7 +40,7 @@ pub(super) fn read(mut section: Section<'_>) -> ReadTarget<'_> {
     let min_uptime = section.optional("min_uptime").map_or(Duration::ZERO, |Timeout(timeout)| timeout);
     let max_uptime = section.optional("max_uptime").map(|Timeout(timeout)| timeout);
     if max_uptime.is_some_and(|max| max < min_uptime) {
-        section.problem("max_uptime", "shorter than min_uptime: nothing could hold to both");
+        section.problem("max_uptime", "shorter than min_uptime: no target can meet both");
     }
     let endpoints = read_endpoints(&mut section);
     let readiness = read_readiness(section.child("readiness"));

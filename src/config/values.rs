@@ -1,4 +1,4 @@
-//! The types that only the file has, or that the file restricts: names, kinds, references, bounded durations.
+//! Types that the file restricts: names, kinds, references, bounded durations.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use super::from_node::text;
 use super::suggest::quoted;
 use super::{Address, FromNode, Kind, LogOutput, Node, Protocol, address, seconds_rounded_up};
 
-/// The most bytes of a name.
+/// Maximum bytes of a name.
 const MAX_NAME: usize = 128;
 
-/// The longest timeout of the daemon's own timers.
+/// Maximum timeout of the daemon's own timers.
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * DAY);
 
-/// The longest timeout of a conntrack entry. The kernel holds it as seconds × HZ in 32 bits: with HZ = 1000, half of their
+/// Maximum timeout of a conntrack entry. The kernel holds it as seconds × HZ in 32 bits: with HZ = 1000, half of their
 /// range, which is what it can compare, is 24.8 days. A longer one wraps, to as little as nothing.
 pub const MAX_KERNEL_TIMEOUT: Duration = Duration::from_secs(24 * DAY);
 
 /// Seconds in a day.
 const DAY: u64 = 24 * 60 * 60;
 
-/// Below this, `idle_timeout` and `deadline` are mistakes.
+/// Minimum timeout: anything below is a mistake.
 const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 
 /// The name of a target, an endpoint or a frontend.
@@ -43,7 +43,7 @@ fn check_name(name: &str) -> Result<(), String> {
         return Err("a name cannot be empty".to_owned());
     }
     if name.len() > MAX_NAME {
-        return Err(format!("{shown} has {} bytes: a name has {MAX_NAME} at most", name.len()));
+        return Err(format!("{shown} has {} bytes: a name has at most {MAX_NAME}", name.len()));
     }
     if name.contains(':') {
         return Err(format!("{shown} has a colon, which separates names in references: use another character"));
@@ -75,7 +75,7 @@ impl FromNode for Kind {
 /// A frontend's `target`.
 pub(super) struct Reference {
     pub(super) target: String,
-    /// `None` stands for the only one.
+    /// `None` stands for the target's only endpoint.
     pub(super) endpoint: Option<String>,
 }
 
@@ -104,7 +104,7 @@ impl FromNode for Protocol {
     }
 }
 
-/// Where a backend can be reached: one address, or a list with one of each family.
+/// Addresses of a backend: one, or a list with one of each family.
 pub(super) struct EndpointAddresses(pub(super) Vec<Address>);
 
 impl FromNode for EndpointAddresses {
@@ -116,7 +116,7 @@ impl FromNode for EndpointAddresses {
             let family = address.family();
             if let Some(other) = addresses[..index].iter().find(|other| other.family() == family) {
                 return Err(format!(
-                    "[{index}]: {address} is a second {family} address beside {other}: one of each family at most"
+                    "[{index}]: {address} is a second {family} address, after {other}: at most one of each family"
                 ));
             }
         }
@@ -164,10 +164,10 @@ impl FromNode for Timeout {
     fn from_node(node: &Node) -> Result<Timeout, String> {
         let duration = positive(node)?;
         if duration > MAX_TIMEOUT {
-            return Err("too long: 365 days (8760h) at most".to_owned());
+            return Err("too long: at most 365 days (8760h)".to_owned());
         }
         if duration < MIN_TIMEOUT {
-            return Err(format!("{duration:?} is too short: 1ms at least"));
+            return Err(format!("{duration:?} is too short: at least 1ms"));
         }
         Ok(Timeout(duration))
     }
@@ -182,7 +182,7 @@ impl FromNode for KernelTimeout {
     fn from_node(node: &Node) -> Result<KernelTimeout, String> {
         let duration = positive(node)?;
         if duration > MAX_KERNEL_TIMEOUT {
-            return Err("too long: 24 days (576h) at most, because the kernel's timers wrap beyond that".to_owned());
+            return Err("too long: at most 24 days (576h), because longer kernel timers wrap".to_owned());
         }
         Ok(KernelTimeout(Duration::from_secs(seconds_rounded_up(duration))))
     }
@@ -208,7 +208,7 @@ impl FromNode for LogOutput {
     }
 }
 
-/// A log level, in the words and with the offsets of Go's `slog`: `INFO`, `debug`, `WARN+1`.
+/// A log level, with the names and the offsets of Go's `slog`: `INFO`, `debug`, `WARN+1`.
 pub(super) struct Level(pub(super) LevelFilter);
 
 impl FromNode for Level {
@@ -228,7 +228,7 @@ impl FromNode for Level {
     }
 }
 
-/// `slog` numbers its levels -4, 0, 4 and 8; a level in between shows what is at least as severe.
+/// `slog` numbers its levels -4, 0, 4 and 8. A level in between includes all messages that are at least as severe.
 fn parse_level(text: &str) -> Option<LevelFilter> {
     let (name, offset) = match text.find(['+', '-']) {
         Some(sign) => (&text[..sign], text[sign..].parse::<i32>().ok()?),
@@ -296,7 +296,7 @@ mod tests {
             let Err(wrong) = KernelTimeout::from_node(&Node::Str(text.to_owned())) else {
                 panic!("{text} is accepted")
             };
-            assert!(wrong.starts_with("too long: 24 days (576h) at most"), "{text}: {wrong}");
+            assert!(wrong.starts_with("too long: at most 24 days (576h)"), "{text}: {wrong}");
         }
     }
 
@@ -304,7 +304,7 @@ mod tests {
     fn timeouts_beyond_a_year_are_refused() {
         let read = |text: &str| Timeout::from_node(&Node::Str(text.to_owned())).map(|Timeout(timeout)| timeout);
         assert_eq!(read("365d"), Ok(MAX_TIMEOUT));
-        assert_eq!(read("8760h1ns"), Err("too long: 365 days (8760h) at most".to_owned()));
+        assert_eq!(read("8760h1ns"), Err("too long: at most 365 days (8760h)".to_owned()));
     }
 
     /// Deadlines are computed as `Instant + Duration`, which panics when it overflows.
@@ -313,6 +313,6 @@ mod tests {
         let longest = Duration::from_node(&Node::Str("9223372036854775807ns".to_owned())).expect("Go's longest");
         let now = std::time::Instant::now();
         let sum = (0..1000).try_fold(now, |at, _| at.checked_add(longest));
-        assert!(sum.is_some(), "the sum of a thousand of the longest");
+        assert!(sum.is_some(), "the sum fits");
     }
 }

@@ -50,10 +50,7 @@ fn bad_addresses_say_what_to_write() {
             ":80-90",
             r#"":80-90" is not an address: the IP is missing, write 0.0.0.0:80 for every IPv4 address or [::]:80 for every IPv6 one"#,
         ),
-        (
-            "[::ffff:10.0.0.1]:80-90",
-            "[::ffff:10.0.0.1]:80-90 is an IPv4 address in IPv6 clothing: write 10.0.0.1:80-90",
-        ),
+        ("[::ffff:10.0.0.1]:80-90", "[::ffff:10.0.0.1]:80-90 is an IPv4-mapped IPv6 address: write 10.0.0.1:80-90"),
         ("10.0.0.1:0", "port 0 is not a port: write one from 1 to 65535"),
         (
             ":80",
@@ -76,7 +73,7 @@ fn bad_addresses_say_what_to_write() {
             "[fe80::1%2]:80",
             r#""[fe80::1%2]:80" has a zone, which cannot be routed: write IP:port or [IPv6]:port, such as 127.0.0.1:8080 or [::1]:8080, without %"#,
         ),
-        ("[::ffff:10.0.0.1]:80", "[::ffff:10.0.0.1]:80 is an IPv4 address in IPv6 clothing: write 10.0.0.1:80"),
+        ("[::ffff:10.0.0.1]:80", "[::ffff:10.0.0.1]:80 is an IPv4-mapped IPv6 address: write 10.0.0.1:80"),
     ] {
         assert_eq!(parse(text), Err(expected.to_owned()), "{text}");
     }

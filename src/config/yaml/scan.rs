@@ -48,10 +48,10 @@ pub(super) fn check(text: &str) -> Result<(), Invalid> {
             }
             // A prefix that a directive gives a short name to is copied for every use of that name.
             b'%' if index == line_start && bytes[index..].starts_with(b"%TAG") => {
-                Some("a %TAG directive: there are no tags here, remove it".to_owned())
+                Some("tags are not supported: remove this directive".to_owned())
             }
             b'\t' | b'\r' | 0x20..=0x7e | 0x80.. => continue,
-            control => Some(format!("the control character 0x{control:02x}: remove it")),
+            control => Some(format!("control character 0x{control:02x}: remove it")),
         };
         let wrong = wrong.or_else(|| (values > MAX_VALUES).then(too_many));
         if let Some(what) = wrong {

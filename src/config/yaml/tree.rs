@@ -54,7 +54,7 @@ fn invalid(text: &str, error: &serde_yaml::Error) -> Invalid {
     let at = Position { line: location.line(), column: location.column() };
     let mut what = message.replacen(&format!(" at line {} column {}", at.line, at.column), "", 1);
     if what == "recursion limit exceeded" {
-        what = "nested too deeply: 128 levels at most".to_owned();
+        what = "nested too deeply: at most 128 levels".to_owned();
     }
     if let Some((end, _)) = what.char_indices().nth(MAX_MESSAGE) {
         what.replace_range(end.., "...");
@@ -199,7 +199,7 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, _access: A) -> Result<Node, A::Error> {
-        Err(A::Error::custom("a tag (!name): there are none here, remove it"))
+        Err(A::Error::custom("tags (!name) are not supported: remove this one"))
     }
 }
 
@@ -250,7 +250,7 @@ impl<'de> Visitor<'de> for Key<'_> {
     type Value = String;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key that is a text: quote it")
+        f.write_str("a key that is a string: quote it")
     }
 
     fn visit_str<E: Error>(self, key: &str) -> Result<String, E> {
@@ -267,6 +267,6 @@ impl<'de> Visitor<'de> for Key<'_> {
     }
 
     fn visit_enum<A: EnumAccess<'de>>(self, _access: A) -> Result<String, A::Error> {
-        Err(A::Error::custom("a tag (!name): there are none here, remove it"))
+        Err(A::Error::custom("tags (!name) are not supported: remove this one"))
     }
 }

@@ -39,7 +39,7 @@ fn free() -> SocketAddr {
 fn options_are_checked() {
     assert!(load(free(), "secret: sesame").is_ok());
     let error = load(free(), "sekret: sesame").expect_err("the key is misspelt");
-    assert!(error.contains("options: secret is missing: a text is required"), "{error}");
+    assert!(error.contains("options: secret is missing: a string is required"), "{error}");
     assert!(error.contains("unknown key \"sekret\": did you mean secret?"), "{error}");
 }
 
