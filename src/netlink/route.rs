@@ -79,22 +79,6 @@ impl Routes {
     }
 }
 
-/// One [`Routes::is_local`] on a socket of its own.
-///
-/// # Errors
-/// As for [`Routes::open`] and [`Routes::is_local`].
-pub fn is_local(address: IpAddr) -> io::Result<bool> {
-    Routes::open()?.is_local(address)
-}
-
-/// One [`Routes::look_up`] on a socket of its own.
-///
-/// # Errors
-/// As for [`Routes::open`] and [`Routes::look_up`].
-pub fn look_up(address: IpAddr) -> io::Result<Option<Route>> {
-    Routes::open()?.look_up(address)
-}
-
 /// `RTM_GETROUTE` for one destination: `struct rtmsg` and `RTA_DST`.
 fn request(address: IpAddr) -> Request {
     let (family, bits) = match address {
@@ -174,9 +158,14 @@ mod tests {
 
     #[test]
     fn loopback_addresses_are_of_this_host() {
+        let mut routes = Routes::open().expect("a socket");
         for (address, local) in [("127.0.0.1", true), ("127.1.2.3", true), ("::ffff:127.0.0.1", true)] {
-            assert_eq!(is_local(ip(address)).expect("a result"), local, "{address}");
-            assert_eq!(look_up(ip(address)).expect("a result").map(|route| route.local), Some(local), "{address}");
+            assert_eq!(routes.is_local(ip(address)).expect("a result"), local, "{address}");
+            assert_eq!(
+                routes.look_up(ip(address)).expect("a result").map(|route| route.local),
+                Some(local),
+                "{address}"
+            );
         }
     }
 }

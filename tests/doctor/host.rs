@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 
 use crate::support::{Daemon, Lab, Temporary, http_get, http_get_within, nft, require_namespaces, serve_http};
 use crate::world::{
-    File, Front, LOCAL4, REMOTE4, REMOTE6, SECOND, at, at_gateway, backends, codes, config, config_with, findings,
-    findings_after, fix, front, run, word,
+    File, Frontend, LOCAL4, REMOTE4, REMOTE6, SECOND, at, at_gateway, backends, codes, config, config_with, field,
+    findings, findings_after, fix, frontend, run,
 };
 
-fn held(listen: &str, backend: &str) -> Front {
-    front("b", "packet:hold", listen, backend)
+fn held(listen: &str, backend: &str) -> Frontend {
+    frontend("b", "packet:hold", listen, backend)
 }
 
-fn paged(listen: &str) -> Front {
-    front("page", "static:http", listen, REMOTE4)
+fn paged(listen: &str) -> Frontend {
+    frontend("page", "static:http", listen, REMOTE4)
 }
 
-/// The one finding that there is.
+/// Asserts that there is one finding.
 #[track_caller]
 fn only(found: Vec<Value>, code: &str) -> Value {
     assert_eq!(codes(&found), [code], "{found:#?}");
@@ -27,7 +27,7 @@ fn only(found: Vec<Value>, code: &str) -> Value {
 }
 
 #[test]
-fn forwarding_that_is_off_is_found_and_switched_on() {
+fn disabled_forwarding_is_found() {
     if !require_namespaces() {
         return;
     }
@@ -38,11 +38,11 @@ fn forwarding_that_is_off_is_found_and_switched_on() {
         let lab = Lab::new();
         let _backends = backends(&lab);
         lab.gateway.sysctl(name, "0");
-        let front = held(listen, backend);
-        let daemon = Daemon::start(&lab, &config(std::slice::from_ref(&front)));
+        let frontend = held(listen, backend);
+        let daemon = Daemon::start(&lab, &config(std::slice::from_ref(&frontend)));
         let finding = only(findings(&lab.gateway, daemon.config()), code);
-        assert_eq!(word(&finding, "severity"), "error");
-        let get = || lab.client().run(|| http_get_within(at_gateway(&front), "/", SECOND));
+        assert_eq!(field(&finding, "severity"), "error");
+        let get = || lab.client().run(|| http_get_within(at_gateway(&frontend), "/", SECOND));
         get().expect_err("nothing is forwarded");
         fix(&lab.gateway, &finding);
         assert_eq!(findings(&lab.gateway, daemon.config()), [Value::Null; 0]);
@@ -63,9 +63,9 @@ fn forwarding_that_is_off_is_found_and_switched_on() {
     }
 }
 
-/// Two uplinks: the world's answers leave by `backends`, its packets come in by `clients`.
+/// Two uplinks: packets from outside come in by `clients`, the replies leave by `backends`.
 #[test]
-fn a_strict_reverse_path_is_found_where_it_bites() {
+fn strict_reverse_path_is_found_with_two_uplinks() {
     if !require_namespaces() {
         return;
     }
@@ -80,12 +80,12 @@ fn a_strict_reverse_path_is_found_where_it_bites() {
     lab.backend.ip("addr add 10.0.0.1/24 dev cross\nlink set cross up\n");
     lab.client().ip("addr add 10.0.0.2/24 dev cross\nlink set cross up\n");
     lab.backend.ip("route add 192.0.2.0/24 via 10.0.0.2\n");
-    let fronts = [held("198.51.100.1:80", LOCAL4)];
-    let daemon = Daemon::start(&lab, &config(&fronts));
+    let frontends = [held("198.51.100.1:80", LOCAL4)];
+    let daemon = Daemon::start(&lab, &config(&frontends));
     let finding = only(findings(&lab.gateway, daemon.config()), "rp-filter-strict");
-    assert!(word(&finding, "problem").contains("that arrive on clients are dropped"), "{finding:#}");
-    assert_eq!(word(&finding, "remedy"), "sysctl -w net.ipv4.conf.clients.rp_filter=2");
-    let get = |timeout| lab.client().run(|| http_get_within(at_gateway(&fronts[0]), "/", timeout));
+    assert!(field(&finding, "problem").contains("that arrive on clients are dropped"), "{finding:#}");
+    assert_eq!(field(&finding, "remedy"), "sysctl -w net.ipv4.conf.clients.rp_filter=2");
+    let get = |timeout| lab.client().run(|| http_get_within(at_gateway(&frontends[0]), "/", timeout));
     get(SECOND).expect_err("its packets are dropped");
     fix(&lab.gateway, &finding);
     assert_eq!(findings(&lab.gateway, daemon.config()), [Value::Null; 0]);
@@ -95,7 +95,7 @@ fn a_strict_reverse_path_is_found_where_it_bites() {
     lab.gateway.sysctl("ipv4/conf/clients/rp_filter", "1");
     let named = |allow: &str| {
         let more = json!({"allow": [allow], "interfaces": ["clients"]});
-        let file = File::new(&config_with(&fronts, &more));
+        let file = File::new(&config_with(&frontends, &more));
         let mut found = findings(&lab.gateway, &file.path());
         // The daemon runs with another configuration.
         found.retain(|finding| finding["code"] != "table-differs");
@@ -103,12 +103,11 @@ fn a_strict_reverse_path_is_found_where_it_bites() {
     };
     assert_eq!(named("198.51.100.0/24"), [Value::Null; 0]);
     let finding = only(named("192.0.2.0/24"), "rp-filter-strict");
-    assert!(word(&finding, "problem").starts_with("packets from 192.0.2.0/24 that arrive on clients"), "{finding:#}");
+    assert!(field(&finding, "problem").starts_with("packets from 192.0.2.0/24 that arrive on clients"), "{finding:#}");
 }
 
-/// Strict filters everywhere do not mind our own packets; see also the host that is set up well.
 #[test]
-fn a_setting_that_cannot_be_written_is_found() {
+fn read_only_route_localnet_is_found() {
     if !require_namespaces() {
         return;
     }
@@ -117,25 +116,25 @@ fn a_setting_that_cannot_be_written_is_found() {
     let read_only = "mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys";
     let (found, status) = findings_after(&lab.gateway, read_only, &file.path());
     let finding = only(found, "route-localnet-off");
-    assert_eq!((word(&finding, "about"), status), ("endpoint b:http 127.0.0.1:8080", 1));
+    assert_eq!((field(&finding, "about"), status), ("endpoint b:http 127.0.0.1:8080", 1));
     fix(&lab.gateway, &finding);
     assert_eq!(findings_after(&lab.gateway, read_only, &file.path()).0, [Value::Null; 0]);
-    let elsewhere = File::new(&config(&[held("0.0.0.0:80", REMOTE4)]));
+    let remote = File::new(&config(&[held("0.0.0.0:80", REMOTE4)]));
     lab.gateway.sysctl("ipv4/conf/all/route_localnet", "0");
-    assert_eq!(findings_after(&lab.gateway, read_only, &elsewhere.path()).0, [Value::Null; 0]);
+    assert_eq!(findings_after(&lab.gateway, read_only, &remote.path()).0, [Value::Null; 0]);
 }
 
 #[test]
-fn conntrack_that_is_full_silent_or_missing_is_found() {
+fn conntrack_that_is_full_without_events_or_missing_is_found() {
     if !require_namespaces() {
         return;
     }
     let lab = Lab::new();
     let file = File::new(&config(&[held("0.0.0.0:80", REMOTE4)]));
-    // The limit is one for all namespaces, so only what is read of it is another.
-    let limit = |most: u32| {
+    // The limit is the same for all namespaces, so another file is read instead.
+    let limit = |max: u32| {
         format!(
-            "echo {most} >/tmp/proxygw-test-limit-$$; mount --bind /tmp/proxygw-test-limit-$$ \
+            "echo {max} >/tmp/proxygw-test-limit-$$; mount --bind /tmp/proxygw-test-limit-$$ \
                  /proc/sys/net/netfilter/nf_conntrack_max; rm /tmp/proxygw-test-limit-$$"
         )
     };
@@ -147,7 +146,7 @@ fn conntrack_that_is_full_silent_or_missing_is_found() {
     assert!(count > 0);
     let (found, status) = findings_after(&lab.gateway, &limit(count), daemon.config());
     let finding = only(found, "conntrack-full");
-    assert_eq!(word(&finding, "remedy"), format!("sysctl -w net.netfilter.nf_conntrack_max={}", 2 * count));
+    assert_eq!(field(&finding, "remedy"), format!("sysctl -w net.netfilter.nf_conntrack_max={}", 2 * count));
     assert_eq!(status, 0, "a warning");
     assert_eq!(findings_after(&lab.gateway, &limit(2 * count), daemon.config()).0, [Value::Null; 0]);
 
@@ -157,45 +156,45 @@ fn conntrack_that_is_full_silent_or_missing_is_found() {
     assert_eq!(findings(&lab.gateway, daemon.config()), [Value::Null; 0]);
 
     let (found, status) = findings_after(&lab.gateway, "mount -t tmpfs none /proc/sys/net/netfilter", &file.path());
-    assert_eq!((word(&only(found, "no-conntrack"), "remedy"), status), ("modprobe nf_conntrack", 1));
+    assert_eq!((field(&only(found, "no-conntrack"), "remedy"), status), ("modprobe nf_conntrack", 1));
 }
 
 #[test]
-fn what_another_program_has_is_found_unless_it_is_the_daemon() {
+fn ports_and_group_of_another_program_are_found() {
     if !require_namespaces() {
         return;
     }
     let lab = Lab::new();
-    let fronts = [held("0.0.0.0:80", REMOTE4), paged("0.0.0.0:81")];
-    let file = File::new(&config(&fronts));
+    let frontends = [held("0.0.0.0:80", REMOTE4), paged("0.0.0.0:81")];
+    let file = File::new(&config(&frontends));
     let group = lab.gateway.run(|| proxygw::netlink::nflog::Nflog::open(28775)).expect("the group is free");
-    // On one address only: the frontend's wildcard does not go beside it.
+    // On one address only; the frontend's wildcard includes it.
     let server = serve_http(&lab.gateway, at("127.0.0.1:81"), "squatter");
     let (found, status) = findings_after(&lab.gateway, "", &file.path());
     assert_eq!((codes(&found), status), (vec!["nflog-group-taken", "port-taken"], 1), "{found:#?}");
-    assert_eq!(word(&found[1], "about"), "frontend page 0.0.0.0:81");
+    assert_eq!(field(&found[1], "about"), "frontend page 0.0.0.0:81");
     drop((group, server));
     assert_eq!(findings(&lab.gateway, &file.path()), [Value::Null; 0]);
-    let daemon = Daemon::start(&lab, &config(&fronts));
+    let daemon = Daemon::start(&lab, &config(&frontends));
     daemon.await_frontend("page", "running", 10 * SECOND);
     assert_eq!(findings(&lab.gateway, daemon.config()), [Value::Null; 0]);
 }
 
 #[test]
-fn an_address_that_is_not_here_is_found() {
+fn address_of_no_interface_is_found() {
     if !require_namespaces() {
         return;
     }
     let lab = Lab::new();
     let file = File::new(&config(&[paged("198.51.100.77:80")]));
     let finding = only(findings(&lab.gateway, &file.path()), "no-such-address");
-    assert!(word(&finding, "remedy").starts_with("ip addr add 198.51.100.77/PREFIX dev INTERFACE"), "{finding:#}");
+    assert!(field(&finding, "remedy").starts_with("ip addr add 198.51.100.77/PREFIX dev INTERFACE"), "{finding:#}");
     lab.gateway.ip("addr add 198.51.100.77/24 dev clients\n");
     assert_eq!(findings(&lab.gateway, &file.path()), [Value::Null; 0]);
 }
 
 #[test]
-fn an_endpoint_without_a_route_is_found() {
+fn endpoint_without_a_route_is_found() {
     if !require_namespaces() {
         return;
     }
@@ -205,13 +204,13 @@ fn an_endpoint_without_a_route_is_found() {
     {
         let file = File::new(&config(&[held(listen, address)]));
         let finding = only(findings(&lab.gateway, &file.path()), "no-route");
-        assert_eq!(word(&finding, "about"), format!("endpoint b:http {address}"));
-        lab.gateway.sh(&word(&finding, "remedy").replace("GATEWAY", gateway));
+        assert_eq!(field(&finding, "about"), format!("endpoint b:http {address}"));
+        lab.gateway.sh(&field(&finding, "remedy").replace("GATEWAY", gateway));
         assert_eq!(findings(&lab.gateway, &file.path()), [Value::Null; 0]);
     }
     let many: Vec<_> = (0..200)
         .map(|index| {
-            front(
+            frontend(
                 &format!("f{index}"),
                 "packet:hold",
                 &format!("0.0.0.0:{}", 100 + index),
@@ -220,11 +219,11 @@ fn an_endpoint_without_a_route_is_found() {
         })
         .collect();
     let found = findings(&lab.gateway, &File::new(&config(&many)).path());
-    assert!(found.len() == 9 && word(&found[8], "problem").contains("192 more endpoints"), "{found:#?}");
+    assert!(found.len() == 9 && field(&found[8], "problem").contains("192 more endpoints"), "{found:#?}");
     // Without IPv6 no route would do.
     let six = File::new(&config(&[held("[::]:80", "[2001:db8:2::2]:80")]));
     lab.gateway.sysctl("ipv6/conf/all/disable_ipv6", "1");
-    let remedy = word(&only(findings(&lab.gateway, &six.path()), "no-route"), "remedy").to_owned();
+    let remedy = field(&only(findings(&lab.gateway, &six.path()), "no-route"), "remedy").to_owned();
     assert_eq!(remedy, "sysctl -w net.ipv6.conf.all.disable_ipv6=0");
     lab.gateway.sysctl("ipv6/conf/all/disable_ipv6", "0");
     let own = File::new(&config(&[held("[::]:80", "[::1]:8080")]));
@@ -234,7 +233,7 @@ fn an_endpoint_without_a_route_is_found() {
 }
 
 #[test]
-fn an_nft_that_is_missing_or_too_old_is_found() {
+fn missing_or_old_nft_is_found() {
     if !require_namespaces() {
         return;
     }
@@ -243,20 +242,20 @@ fn an_nft_that_is_missing_or_too_old_is_found() {
     let hidden = "for nft in $(which -a nft) /usr/sbin/nft /sbin/nft /usr/local/sbin/nft; do \
                   test ! -f $nft || mount --bind /dev/null $nft; done";
     let (found, status) = findings_after(&lab.gateway, hidden, &file.path());
-    assert_eq!((word(&only(found, "nft-missing"), "severity"), status), ("error", 1));
-    // Another nft, which answers the doctor's questions in its own way.
+    assert_eq!((field(&only(found, "nft-missing"), "severity"), status), ("error", 1));
+    // An nft with another output.
     let other = |answer: &str| {
         let folder = Temporary::new();
         let script = format!("#!/bin/sh\ncase $1 in {answer}\n*) exec {} \"$@\";; esac\n", program("nft"));
         let path = folder.write("nft", &script);
-        std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("ours");
+        std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("a file");
         findings_after(&lab.gateway, &format!("PATH={}:$PATH", folder.path().display()), &file.path())
     };
     let (found, _) = other("--version) echo 'nftables v0.9.8 (E.D.S.)';;");
-    assert_eq!(word(&only(found, "nft-too-old"), "remedy"), "install nftables 1.0.6 or newer");
+    assert_eq!(field(&only(found, "nft-too-old"), "remedy"), "install nftables 1.0.6 or newer");
     let (found, status) = other("-j) echo 'Error: JSON support not compiled-in.' >&2; exit 1;;");
     assert_eq!((codes(&found), status), (vec!["nft-without-json"], 1));
-    // One that crashes is no end: all else is looked at.
+    // After one that crashes, everything else is checked.
     nft(&lab.gateway, "table ip t { chain f { type filter hook forward priority 0; }; }");
     let (found, status) =
         other("-j) test $2 != -t || kill -SEGV $$; exec NFT \"$@\";;".replace("NFT", &program("nft")).as_str());
@@ -264,14 +263,14 @@ fn an_nft_that_is_missing_or_too_old_is_found() {
 }
 
 #[test]
-fn a_feature_that_the_kernel_lacks_is_named() {
+fn missing_kernel_feature_is_named() {
     if !require_namespaces() {
         return;
     }
     let lab = Lab::new();
     let file = File::new(&config(&[held("0.0.0.0:80", REMOTE4)]));
     assert_eq!(findings(&lab.gateway, &file.path()), [Value::Null; 0], "this one has all");
-    // An nft in front of a kernel like OpenWrt's for small flash, which has no timeout policies.
+    // An nft in frontend of a kernel like OpenWrt's for small flash, which has no timeout policies.
     let folder = Temporary::new();
     let script = format!(
         "#!/bin/sh\ntest \"$1\" = --check || exec {nft} \"$@\"\nrules=$(cat)\ncase $rules in *'ct timeout'*)\n\
@@ -280,15 +279,15 @@ fn a_feature_that_the_kernel_lacks_is_named() {
         nft = program("nft")
     );
     let path = folder.write("nft", &script);
-    std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("ours");
+    std::fs::set_permissions(path, Permissions::from_mode(0o755)).expect("a file");
     let (found, status) =
         findings_after(&lab.gateway, &format!("PATH={}:$PATH", folder.path().display()), &file.path());
     let finding = only(found, "kernel-feature-missing");
     assert_eq!(status, 1);
-    let problem = word(&finding, "problem");
+    let problem = field(&finding, "problem");
     assert!(problem.starts_with("the kernel does not support conntrack timeout policies: "), "{problem}");
     assert!(problem.ends_with("Could not process rule: Operation not supported"), "{problem}");
-    assert!(word(&finding, "remedy").contains("CONFIG_NF_CONNTRACK_TIMEOUT"), "{finding}");
+    assert!(field(&finding, "remedy").contains("CONFIG_NF_CONNTRACK_TIMEOUT"), "{finding}");
     assert_eq!(crate::support::nft_ruleset(&lab.gateway), None, "nothing is changed");
 }
 
@@ -300,22 +299,22 @@ fn program(name: &str) -> String {
 }
 
 #[test]
-fn without_rights_it_says_what_it_could_not_look_at() {
+fn missing_capabilities_are_found() {
     if !require_namespaces() {
         return;
     }
     let lab = Lab::new();
     lab.gateway.sysctl("ipv4/ip_forward", "0");
-    let fronts = [held("0.0.0.0:80", REMOTE4), paged("0.0.0.0:81")];
-    let file = File::new(&config(&fronts));
+    let frontends = [held("0.0.0.0:80", REMOTE4), paged("0.0.0.0:81")];
+    let file = File::new(&config(&frontends));
     let without = "exec setpriv --bounding-set=-net_admin,-net_raw,-net_bind_service $DOCTOR --json";
     let (found, status) = findings_after(&lab.gateway, without, &file.path());
     let expected = ["no-net-admin", "no-net-raw", "no-net-bind-service", "ip-forward-off"];
     assert_eq!((codes(&found), status), (expected.to_vec(), 1), "{found:#?}");
-    assert!(word(&found[0], "problem").contains("could not be checked"), "{found:#?}");
-    // Somebody else asks while the daemon runs, which has its rights.
+    assert!(field(&found[0], "problem").contains("could not be checked"), "{found:#?}");
+    // The running daemon has its capabilities.
     lab.gateway.sysctl("ipv4/ip_forward", "1");
-    let daemon = Daemon::start(&lab, &config(&fronts));
+    let daemon = Daemon::start(&lab, &config(&frontends));
     let (found, status) = findings_after(&lab.gateway, without, daemon.config());
     assert_eq!((codes(&found), status), (vec!["no-net-admin"], 0), "{found:#?}");
     let text = run(&lab.gateway, "exec $DOCTOR", daemon.config());
@@ -323,29 +322,29 @@ fn without_rights_it_says_what_it_could_not_look_at() {
 }
 
 #[test]
-fn a_backend_that_answers_this_host_and_no_client_is_found() {
+fn backend_that_answers_this_host_and_no_client_is_found() {
     if !require_namespaces() {
         return;
     }
     let lab = Lab::new();
     let _backends = backends(&lab);
-    let front = front("b", "static:always", "0.0.0.0:80", REMOTE4);
-    let daemon = Daemon::start(&lab, &config(std::slice::from_ref(&front)));
+    let frontend = frontend("b", "static:always", "0.0.0.0:80", REMOTE4);
+    let daemon = Daemon::start(&lab, &config(std::slice::from_ref(&frontend)));
     daemon.await_target("b", "active", 10 * SECOND);
-    let get = || lab.client().run(|| http_get_within(at_gateway(&front), "/", 4 * SECOND));
+    let get = || lab.client().run(|| http_get_within(at_gateway(&frontend), "/", 4 * SECOND));
     assert_eq!(get().expect("an answer").0, 200);
     assert_eq!(findings(&lab.gateway, daemon.config()), [Value::Null; 0]);
-    // The flows that were answered count for nothing once they are gone.
+    // Without the flows that were answered.
     drop(daemon);
     lab.gateway.sh("conntrack -F 2>/dev/null");
     lab.backend.ip("route del default\n");
-    let daemon = Daemon::start(&lab, &config(std::slice::from_ref(&front)));
+    let daemon = Daemon::start(&lab, &config(std::slice::from_ref(&frontend)));
     daemon.await_target("b", "active", 10 * SECOND);
     get().expect_err("it has no way back");
     let finding = only(findings(&lab.gateway, daemon.config()), "clients-unanswered");
-    assert_eq!(word(&finding, "remedy"), "set masquerade: always for the frontend");
+    assert_eq!(field(&finding, "remedy"), "set masquerade: always for the frontend");
     drop(daemon);
-    let masquerades = config_with(std::slice::from_ref(&front), &json!({"masquerade": "always"}));
+    let masquerades = config_with(std::slice::from_ref(&frontend), &json!({"masquerade": "always"}));
     let daemon = Daemon::start(&lab, &masquerades);
     daemon.await_target("b", "active", 10 * SECOND);
     lab.gateway.sh("conntrack -F 2>/dev/null");

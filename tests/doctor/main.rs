@@ -1,4 +1,4 @@
-//! `proxygw doctor`: each finding is provoked, what it says is done, and then it is gone and the client is served.
+//! `proxygw doctor`: each problem is created, found and fixed, and then the client is served.
 
 #[path = "../support/mod.rs"]
 mod support;

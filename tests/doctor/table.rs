@@ -1,12 +1,12 @@
-//! Our own table, while the daemon cannot restore it.
+//! The daemon's table, while the daemon cannot restore it.
 
 use rustix::process::Signal;
 
 use crate::support::{Daemon, Lab, eventually, nft, require_namespaces};
-use crate::world::{SECOND, backends, codes, config, everything, findings, word};
+use crate::world::{SECOND, backends, codes, config, everything, field, findings};
 
 #[test]
-fn a_table_that_differs_is_found_until_the_daemon_restores_it() {
+fn changed_table_is_found_until_the_daemon_restores_it() {
     if !require_namespaces() {
         return;
     }
@@ -27,8 +27,8 @@ fn a_table_that_differs_is_found_until_the_daemon_restores_it() {
         daemon.signal(Signal::STOP);
         nft(&lab.gateway, script);
         let found = about_the_table(&daemon).unwrap_or_else(|| panic!("{script}: nothing is found"));
-        assert!(word(&found, "problem").contains(expected), "{script}: {found:#}");
-        assert_eq!(word(&found, "severity"), "error");
+        assert!(field(&found, "problem").contains(expected), "{script}: {found:#}");
+        assert_eq!(field(&found, "severity"), "error");
         daemon.signal(Signal::CONT);
         eventually("it is restored", 10 * SECOND, || about_the_table(&daemon).is_none());
     }

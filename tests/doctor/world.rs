@@ -1,4 +1,4 @@
-//! Configurations, and asking the doctor.
+//! Configurations, and runs of the doctor.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -13,35 +13,35 @@ use crate::support::{
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
-/// Where the backends are: another host's, and the gateway's own.
+/// Addresses of backends: on another host, and on the gateway.
 pub const REMOTE4: &str = "203.0.113.2:8080";
 pub const REMOTE6: &str = "[2001:db8:2::2]:8080";
 pub const LOCAL4: &str = "127.0.0.1:8080";
-/// IPv6 knows no way from outside to ::1.
+/// Not ::1, which outside clients cannot reach.
 pub const LOCAL6: &str = "[2001:db8:2::1]:8080";
 
 /// One frontend of a configuration, with a target of its own of the same name.
-pub struct Front {
+pub struct Frontend {
     pub name: String,
     pub kind: &'static str,
     pub listen: String,
     pub backend: String,
 }
 
-pub fn front(name: &str, kind: &'static str, listen: &str, backend: &str) -> Front {
-    Front { name: name.to_owned(), kind, listen: listen.to_owned(), backend: backend.to_owned() }
+pub fn frontend(name: &str, kind: &'static str, listen: &str, backend: &str) -> Frontend {
+    Frontend { name: name.to_owned(), kind, listen: listen.to_owned(), backend: backend.to_owned() }
 }
 
 /// `targets` and `frontends`; `more` is merged into each frontend.
-pub fn config_with(fronts: &[Front], more: &Value) -> String {
-    let targets = fronts.iter().map(|front| {
-        json!({"name": front.name, "kind": "static:none", "idle_timeout": "5m",
-            "endpoints": [{"name": "http", "protocol": "tcp", "address": front.backend}]})
+pub fn config_with(frontends: &[Frontend], more: &Value) -> String {
+    let targets = frontends.iter().map(|frontend| {
+        json!({"name": frontend.name, "kind": "static:none", "idle_timeout": "5m",
+            "endpoints": [{"name": "http", "protocol": "tcp", "address": frontend.backend}]})
     });
-    let frontends = fronts.iter().map(|front| {
-        let mut value = json!({"name": front.name, "kind": front.kind, "protocol": "tcp", "listen": front.listen,
-            "flow_timeout": "1m", "target": format!("{}:http", front.name)});
-        if front.kind == "static:http" {
+    let frontends = frontends.iter().map(|frontend| {
+        let mut value = json!({"name": frontend.name, "kind": frontend.kind, "protocol": "tcp", "listen": frontend.listen,
+            "flow_timeout": "1m", "target": format!("{}:http", frontend.name)});
+        if frontend.kind == "static:http" {
             value["options"] = json!({"content": "one moment"});
         }
         if let (Some(value), Some(more)) = (value.as_object_mut(), more.as_object()) {
@@ -53,13 +53,13 @@ pub fn config_with(fronts: &[Front], more: &Value) -> String {
     format!("targets: {}\nfrontends: {}\n", json!(targets.collect::<Vec<_>>()), json!(frontends.collect::<Vec<_>>()))
 }
 
-pub fn config(fronts: &[Front]) -> String {
-    config_with(fronts, &json!({}))
+pub fn config(frontends: &[Frontend]) -> String {
+    config_with(frontends, &json!({}))
 }
 
-/// Each sort of cold path to each sort of backend, over both families, on ports of their own.
-pub fn everything() -> Vec<Front> {
-    let mut fronts = Vec::new();
+/// Each kind of cold path to each kind of backend, of both families, on ports of their own.
+pub fn everything() -> Vec<Frontend> {
+    let mut frontends = Vec::new();
     for (at, (kind, short)) in [("packet:hold", "hold"), ("static:http", "http")].into_iter().enumerate() {
         for (backend, where_, any) in [
             (REMOTE4, "remote4", "0.0.0.0"),
@@ -68,10 +68,10 @@ pub fn everything() -> Vec<Front> {
             (LOCAL6, "local6", "[::]"),
         ] {
             let port = 80 + 2 * at + usize::from(where_.starts_with("local"));
-            fronts.push(front(&format!("{short}-{where_}"), kind, &format!("{any}:{port}"), backend));
+            frontends.push(frontend(&format!("{short}-{where_}"), kind, &format!("{any}:{port}"), backend));
         }
     }
-    fronts
+    frontends
 }
 
 /// Servers at all of these addresses.
@@ -84,9 +84,9 @@ pub fn backends(lab: &Lab) -> Vec<Server> {
     ]
 }
 
-/// Where a client of the lab asks for a frontend.
-pub fn at_gateway(front: &Front) -> SocketAddr {
-    let listen = at(&front.listen);
+/// Address at which a client of the lab reaches a frontend.
+pub fn at_gateway(frontend: &Frontend) -> SocketAddr {
+    let listen = at(&frontend.listen);
     let ip: IpAddr = match (listen.ip().is_unspecified(), listen.is_ipv4()) {
         (false, _) => listen.ip(),
         (true, true) => GATEWAY_V4,
@@ -120,22 +120,22 @@ impl File {
 pub fn run(namespace: &Namespace, script: &str, config: &Path) -> Output {
     let mut command = namespace.command("/usr/bin/unshare");
     let doctor = format!("{} doctor --config {}", binary("proxygw").display(), config.display());
-    // What is mounted here is seen by nobody else.
+    // Mounts here are private.
     command.args(["--mount", "/bin/sh", "-ec", script]).env("DOCTOR", doctor).env("PATH", namespace.path_of_programs());
     command.output().expect("unshare")
 }
 
-/// What the doctor finds after a shell script, and its exit status.
+/// Findings after a shell script, and the exit status.
 #[track_caller]
 pub fn findings_after(namespace: &Namespace, script: &str, config: &Path) -> (Vec<Value>, i32) {
     let output = run(namespace, &format!("{script}\nexec $DOCTOR --json"), config);
-    let said = String::from_utf8_lossy(&output.stderr);
-    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {stderr}"));
     let found = found["findings"].as_array().expect("a list").clone();
     (found, output.status.code().expect("an exit status"))
 }
 
-/// What the doctor finds.
+/// Findings of the doctor.
 #[track_caller]
 pub fn findings(namespace: &Namespace, config: &Path) -> Vec<Value> {
     findings_after(namespace, "", config).0
@@ -145,13 +145,13 @@ pub fn codes(findings: &[Value]) -> Vec<&str> {
     findings.iter().filter_map(|finding| finding["code"].as_str()).collect()
 }
 
-pub fn word<'f>(finding: &'f Value, key: &str) -> &'f str {
+pub fn field<'f>(finding: &'f Value, key: &str) -> &'f str {
     finding[key].as_str().unwrap_or_default()
 }
 
-/// Carries out a remedy that is a command.
+/// Runs a remedy that is a command.
 #[track_caller]
 pub fn fix(namespace: &Namespace, finding: &Value) {
     // The namespace's own nft comes first.
-    namespace.sh(&format!("PATH='{}'; {}", namespace.path_of_programs().to_string_lossy(), word(finding, "remedy")));
+    namespace.sh(&format!("PATH='{}'; {}", namespace.path_of_programs().to_string_lossy(), field(finding, "remedy")));
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use proxygw::netlink::addresses;
 use proxygw::netlink::link;
-use proxygw::netlink::route::{Route, Routes, is_local, look_up};
+use proxygw::netlink::route::{Route, Routes};
 
 use crate::namespace::{Namespace, command};
 
@@ -32,6 +32,8 @@ fn local_is_what_the_kernel_delivers_here() {
         for path in ["ipv4/ip_nonlocal_bind", "ipv6/ip_nonlocal_bind"] {
             std::fs::write(format!("/proc/sys/net/{path}"), "1").expect("a sysctl");
         }
+        // One socket, for any number of lookups.
+        let mut routes = Routes::open().expect("a socket");
         for (address, local) in [
             ("127.0.0.1", true),
             ("127.8.9.10", true),
@@ -57,10 +59,8 @@ fn local_is_what_the_kernel_delivers_here() {
             ("ff02::1", false),
         ] {
             let ip: IpAddr = address.parse().expect("an address");
-            assert_eq!(is_local(ip).unwrap_or_else(|error| panic!("{address}: {error}")), local, "{address}");
+            assert_eq!(routes.is_local(ip).unwrap_or_else(|error| panic!("{address}: {error}")), local, "{address}");
         }
-        // One socket, for any number of lookups.
-        let mut routes = Routes::open().expect("a socket");
         let descriptors = || std::fs::read_dir("/proc/self/fd").expect("descriptors").count();
         let before = descriptors();
         for n in 0..1000 {
@@ -96,6 +96,8 @@ fn a_route_is_what_the_kernel_would_do() {
         let links = link::all().expect("interfaces");
         let index = |name: &str| links.iter().find(|link| link.name == name).expect("an interface").index;
         let by = |name: &str| Some(Route { local: false, interface: Some(index(name)) });
+        let mut routes = Routes::open().expect("a socket");
+        let mut look_up = |to| routes.look_up(to);
         assert_eq!(look_up(ip("10.9.0.2")).expect("asked"), by("eth"));
         assert_eq!(look_up(ip("fd09::2")).expect("asked"), by("eth"));
         assert_eq!(look_up(ip("10.8.0.2")).expect("asked"), by("far"));
@@ -114,7 +116,6 @@ fn a_route_is_what_the_kernel_would_do() {
         assert_eq!((peer.address, peer.length), (ip("10.8.0.2"), 32));
         assert!(!own.iter().any(|found| found.own == ip("10.8.0.2")), "{own:?}");
 
-        let mut routes = Routes::open().expect("a socket");
         let mut from_far =
             |source: &str, to: &str| routes.look_up_input(ip(source), index("far"), ip(to)).expect("asked");
         assert_eq!(from_far("10.8.0.2", "10.9.0.2"), by("eth"));
