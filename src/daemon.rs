@@ -1,4 +1,4 @@
-//! The daemon's main function: it puts the rooms together, and takes them apart again.
+//! The daemon's main function: starts the modules, and stops them in order.
 //!
 //! The main thread runs the reactor. Everything that can fail does so before the first thread is started, or stops one
 //! target or frontend alone.
@@ -49,7 +49,7 @@ pub const FLAGS: [(&str, &str); 5] = [
 pub const DOCTOR: (&str, &str) =
     ("doctor", "check this host for what keeps the configuration from working, and exit with 0, 1 or 2");
 
-/// Why the daemon does not run.
+/// Reason why the daemon does not run.
 #[derive(Debug)]
 enum Failure {
     /// The command line or the configuration is wrong: exit status 2.
@@ -205,11 +205,11 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
 
     // After the watch has begun, so that no change is missed.
     if plan.has_masquerade(Masquerade::Auto) {
-        on_link = links::on_link().map_err(Failure::system("cannot ask for the interfaces' addresses"))?;
+        on_link = links::on_link().map_err(Failure::system("cannot query the interfaces' addresses"))?;
     }
     let mut table = Table::new(nft, plan, localnet.clone(), notices);
     let mark = Mark::of_namespace().map_err(Failure::system("cannot read /proc"))?;
-    // What a crashed daemon has left goes while nft works.
+    // Processes that a crashed daemon has left are killed while nft runs.
     std::thread::scope(|scope| {
         scope.spawn(|| sweep(&mark));
         table.load()
@@ -243,7 +243,7 @@ fn run(path: &std::path::Path, register: fn(&mut Registry), began: Instant) -> R
     if !all_ended {
         // Its thread ends with this process, and what it has started is ended here.
         sweep(&mark);
-        return Err(Failure::System("a target did not end in time".to_owned()));
+        return Err(Failure::System("a target has not ended in time".to_owned()));
     }
     registry.unload();
     log::info!("ended");
