@@ -162,19 +162,19 @@ frontends:
 
 fn a_knock_wakes_and_is_routed(program: PathBuf) {
     let lab = Lab::new();
-    let plugins = serde_json::json!({"demo": {"patience": "500ms"}});
+    let plugins = serde_json::json!({"demo": {"timeout": "500ms"}});
     let options = DaemonOptions { program: Some(program), plugins, ..DaemonOptions::default() };
     let mut daemon = Daemon::start_with(&lab, CONFIG, options);
     let door = SocketAddr::new(GATEWAY_V4, 7000);
     let say = |text: &str| lab.client().run(|| say(door, text)).expect("an answer");
 
-    assert_eq!(say("status\n"), "asleep\n");
-    assert_eq!(say("knock pumpkin\n"), "who is there?\n");
-    assert_eq!(say(""), "", "the patience of plugins.demo ends");
+    assert_eq!(say("status\n"), "inactive\n");
+    assert_eq!(say("knock pumpkin\n"), "unknown command\n");
+    assert_eq!(say(""), "", "the timeout of plugins.demo");
     assert_eq!(say(&"x".repeat(1000)), "");
     assert_eq!(daemon.target("host")["state"], "inactive");
 
-    assert_eq!(say("knock sesame\n"), "come back in a moment\n");
+    assert_eq!(say("knock sesame\n"), "starting, connect again\n");
     assert_eq!(daemon.target("host")["state"], "warming");
     let booted = daemon.await_target("host", "active", 5 * SECOND);
     assert!(booted > Duration::from_millis(100), "{booted:?}");
@@ -187,7 +187,7 @@ fn a_knock_wakes_and_is_routed(program: PathBuf) {
     assert_eq!(daemon.frontend("door")["kind"], "demo:knock");
 
     daemon.await_target("host", "inactive", 20 * SECOND);
-    eventually("the frontend answers again", SECOND, || say("status\n") == "asleep\n");
+    eventually("the frontend answers again", SECOND, || say("status\n") == "inactive\n");
     assert!(daemon.terminate().success());
     assert_eq!(nft_ruleset(&lab.gateway), None);
 }

@@ -1,4 +1,4 @@
-//! The target kind `greeter`: a backend that is no process. It boots for a while, and then greets whoever comes.
+//! The target kind `greeter`: a backend without a process. It boots for a while, and then greets each client.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -12,21 +12,21 @@ pub fn target(spec: &TargetSpec, options: &mut Section<'_>) -> Option<Box<dyn Ta
     let greeting: Option<String> = options.required("greeting");
     let boot: Duration = options.optional("boot").unwrap_or_default();
     if greeting.as_ref().is_some_and(|greeting| greeting.len() > 1000) {
-        options.problem("greeting", "it is too long: 1000 bytes at most");
+        options.problem("greeting", "it is longer than 1000 bytes");
     }
     let [endpoint] = spec.endpoints.as_slice() else {
-        options.problem("", "a greeter has one endpoint");
+        options.problem("", "demo:greeter has one endpoint only");
         return None;
     };
     if endpoint.protocol != Protocol::Tcp {
-        options.problem("", "a greeter speaks tcp, so that is its endpoint's protocol");
+        options.problem("", "demo:greeter supports tcp only");
     }
     let [address] = endpoint.addresses.as_slice() else {
-        options.problem("", "a greeter stands in one place, so its endpoint has one address");
+        options.problem("", "demo:greeter has one address only");
         return None;
     };
     if address.ports.is_range() {
-        options.problem("", "a greeter stands in one place, so its endpoint has one port");
+        options.problem("", "demo:greeter has one port only");
     }
     let (address, greeting) = (address.first(), greeting?);
     (!options.failed()).then(|| Box::new(Greeter { address, greeting, boot, run: None }) as Box<dyn Target>)
@@ -39,7 +39,7 @@ struct Greeter {
     run: Option<Run>,
 }
 
-/// What there is of it between a start and a stop.
+/// State between a start and a stop.
 struct Run {
     listener: TcpListener,
     booted: Instant,
@@ -50,7 +50,7 @@ impl Target for Greeter {
         let listener =
             TcpListener::bind(self.address).map_err(|error| format!("cannot listen on {}: {error}", self.address))?;
         listener.set_nonblocking(true)?;
-        log::info!("target {}: boots for {:?}", context.name, self.boot);
+        log::info!("target {}: booting for {:?}", context.name, self.boot);
         self.run = Some(Run { listener, booted: Instant::now() + self.boot });
         Ok(())
     }
@@ -60,10 +60,10 @@ impl Target for Greeter {
         context.wait(&[run.listener.as_fd()], until)?;
         while !context.stopping() {
             match run.listener.accept() {
-                Ok((mut guest, peer)) => {
-                    log::debug!("target {}: {peer} has come", context.name);
-                    // A new connection has room for a greeting. If the guest is gone, that is no error of ours.
-                    let _ = writeln!(guest, "{}, {}", self.greeting, peer.ip());
+                Ok((mut client, peer)) => {
+                    log::debug!("target {}: client {peer}", context.name);
+                    // A greeting fits into the buffer of a new connection. A client that has closed is no error.
+                    let _ = writeln!(client, "{}, {}", self.greeting, peer.ip());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(format!("cannot accept a connection: {error}").into()),
@@ -72,10 +72,10 @@ impl Target for Greeter {
         Ok(())
     }
 
-    /// The configured probe would look for a socket of another process.
+    /// The configured probe would check for a socket of another process.
     fn probe(&mut self, _context: &TargetContext) -> Option<Result<(), Error>> {
         let left = self.run.as_ref()?.booted.saturating_duration_since(Instant::now());
-        Some(if left.is_zero() { Ok(()) } else { Err(format!("it boots for another {left:.1?}").into()) })
+        Some(if left.is_zero() { Ok(()) } else { Err(format!("booting for another {left:.1?}").into()) })
     }
 
     fn stop(&mut self, _context: &TargetContext) -> Result<(), Error> {

@@ -1,4 +1,4 @@
-//! The frontend kind `knock`: whoever says the secret wakes the target; whoever says `status` is told how it is.
+//! The frontend kind `knock`: a client that sends the secret wakes the target; one that sends `status` gets its state.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -12,40 +12,40 @@ use proxygw::plugin::{
     Change, ColdPath, Error, Frontend, FrontendId, FrontendSpec, Handler, Io, Protocol, Readiness, Section, listen,
 };
 
-/// The most that a visitor may say.
-const LONGEST_LINE: usize = 128;
+/// Maximum length of a client's line.
+const MAX_LINE: usize = 128;
 
-/// How many visitors there can be at once; one more costs the oldest its place.
-const MOST_VISITORS: usize = 100;
+/// Maximum number of clients. A further one replaces the oldest.
+const MAX_CLIENTS: usize = 100;
 
-/// How long to wait before accepting again after that has failed.
+/// Pause after a failed `accept`.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The listener's key. Visitors have the numbers after it.
+/// Key of the listener. Clients have the numbers after it.
 const LISTENER: usize = 0;
 
 /// Reads the option `secret`.
-pub fn frontend(spec: &FrontendSpec, options: &mut Section<'_>, patience: Duration) -> Option<Frontend> {
+pub fn frontend(spec: &FrontendSpec, options: &mut Section<'_>, timeout: Duration) -> Option<Frontend> {
     let secret: Option<String> = options.required("secret");
     if spec.protocol != Protocol::Tcp {
-        options.problem("", "a knock comes over tcp, so that is the frontend's protocol");
+        options.problem("", "demo:knock supports tcp only");
     }
-    let [door] = spec.listen.as_slice() else {
-        options.problem("", "a house has one door, so the frontend listens on one address");
+    let [address] = spec.listen.as_slice() else {
+        options.problem("", "demo:knock listens on one address only");
         return None;
     };
-    if door.ports.is_range() {
-        options.problem("", "a house has one door, so the frontend listens on one port");
+    if address.ports.is_range() {
+        options.problem("", "demo:knock listens on one port only");
     }
     let handler = Knock {
         name: spec.name.clone(),
-        address: door.first(),
+        address: address.first(),
         secret: secret?,
-        patience,
-        state: "asleep",
+        timeout,
+        state: "inactive",
         listener: None,
         retry: None,
-        visitors: BTreeMap::new(),
+        clients: BTreeMap::new(),
         next: LISTENER + 1,
     };
     Some(Frontend { cold: ColdPath::Local, keeps_warm: false, handler: Some(Box::new(handler)) })
@@ -55,23 +55,23 @@ struct Knock {
     name: String,
     address: SocketAddr,
     secret: String,
-    patience: Duration,
-    /// How the target is, as far as we know.
+    timeout: Duration,
+    /// Last reported state of the target.
     state: &'static str,
     listener: Option<TcpListener>,
-    /// When to accept again after that has failed.
+    /// Time of the next `accept` after a failed one.
     retry: Option<Instant>,
     /// By key, and so by age.
-    visitors: BTreeMap<usize, Visitor>,
+    clients: BTreeMap<usize, Client>,
     next: usize,
 }
 
-struct Visitor {
+struct Client {
     stream: TcpStream,
     peer: SocketAddr,
-    said: Vec<u8>,
+    received: Vec<u8>,
     answered: bool,
-    leaves: Instant,
+    deadline: Instant,
 }
 
 impl Handler for Knock {
@@ -84,7 +84,7 @@ impl Handler for Knock {
     }
 
     fn stop(&mut self, io: &mut Io<'_>) {
-        while let Some(key) = self.visitors.keys().next().copied() {
+        while let Some(key) = self.clients.keys().next().copied() {
             self.close(io, key);
         }
         if let Some(mut listener) = self.listener.take() {
@@ -102,13 +102,13 @@ impl Handler for Knock {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let oldest = self.visitors.values().next().map(|visitor| visitor.leaves);
+        let oldest = self.clients.values().next().map(|client| client.deadline);
         oldest.into_iter().chain(self.retry).min()
     }
 
     fn timeout(&mut self, io: &mut Io<'_>) {
-        while let Some((&key, visitor)) = self.visitors.first_key_value()
-            && visitor.leaves <= io.now()
+        while let Some((&key, client)) = self.clients.first_key_value()
+            && client.deadline <= io.now()
         {
             self.close(io, key);
         }
@@ -120,22 +120,22 @@ impl Handler for Knock {
 
     fn target_changed(&mut self, _io: &mut Io<'_>, _frontend: FrontendId, change: Change) {
         self.state = match change {
-            Change::Active => "awake",
-            Change::Inactive => "asleep",
-            Change::Failed => "unwell",
+            Change::Active => "active",
+            Change::Inactive => "inactive",
+            Change::Failed => "failed",
         };
     }
 }
 
 impl Knock {
-    /// Takes in everybody who waits at the door.
+    /// Accepts all waiting clients.
     fn accept(&mut self, io: &mut Io<'_>) {
         while let Some(listener) = &self.listener {
             match listener.accept() {
                 Ok((stream, peer)) => self.admit(io, stream, peer),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) => {
-                    // No event will come for those who wait already.
+                    // No event comes for clients that already wait.
                     log::warn!("frontend {}: cannot accept a connection: {error}", self.name);
                     self.retry = Some(io.now() + PAUSE);
                     return;
@@ -145,8 +145,8 @@ impl Knock {
     }
 
     fn admit(&mut self, io: &mut Io<'_>, mut stream: TcpStream, peer: SocketAddr) {
-        if self.visitors.len() >= MOST_VISITORS
-            && let Some(oldest) = self.visitors.keys().next().copied()
+        if self.clients.len() >= MAX_CLIENTS
+            && let Some(oldest) = self.clients.keys().next().copied()
         {
             self.close(io, oldest);
         }
@@ -156,45 +156,45 @@ impl Knock {
             log::warn!("frontend {}: cannot watch a connection: {error}", self.name);
             return;
         }
-        let leaves = io.now() + self.patience;
-        self.visitors.insert(key, Visitor { stream, peer, said: Vec::new(), answered: false, leaves });
+        let deadline = io.now() + self.timeout;
+        self.clients.insert(key, Client { stream, peer, received: Vec::new(), answered: false, deadline });
     }
 
-    /// Hears a visitor out, and answers the first line.
+    /// Reads from a client, and answers its first line.
     fn serve(&mut self, io: &mut Io<'_>, key: usize) {
-        let Some(visitor) = self.visitors.get_mut(&key) else { return };
-        let stays = visitor.listen();
-        if let Some(line) = visitor.line() {
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        let is_open = client.receive();
+        if let Some(line) = client.line() {
             let answer = if line.strip_prefix("knock ") == Some(&self.secret) {
-                io.wake(Some(visitor.peer));
-                "come back in a moment\n".to_owned()
+                io.wake(Some(client.peer));
+                "starting, connect again\n".to_owned()
             } else if line == "status" {
                 format!("{}\n", self.state)
             } else {
-                "who is there?\n".to_owned()
+                "unknown command\n".to_owned()
             };
-            visitor.answer(&answer);
+            client.answer(&answer);
         }
-        if !stays {
+        if !is_open {
             self.close(io, key);
         }
     }
 
     fn close(&mut self, io: &mut Io<'_>, key: usize) {
-        if let Some(mut visitor) = self.visitors.remove(&key) {
-            io.deregister(&mut visitor.stream, key);
+        if let Some(mut client) = self.clients.remove(&key) {
+            io.deregister(&mut client.stream, key);
         }
     }
 }
 
-impl Visitor {
-    /// Reads until there is nothing more to be read for now. `false` if the visitor has left, or has said too much.
-    fn listen(&mut self) -> bool {
-        let mut buffer = [0; LONGEST_LINE];
-        while self.said.len() < LONGEST_LINE {
+impl Client {
+    /// Reads all that has arrived. Returns `false` if the client has closed, or has sent too much.
+    fn receive(&mut self) -> bool {
+        let mut buffer = [0; MAX_LINE];
+        while self.received.len() < MAX_LINE {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return false,
-                Ok(count) => self.said.extend_from_slice(&buffer[..count]),
+                Ok(count) => self.received.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return false,
@@ -203,18 +203,18 @@ impl Visitor {
         false
     }
 
-    /// The line to be answered.
+    /// The line, if it is complete and has no answer yet.
     fn line(&self) -> Option<String> {
-        let end = self.said.iter().position(|byte| *byte == b'\n').filter(|_| !self.answered)?;
-        Some(String::from_utf8_lossy(&self.said[..end]).trim_end().to_owned())
+        let end = self.received.iter().position(|byte| *byte == b'\n').filter(|_| !self.answered)?;
+        Some(String::from_utf8_lossy(&self.received[..end]).trim_end().to_owned())
     }
 
-    /// So short an answer always finds room in a socket that nothing has been written to. The visitor closes first: a socket
-    /// that is closed while something can still come resets the connection, and could cost the visitor the answer.
+    /// Such a short answer always fits into an unused socket buffer. The client closes first: closing a socket while data
+    /// can still arrive resets the connection, and the client could lose the answer.
     fn answer(&mut self, text: &str) {
         self.answered = true;
         if self.stream.write_all(text.as_bytes()).and_then(|()| self.stream.shutdown(Shutdown::Write)).is_err() {
-            log::debug!("{} did not wait for the answer", self.peer);
+            log::debug!("{} has closed before the answer", self.peer);
         }
     }
 }

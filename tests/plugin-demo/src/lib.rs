@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use proxygw::plugin::{Namespace, Plugin, Section};
 
-/// How long a visitor may stay, if the configuration does not say.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Default time after which a connection is closed.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The plugin, for the daemon's build script.
 pub fn plugin() -> Box<dyn Plugin> {
@@ -21,8 +21,8 @@ struct Demo;
 
 impl Plugin for Demo {
     fn load(&mut self, config: &mut Section<'_>, namespace: &mut Namespace) {
-        let patience = config.optional("patience").unwrap_or(PATIENCE);
-        namespace.frontend("knock", move |spec, options| knock::frontend(spec, options, patience));
+        let timeout = config.optional("timeout").unwrap_or(TIMEOUT);
+        namespace.frontend("knock", move |spec, options| knock::frontend(spec, options, timeout));
         namespace.target("greeter", greeter::target);
     }
 }

@@ -46,7 +46,7 @@ fn options_are_checked() {
 #[test]
 fn the_greeter_boots_greets_and_stops() {
     let address = free();
-    let mut setup = load(address, "secret: sesame").expect("it is good");
+    let mut setup = load(address, "secret: sesame").expect("a good configuration");
     let target = &mut setup.targets[0].handler;
     let stop = StopSignal::new().expect("a signal");
     let context = TargetContext::new("host", stop.clone());
@@ -60,50 +60,53 @@ fn the_greeter_boots_greets_and_stops() {
     assert!(began.elapsed() >= Duration::from_millis(50), "it is ready after {:?}", began.elapsed());
     assert!(matches!(target.probe(&context), Some(Ok(()))), "it has booted");
 
-    let guest = thread::spawn(move || {
+    let client = thread::spawn(move || {
         let mut text = String::new();
         TcpStream::connect(address).and_then(|mut stream| stream.read_to_string(&mut text)).expect("a greeting");
         stop.set();
         text
     });
     while !context.stopping() {
-        target.wait(&context, None).expect("it lives");
+        target.wait(&context, None).expect("it runs");
     }
     target.stop(&context).expect("it stops");
-    assert_eq!(guest.join().expect("it has not panicked"), "welcome, 127.0.0.1\n");
-    assert!(TcpStream::connect(address).is_err(), "nothing of it is left");
+    assert_eq!(client.join().expect("a greeting"), "welcome, 127.0.0.1\n");
+    assert!(TcpStream::connect(address).is_err(), "the port is closed");
 }
 
 #[test]
 fn only_the_secret_wakes() {
     let address = free();
-    let setup = load(address, "secret: sesame").expect("it is good");
+    let setup = load(address, "secret: sesame").expect("a good configuration");
     let id = setup.frontends[0].id;
-    // The engine's side of the daemon: what the handler says comes out of `messages`.
+    // The engine's side of the daemon: `messages` receives what the handler sends.
     let (inbox, messages) = Inbox::new(1, 1);
     let (mut reactor, orders) = Reactor::new(setup.handlers, Vec::new(), inbox).expect("a reactor");
     orders.send(Order::Start(id));
-    let visitor = thread::spawn(move || {
+    let client = thread::spawn(move || {
         let within = Duration::from_secs(10);
         let started = messages.recv_timeout(within).expect("an answer to the order");
         assert!(matches!(started, Message::Event(Event::FrontendStarted(started)) if started == id), "{started:?}");
-        assert_eq!(ask(address, "status\n"), "asleep\n");
-        assert_eq!(ask(address, "knock pumpkin\n"), "who is there?\n");
-        assert!(messages.is_empty(), "nobody has been woken");
-        assert_eq!(ask(address, "knock sesame\n"), "come back in a moment\n");
+        assert_eq!(ask(address, "status\n"), "inactive\n");
+        assert_eq!(ask(address, "knock pumpkin\n"), "unknown command\n");
+        assert!(messages.is_empty(), "no wake");
+        assert_eq!(ask(address, "knock sesame\n"), "starting, connect again\n");
         let woken = messages.recv_timeout(within).expect("a wake");
-        assert!(matches!(woken, Message::Event(Event::Wake { frontend, source: Some(_) }) if frontend == id), "{woken:?}");
+        assert!(
+            matches!(woken, Message::Event(Event::Wake { frontend, source: Some(_) }) if frontend == id),
+            "{woken:?}"
+        );
         orders.send(Order::End);
     });
-    reactor.run(|_| ()).expect("it ends");
-    visitor.join().expect("the visitor is content");
+    reactor.run(|_| ()).expect("an orderly end");
+    client.join().expect("the client's checks hold");
 }
 
-/// Says something and returns the answer.
+/// Sends a request and returns the answer.
 fn ask(address: SocketAddr, text: &str) -> String {
-    let mut stream = TcpStream::connect(address).expect("somebody listens");
+    let mut stream = TcpStream::connect(address).expect("a listener");
     stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-    stream.write_all(text.as_bytes()).expect("it is heard");
+    stream.write_all(text.as_bytes()).expect("a request");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     answer
