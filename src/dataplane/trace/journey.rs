@@ -121,6 +121,15 @@ impl Gateway<'_> {
         }
     }
 
+    /// Whether the kernel drops packets from outside with this source, when it routes them or before. `route_localnet` is on.
+    fn is_martian(&self, source: IpAddr) -> bool {
+        match source {
+            IpAddr::V4(ip) if ip.is_loopback() => false,
+            IpAddr::V4(ip) => ip.is_unspecified() || ["local", "multicast"].contains(&self.type_of(source)),
+            IpAddr::V6(ip) => ip.is_loopback() || ip.is_multicast(),
+        }
+    }
+
     fn route(&self, to: IpAddr) -> Interface<'_> {
         if self.type_of(to) == "local" {
             return Interface::LOOPBACK;
@@ -165,6 +174,9 @@ impl Way<'_> {
                 destination_type: Some(gateway.type_of(to.ip())),
                 ..packet
             };
+        }
+        if !here && gateway.is_martian(sent.source.ip()) {
+            return Err(Outcome::Dropped);
         }
         let is_local = packet.destination_type == Some("local");
         if here || !is_local {
