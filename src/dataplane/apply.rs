@@ -1,4 +1,4 @@
-//! Runs nft: the only place that changes the rules in the kernel, but for the removal of the table, or lists them.
+//! Runs nft: the only place that changes the rules in the kernel, except for the removal of the table.
 
 use std::fmt;
 use std::io;
@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 
 use crate::system::{Ended, bind_to_us, original_limit, run_for_output, run_with_input};
 
-/// How long one run of nft may take. The largest table that is supported takes about a second to load.
-const DEADLINE: Duration = Duration::from_secs(30);
-
-/// The most that is read of what one listing says.
-const LONGEST_LISTING: usize = 8 << 20;
-
-/// Where nft is when it is not on the path; services often start without the sbin folders.
-const USUAL_PLACES: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
+/// Timeout of one run of nft. The largest table that is supported takes about a second to load.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Timeout of a run once the daemon ends, counted from then: what it may still load goes with the table.
-const ENDING_DEADLINE: Duration = Duration::from_secs(2);
+const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Maximum length of a query's output, in bytes.
+const MAX_OUTPUT: usize = 8 << 20;
+
+/// Directories of nft that services often lack in their search path.
+const USUAL_DIRECTORIES: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
 
 /// Held while nft runs, so that the daemon's end at once does not leave a run behind, or find the table loaded again.
 static RUNNING: Mutex<()> = Mutex::new(());
@@ -48,16 +48,18 @@ pub fn stop() {
     std::mem::forget(RUNNING.lock().unwrap_or_else(PoisonError::into_inner));
 }
 
-/// Time until when a run may go on.
+/// Deadline of a run now.
 fn deadline(began: Instant) -> Instant {
     if STOPPED.load(Ordering::SeqCst) {
         return began;
     }
-    let usual = began + DEADLINE;
-    if !ENDS.load(Ordering::SeqCst) {
-        return usual;
-    }
-    usual.min(began.max(*ENDING.get_or_init(Instant::now)) + ENDING_DEADLINE)
+    deadline_until(began, ENDS.load(Ordering::SeqCst).then(|| *ENDING.get_or_init(Instant::now)))
+}
+
+/// Deadline of a run; `end` is when the end of the daemon was noticed.
+fn deadline_until(began: Instant, end: Option<Instant>) -> Instant {
+    let usual = began + TIMEOUT;
+    end.map_or(usual, |end| usual.min(began.max(end) + ENDING_TIMEOUT))
 }
 
 /// The nft program.
@@ -66,7 +68,7 @@ pub struct Nft {
     program: PathBuf,
 }
 
-/// The language that a transaction is written in.
+/// Language of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Language {
     /// libnftables-json(5).
@@ -75,12 +77,12 @@ pub enum Language {
     Native,
 }
 
-/// Why a transaction is not in the kernel.
+/// Reason why a transaction is not in the kernel.
 #[derive(Debug)]
 pub enum NftError {
     /// The program could not be run, or did not end.
     Run(PathBuf, io::Error),
-    /// The program did not succeed; what it said about it.
+    /// The program failed, with this message.
     Failed(String),
 }
 
@@ -95,7 +97,7 @@ impl fmt::Display for NftError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NftError::Run(program, error) => write!(f, "cannot run {}: {error}", program.display()),
-            NftError::Failed(words) => write!(f, "nft: {words}"),
+            NftError::Failed(message) => write!(f, "nft: {message}"),
         }
     }
 }
@@ -103,13 +105,15 @@ impl fmt::Display for NftError {
 impl std::error::Error for NftError {}
 
 impl Nft {
-    /// The nft of the search path, or of one of its usual places.
+    /// The nft of the search path, or of one of its usual directories.
     pub fn find() -> Nft {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let usual = USUAL_PLACES.iter().map(PathBuf::from);
-        let program =
-            std::env::split_paths(&path).chain(usual).map(|folder| folder.join("nft")).find(|nft| nft.is_file());
-        Nft { program: program.unwrap_or_else(|| Path::new("nft").to_owned()) }
+        Nft::find_in(std::env::split_paths(&path).chain(USUAL_DIRECTORIES.map(PathBuf::from)))
+    }
+
+    fn find_in(mut directories: impl Iterator<Item = PathBuf>) -> Nft {
+        let found = directories.find_map(|directory| Some(directory.join("nft")).filter(|nft| nft.is_file()));
+        Nft { program: found.unwrap_or_else(|| Path::new("nft").to_owned()) }
     }
 
     /// Loads one transaction: all of it, or nothing. Calls `started` with the process id of nft, before it can commit.
@@ -121,7 +125,7 @@ impl Nft {
         self.run(language, &[], transaction, started)
     }
 
-    /// Lets nft and the kernel check a transaction, and changes nothing (`nft --check`).
+    /// Has nft and the kernel check a transaction, and changes nothing (`nft --check`).
     ///
     /// # Errors
     /// As for [`Nft::apply`]: the transaction would not be loaded, and why.
@@ -129,23 +133,26 @@ impl Nft {
         self.run(language, &["--check"], transaction, &mut |_| {})
     }
 
-    /// What nft prints when it is asked something, such as `list tables`. It changes nothing, ends with the calling thread, and
-    /// no transaction waits for it.
+    /// Whether the program exists.
+    pub fn exists(&self) -> bool {
+        self.program.is_file()
+    }
+
+    /// Output of a query, such as `list tables`. It changes nothing, ends with the calling thread, and no transaction waits for
+    /// it.
     ///
     /// # Errors
-    /// nft could not be run, refused, or said too much.
-    pub fn ask(&self, question: &[&str]) -> Result<String, NftError> {
+    /// nft could not be run, failed, or printed too much.
+    pub fn query(&self, arguments: &[&str]) -> Result<String, NftError> {
         let mut command = Command::new(&self.program);
-        bind_to_us(command.args(question), original_limit());
-        let ended = run_for_output(&mut command, LONGEST_LISTING, Instant::now() + DEADLINE)
-            .map_err(|error| NftError::Run(self.program.clone(), error))?;
-        succeeded(&ended)?;
+        bind_to_us(command.args(arguments), original_limit());
+        let ended = self.ended(run_for_output(&mut command, MAX_OUTPUT, Instant::now() + TIMEOUT))?;
         Ok(String::from_utf8_lossy(&ended.stdout).into_owned())
     }
 
     /// The program's version; `None` if it does not report one.
     pub fn version(&self) -> Option<[u32; 3]> {
-        version_in(&self.ask(&["--version"]).ok()?)
+        parse_version(&self.query(&["--version"]).ok()?)
     }
 
     fn run(
@@ -165,31 +172,34 @@ impl Nft {
         // A run must not outlive a crash: the next start would not know of what it loads. The kernel has all of it or nothing.
         bind_to_us(&mut command, original_limit());
         let began = Instant::now();
-        let ended = run_with_input(&mut command, transaction.as_bytes(), &|| deadline(began), started)
-            .map_err(|error| NftError::Run(self.program.clone(), error))?;
-        succeeded(&ended)
+        let ended = run_with_input(&mut command, transaction.as_bytes(), &|| deadline(began), started);
+        self.ended(ended).map(drop)
+    }
+
+    fn ended(&self, ended: io::Result<Ended>) -> Result<Ended, NftError> {
+        let ended = ended.map_err(|error| NftError::Run(self.program.clone(), error))?;
+        if ended.status.success() {
+            return Ok(ended);
+        }
+        // The lines after the first quote the input.
+        let message = String::from_utf8_lossy(&ended.stderr);
+        let message = message.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
+        let message = message.trim_start_matches("internal:0:0-0: ").trim_start_matches("Error: ");
+        Err(NftError::Failed(match (message.is_empty(), ended.status.signal()) {
+            (true, Some(signal)) => format!("killed by signal {signal}"),
+            (true, None) => format!("failed without a message ({})", ended.status),
+            (false, _) => message.to_owned(),
+        }))
     }
 }
 
-/// The version in `nftables v1.0.6 (Lester Gooch #5)`.
-pub fn version_in(said: &str) -> Option<[u32; 3]> {
-    let word = said.split_whitespace().find_map(|word| word.strip_prefix('v'))?;
-    let mut numbers = word.split('.').map(|number| number.parse().ok());
+/// Parses the version in `nftables v1.0.6 (Lester Gooch #5)`.
+pub fn parse_version(output: &str) -> Option<[u32; 3]> {
+    let version = output.split_whitespace().find_map(|token| token.strip_prefix('v'))?;
+    let mut numbers = version.split('.').map(|number| number.parse().ok());
     let mut next = || numbers.next().unwrap_or(Some(0));
     Some([next()?, next()?, next()?])
 }
 
-fn succeeded(ended: &Ended) -> Result<(), NftError> {
-    if ended.status.success() {
-        return Ok(());
-    }
-    // The lines after the first quote the input.
-    let words = String::from_utf8_lossy(&ended.stderr);
-    let words = words.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
-    let words = words.trim_start_matches("internal:0:0-0: ").trim_start_matches("Error: ");
-    Err(NftError::Failed(match (words.is_empty(), ended.status.signal()) {
-        (true, Some(signal)) => format!("killed by signal {signal}"),
-        (true, None) => format!("failed without a word ({})", ended.status),
-        (false, _) => words.to_owned(),
-    }))
-}
+#[cfg(test)]
+mod tests;

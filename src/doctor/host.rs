@@ -125,7 +125,7 @@ impl Host for ThisHost {
     }
 
     fn nft(&self, arguments: &[&str]) -> Result<String, NftError> {
-        self.nft.ask(arguments)
+        self.nft.query(arguments)
     }
 
     fn nft_check(&self, commands: &str) -> Result<(), NftError> {

@@ -1,7 +1,7 @@
 //! The nft program and its version.
 
 use super::{Caller, Context, Finding};
-use crate::dataplane::apply::{NftError, version_in};
+use crate::dataplane::apply::{NftError, parse_version};
 
 /// The oldest nft that takes all of the daemon's rules.
 const OLDEST: [u32; 3] = [1, 0, 6];
@@ -32,7 +32,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) -> bool 
 }
 
 fn judge(output: &str) -> Option<Finding> {
-    let version = version_in(output)?;
+    let version = parse_version(output)?;
     let [major, minor, patch] = OLDEST;
     (version < OLDEST).then(|| {
         let problem = format!("{} is too old for proxygw's rules", output.trim());
