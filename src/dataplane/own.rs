@@ -10,8 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::netlink::nftables::Transaction;
 
-/// Number of runs that are remembered. The reactor is not that far behind; if it were, a transaction of our own would be
-/// taken for another program's, and be repaired without effect.
+/// Maximum number of runs that are remembered. The reactor is not that far behind; if it were, a transaction of our own would
+/// be taken for another program's, and be repaired without effect.
 const MAX_RUNS: usize = 64;
 
 /// `PROC_PID_INIT_INO`: the inode of the machine's first PID namespace.
@@ -23,38 +23,49 @@ struct Run {
     pid: u32,
     /// The last generation before it, where known.
     after: Option<u32>,
-    /// `None` while it runs; then the last generation that it can have made, where known.
-    ended: Option<Option<u32>>,
-    /// Whether it committed exactly one transaction.
-    committed: bool,
+    /// The last generation that it can have made, once it has ended, where known.
+    until: Option<u32>,
+    /// The generation that is certainly its own: the only one that was made while it ran.
+    only: Option<u32>,
 }
 
 impl Run {
     fn made(&self, generation: u32) -> bool {
         let distance = |from: u32, to: u32| to.wrapping_sub(from).cast_signed();
         self.after.is_none_or(|after| distance(after, generation) > 0)
-            && self.ended.flatten().is_none_or(|until| distance(generation, until) >= 0)
+            && self.until.is_none_or(|until| distance(generation, until) >= 0)
     }
+}
 
-    /// The generation that is certainly its own: the only one that was made while it ran.
-    fn only(&self) -> Option<u32> {
-        let (after, until) = (self.after?, self.ended.flatten()?);
-        (self.committed && until == after.wrapping_add(1)).then_some(until)
-    }
+/// Result of a run of nft.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It committed one transaction.
+    Committed,
+    /// It failed, and may have committed one.
+    Failed,
+}
+
+/// PID namespace of this process. The kernel's notifications use the ids of the first one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PidNamespace {
+    First,
+    Other,
 }
 
 /// The latest runs of nft of this process.
 #[derive(Debug)]
 pub struct OwnTransactions {
     runs: Mutex<VecDeque<Run>>,
-    /// The kernel's notifications use the ids of the first PID namespace; whether those are the ones that we see.
-    sees_kernel_ids: bool,
+    namespace: PidNamespace,
 }
 
 impl Default for OwnTransactions {
     fn default() -> Self {
-        let namespace = std::fs::metadata("/proc/self/ns/pid").map(|namespace| namespace.ino());
-        OwnTransactions { runs: Mutex::default(), sees_kernel_ids: namespace.is_ok_and(|n| n == FIRST_PID_NAMESPACE) }
+        let inode = std::fs::metadata("/proc/self/ns/pid").map(|namespace| namespace.ino());
+        let is_first = inode.is_ok_and(|inode| inode == FIRST_PID_NAMESPACE);
+        let namespace = if is_first { PidNamespace::First } else { PidNamespace::Other };
+        OwnTransactions { runs: Mutex::default(), namespace }
     }
 }
 
@@ -65,21 +76,22 @@ impl OwnTransactions {
         if runs.len() == MAX_RUNS {
             runs.pop_front();
         }
-        runs.push_back(Run { pid, after, ended: None, committed: false });
+        runs.push_back(Run { pid, after, until: None, only: None });
     }
 
     /// Records that this process of [`OwnTransactions::begin`] has ended by this generation.
-    pub fn end(&self, pid: u32, until: Option<u32>, committed: bool) {
+    pub fn end(&self, pid: u32, until: Option<u32>, outcome: Outcome) {
         if let Some(run) = self.runs().iter_mut().rfind(|run| run.pid == pid) {
-            run.ended = Some(until);
-            run.committed = committed;
+            let next = run.after.map(|after| after.wrapping_add(1));
+            run.until = until;
+            run.only = until.filter(|_| outcome == Outcome::Committed && until == next);
         }
     }
 
     /// Whether a transaction is ours.
     pub fn includes(&self, transaction: &Transaction) -> bool {
         let is_of = |run: &Run| match &transaction.process {
-            Some(process) if self.sees_kernel_ids => process.id == run.pid,
+            Some(process) if self.namespace == PidNamespace::First => process.id == run.pid,
             // In another PID namespace the netlink port has the id of nft's own PID namespace, which is ours.
             Some(process) => transaction.port == run.pid && process.name == "nft",
             None => transaction.port == run.pid,
@@ -89,10 +101,10 @@ impl OwnTransactions {
 
     /// Whether all generations after the first number, up to the second, are certainly ours.
     pub fn account_for(&self, (after, until): (u32, u32)) -> bool {
-        let count = until.wrapping_sub(after);
         let runs = self.runs();
-        let known = |generation| runs.iter().any(|run| run.only() == Some(generation));
-        usize::try_from(count).is_ok_and(|count| count <= MAX_RUNS) && (1..=count).all(|n| known(after.wrapping_add(n)))
+        let known = |generation| runs.iter().any(|run| run.only == Some(generation));
+        // It ends at the first one that is not known.
+        (1..=until.wrapping_sub(after)).all(|n| known(after.wrapping_add(n)))
     }
 
     fn runs(&self) -> MutexGuard<'_, VecDeque<Run>> {
@@ -110,35 +122,35 @@ mod tests {
         Transaction { process, port, generation, changes: Changes::default() }
     }
 
-    fn own(sees_kernel_ids: bool) -> OwnTransactions {
-        OwnTransactions { runs: Mutex::default(), sees_kernel_ids }
+    fn own(namespace: PidNamespace) -> OwnTransactions {
+        OwnTransactions { runs: Mutex::default(), namespace }
     }
 
     #[test]
     fn a_run_owns_what_its_process_commits_and_nothing_after_its_end() {
-        let own = own(true);
+        let own = own(PidNamespace::First);
         own.begin(412, Some(7));
         assert!(own.includes(&transaction(412, 412, "nft", 8)));
         assert!(!own.includes(&transaction(413, 412, "nft", 8)));
         assert!(!own.includes(&transaction(412, 412, "nft", 7)), "before it began");
-        own.end(412, Some(9), true);
+        own.end(412, Some(9), Outcome::Committed);
         assert!(own.includes(&transaction(412, 412, "nft", 9)), "reported late");
         assert!(!own.includes(&transaction(412, 412, "nft", 10)), "another process of the same id");
     }
 
     #[test]
     fn generations_wrap() {
-        let own = own(true);
+        let own = own(PidNamespace::First);
         own.begin(412, Some(u32::MAX));
-        own.end(412, Some(0), true);
+        own.end(412, Some(0), Outcome::Committed);
         assert!(own.includes(&transaction(412, 412, "nft", 0)));
         assert!(!own.includes(&transaction(412, 412, "nft", 1)));
         assert!(own.account_for((u32::MAX, 0)));
     }
 
     #[test]
-    fn in_another_pid_namespace_the_port_tells() {
-        let own = own(false);
+    fn the_port_identifies_a_run_in_another_pid_namespace() {
+        let own = own(PidNamespace::Other);
         own.begin(12, Some(7));
         assert!(own.includes(&transaction(9412, 12, "nft", 8)));
         assert!(!own.includes(&transaction(12, 9412, "nft", 8)));
@@ -147,24 +159,48 @@ mod tests {
 
     #[test]
     fn lost_generations_are_accounted_for_only_by_runs_that_were_alone() {
-        let own = own(true);
+        let own = own(PidNamespace::First);
         own.begin(1, Some(7));
-        own.end(1, Some(8), true);
+        own.end(1, Some(8), Outcome::Committed);
         own.begin(2, Some(8));
-        own.end(2, Some(9), true);
+        own.end(2, Some(9), Outcome::Committed);
         assert!(own.account_for((7, 9)) && own.account_for((8, 9)) && own.account_for((9, 9)));
         assert!(!own.account_for((6, 9)) && !own.account_for((7, 10)) && !own.account_for((7, 7 + (1 << 30))));
         // Something else was committed meanwhile, or instead.
         own.begin(3, Some(9));
-        own.end(3, Some(11), true);
+        own.end(3, Some(11), Outcome::Committed);
         own.begin(4, Some(11));
-        own.end(4, Some(12), false);
+        own.end(4, Some(12), Outcome::Failed);
         assert!(!own.account_for((9, 10)) && !own.account_for((9, 11)) && !own.account_for((11, 12)));
     }
 
     #[test]
+    fn the_end_is_that_of_the_latest_run_of_a_process_id() {
+        let own = own(PidNamespace::First);
+        own.begin(412, Some(7));
+        own.end(412, Some(8), Outcome::Committed);
+        own.begin(412, Some(20));
+        own.begin(413, Some(20));
+        own.end(412, Some(21), Outcome::Committed);
+        let includes = |generation| own.includes(&transaction(412, 412, "nft", generation));
+        assert_eq!([8, 9, 20, 21, 22].map(includes), [true, false, false, true, false]);
+        assert!(own.account_for((7, 8)) && own.account_for((20, 21)));
+        assert!(own.includes(&transaction(413, 413, "nft", 30)), "it runs");
+    }
+
+    #[test]
+    fn without_its_generations_a_run_owns_all_of_its_process() {
+        let own = own(PidNamespace::First);
+        own.begin(412, None);
+        own.end(412, None, Outcome::Committed);
+        let unnamed = |port| Transaction { process: None, ..transaction(412, port, "", 8) };
+        assert!(own.includes(&unnamed(412)) && !own.includes(&unnamed(413)));
+        assert!(!own.account_for((7, 8)));
+    }
+
+    #[test]
     fn old_runs_are_forgotten() {
-        let own = own(true);
+        let own = own(PidNamespace::First);
         (0..1000).for_each(|pid| own.begin(pid, None));
         assert_eq!(own.runs().len(), MAX_RUNS);
         assert!(!own.includes(&transaction(0, 0, "nft", 1)) && own.includes(&transaction(999, 0, "nft", 1)));

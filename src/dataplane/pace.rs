@@ -1,4 +1,4 @@
-//! Times of repairs of our table: at once, then with growing delays while another program keeps changing it.
+//! Times of repairs of our table: at once, then with growing delays while another program keeps changing it. Pure.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 /// Number of repairs within [`WINDOW`] that are not delayed.
 const AT_ONCE: usize = 3;
 
-/// Time within which repairs are counted. After as long without a change, the next repair comes at once again.
+/// Time within which repairs are counted. After as long without a repair, the next one comes at once again.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// The delay after the repairs that came at once. It doubles with each further repair.
+/// Delay after the repairs that came at once. It doubles with each further repair.
 const MIN_DELAY: Duration = Duration::from_secs(1);
 
-/// The longest delay.
+/// Longest delay.
 const MAX_DELAY: Duration = Duration::from_secs(8);
 
 /// The times of repairs.
@@ -31,27 +31,19 @@ impl Pace {
         if self.due.is_some() {
             return None;
         }
-        let recent = |at: &Instant, within: Duration| now.saturating_duration_since(*at) < within;
-        let calm = self.repairs.back().is_none_or(|last| !recent(last, WINDOW));
-        if calm {
+        let recent = |at: &Instant| now.saturating_duration_since(*at) < WINDOW;
+        if !self.repairs.back().is_some_and(recent) {
             self.delay = None;
             self.repairs.clear();
         }
-        let many = self.repairs.len() == AT_ONCE && self.repairs.iter().all(|at| recent(at, WINDOW));
-        let (delay, begins) = match self.delay {
-            Some(delay) => ((delay * 2).min(MAX_DELAY), false),
-            None if many => (MIN_DELAY, true),
-            None => {
-                self.due = Some(now);
-                return None;
-            }
-        };
-        self.delay = Some(delay);
-        self.due = Some(now + delay);
-        begins.then_some(delay)
+        let before = self.delay;
+        let many = self.repairs.len() == AT_ONCE && self.repairs.iter().all(recent);
+        self.delay = before.map(|delay| (delay * 2).min(MAX_DELAY)).or(many.then_some(MIN_DELAY));
+        self.due = Some(now + self.delay.unwrap_or_default());
+        self.delay.filter(|_| before.is_none())
     }
 
-    /// Records that a repair failed: it is tried again after the present delay, or the shortest.
+    /// Records that a repair failed: it is tried again after the current delay, or the shortest.
     pub fn failed(&mut self, now: Instant) {
         self.due = Some(now + self.delay.unwrap_or(MIN_DELAY));
     }
@@ -61,7 +53,7 @@ impl Pace {
         self.due
     }
 
-    /// Whether a repair is due; it is taken to be done then.
+    /// Whether a repair is due. If so, it counts as done.
     pub fn take(&mut self, now: Instant) -> bool {
         if self.due.is_none_or(|due| due > now) {
             return false;
@@ -136,5 +128,27 @@ mod tests {
         assert!(pace.take(now));
         pace.failed(now);
         assert!(!pace.take(now) && pace.take(now + MIN_DELAY));
+        fight(&mut pace, now + MIN_DELAY, 20);
+        assert_eq!(pace.delay, Some(MAX_DELAY));
+        pace.failed(now);
+        assert_eq!(pace.due(), Some(now + MAX_DELAY));
+    }
+
+    #[test]
+    fn repairs_count_within_the_window_only() {
+        let start = Instant::now();
+        let paced = |times: [u32; 3], next| {
+            let mut pace = Pace::default();
+            for time in times {
+                let now = start + time * SECOND;
+                assert_eq!(pace.noticed(now), None);
+                assert_eq!(pace.noticed(now), None, "it is due already");
+                assert!(pace.take(now));
+            }
+            pace.noticed(start + next * SECOND)
+        };
+        assert_eq!(paced([0, 1, 2], 9), Some(MIN_DELAY));
+        assert_eq!(paced([0, 1, 2], 10), None, "the first is over");
+        assert_eq!(paced([0, 9, 18], 19), None);
     }
 }

@@ -40,7 +40,7 @@ pub struct Parts {
     pub new_sets: BTreeSet<String>,
     /// Sets and maps that are emptied and deleted.
     pub deleted_sets: BTreeMap<String, SetKind>,
-    /// Other objects that are deleted, with their sort in nft's JSON.
+    /// Other objects that are deleted, with their type in nft's JSON.
     pub deleted_objects: Vec<(String, &'static str)>,
 }
 
@@ -118,13 +118,13 @@ pub fn repair(wanted: &Listing, listed: Option<&Listing>, changes: &Changes, ext
     let extra = listed.sets.iter().filter(|(name, _)| !wanted.sets.contains_key(*name));
     parts.deleted_sets.extend(extra.map(|(name, kind)| (name.clone(), *kind)));
     let extra = listed.objects.iter().filter(|object| !wanted.objects.contains(object));
-    parts.deleted_objects.extend(extra.filter_map(|(name, kind)| Some((name.clone(), sort_of_object(*kind)?))));
+    parts.deleted_objects.extend(extra.filter_map(|(name, kind)| Some((name.clone(), object_type(*kind)?))));
     parts.deleted_objects.extend(listed.flowtables.iter().map(|name| (name.clone(), "flowtable")));
     if parts == Parts::default() { Repair::Nothing } else { Repair::Parts(parts) }
 }
 
-/// The sort of an object (`NFT_OBJECT_…`) in nft's JSON. Others have no effect without a rule, and stay.
-fn sort_of_object(kind: u32) -> Option<&'static str> {
+/// Type of an object (`NFT_OBJECT_…`) in nft's JSON. Others have no effect without a rule, and stay.
+fn object_type(kind: u32) -> Option<&'static str> {
     Some(match kind {
         1 => "counter",
         2 => "quota",

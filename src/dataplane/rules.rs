@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::apply::{Language, Nft, NftError};
 use super::localnet::Localnet;
+use super::own::Outcome;
 use super::pace::Pace;
 use super::plan::{Plan, State};
 use super::render::{self, TABLE};
@@ -277,7 +278,8 @@ impl Table {
         });
         let until = self.ruleset.generation();
         if let Some(pid) = started {
-            self.notices.own.end(pid, until, result.is_ok());
+            let outcome = if result.is_ok() { Outcome::Committed } else { Outcome::Failed };
+            self.notices.own.end(pid, until, outcome);
         }
         result
     }

@@ -98,10 +98,16 @@ fn a_policy_is_set_and_another_hook_makes_another_chain() {
     let parts = Parts { chains: one(), new_chains: one(), ..Parts::default() };
     assert_eq!(after(drop, &[(chain("prerouting"), ADDED)]), Repair::Parts(parts));
 
-    let moved = |listed: &mut Listing| _ = listed.chains.insert("prerouting".to_owned(), base(4, Policy::Accept));
-    let parts = Parts { deleted_chains: one(), new_chains: one(), ..Parts::default() };
-    let replaced = Action::Replaced;
-    assert_eq!(after(moved, &[(chain("prerouting"), replaced), (rules("prerouting"), DELETED)]), Repair::Parts(parts));
+    let kind = |kind: &str| Base { kind: kind.to_owned(), hook: 0, priority: -101, policy: Policy::Accept };
+    let others = [base(4, Policy::Accept).base, Some(kind("filter")), Some(Base { priority: -100, ..kind("nat") }), None];
+    for other in others {
+        let replace = |listed: &mut Listing| {
+            listed.chains.insert("prerouting".to_owned(), Chain { base: other.clone(), rules: 0 });
+        };
+        let parts = Parts { deleted_chains: one(), new_chains: one(), ..Parts::default() };
+        let reported = [(chain("prerouting"), Action::Replaced), (rules("prerouting"), DELETED)];
+        assert_eq!(after(replace, &reported), Repair::Parts(parts), "{other:?}");
+    }
 }
 
 #[test]
@@ -109,13 +115,24 @@ fn what_is_not_ours_is_deleted() {
     let add = |listed: &mut Listing| {
         listed.chains.insert("extra".to_owned(), base(2, Policy::Drop));
         listed.sets.insert("extra".to_owned(), SetKind::Set);
-        listed.objects.extend([("count".to_owned(), 1), ("unknown".to_owned(), 99)]);
+        let kinds = [1, 2, 3, 4, 7, 9, 99];
+        listed.objects.extend(kinds.map(|kind| (format!("object-{kind}"), kind)));
         listed.flowtables.insert("fast".to_owned());
     };
     let parts = Parts {
         deleted_chains: names(["extra"]),
         deleted_sets: [("extra".to_owned(), SetKind::Set)].into(),
-        deleted_objects: vec![("count".to_owned(), "counter"), ("fast".to_owned(), "flowtable")],
+        deleted_objects: [
+            ("object-1", "counter"),
+            ("object-2", "quota"),
+            ("object-3", "ct helper"),
+            ("object-4", "limit"),
+            ("object-7", "ct timeout"),
+            ("object-9", "ct expectation"),
+            ("fast", "flowtable"),
+        ]
+        .map(|(name, kind)| (name.to_owned(), kind))
+        .into(),
         ..Parts::default()
     };
     assert_eq!(after(add, &[(chain("extra"), ADDED)]), Repair::Parts(parts));
@@ -158,6 +175,12 @@ fn only_a_table_or_a_policy_that_is_gone_calls_for_the_whole() {
     let policy = Object::Stateful("tcp4-60s".to_owned());
     assert_eq!(after(|_| {}, &[(policy, Action::Replaced)]), Repair::Whole);
     assert_eq!(after(|_| {}, &[(Object::Table, Action::Replaced)]), Repair::Whole);
+}
+
+#[test]
+fn chains_that_are_made_or_emptied_get_rules() {
+    let parts = Parts { chains: names(["a"]), new_chains: names(["b"]), ..Parts::default() };
+    assert_eq!(["a", "b", "c"].map(|chain| parts.gets_rules(chain)), [true, true, false]);
 }
 
 #[test]
