@@ -158,6 +158,14 @@ def cold(name, port, starts):
     return values
 
 
+def await_listener(wanted):
+    until = time.monotonic() + 10
+    while (":90 " in run("ss", "-Hltn")) != wanted:
+        if time.monotonic() > until:
+            sys.exit("port 90 does not open or close")
+        time.sleep(0.005)
+
+
 def activated(starts):
     """systemd-socket-activate accepts for a proxy that needs its backend: what a unit's Requires= and After= do, a loop
     does here."""
@@ -167,13 +175,13 @@ def activated(starts):
     for _ in range(starts):
         activate = subprocess.Popen(["systemd-socket-activate", "-l", f"{GATEWAY}:90", "bash", "-c", script],
                                     stderr=subprocess.DEVNULL, start_new_session=True)
-        until = time.monotonic() + 10
-        while ":90 " not in run("ss", "-Hltn") and time.monotonic() < until:
-            time.sleep(0.005)
+        await_listener(True)
         began, served = in_client(lambda: first_byte(90))
         values.append(served - began - own_start(9000))
         os.killpg(activate.pid, signal.SIGKILL)
         activate.wait()
+        # The other processes of the group have the listening socket too, until they have ended.
+        await_listener(False)
     return values
 
 
