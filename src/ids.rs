@@ -102,37 +102,3 @@ impl Family {
         }
     }
 }
-// Until everything is keyed by ids.
-macro_rules! positions {
-    ($id:ident) => {
-        impl $id {
-            pub(crate) fn at(position: usize) -> $id {
-                $id(position as u32)
-            }
-        }
-        impl<T> std::ops::Index<$id> for Vec<T> {
-            type Output = T;
-            fn index(&self, id: $id) -> &T {
-                &self[id.0 as usize]
-            }
-        }
-        impl<T> std::ops::IndexMut<$id> for Vec<T> {
-            fn index_mut(&mut self, id: $id) -> &mut T {
-                &mut self[id.0 as usize]
-            }
-        }
-        impl<T> std::ops::IndexMut<$id> for [T] {
-            fn index_mut(&mut self, id: $id) -> &mut T {
-                &mut self[id.0 as usize]
-            }
-        }
-        impl<T> std::ops::Index<$id> for [T] {
-            type Output = T;
-            fn index(&self, id: $id) -> &T {
-                &self[id.0 as usize]
-            }
-        }
-    };
-}
-positions!(TargetId);
-positions!(FrontendId);

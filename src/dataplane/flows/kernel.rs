@@ -1,23 +1,30 @@
-//! Environment of the `conntrack` thread: the kernel's conntrack table and its events, whether an address is this
-//! host's own, and the time. A trait, so that the thread's decisions are tested with failures that a kernel does not make on
-//! demand ([`tests`](super::tests)).
+//! Environment of the `conntrack` thread: the kernel's conntrack table and its events, probes of endpoints, whether an
+//! address is this host's own, and the time. A trait, so that the thread's decisions are tested with failures that a kernel
+//! does not make on demand ([`tests`](super::tests)).
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::Protocol;
 use crate::netlink::conntrack::{Conntrack, Entry, Event, Key, Subscription};
 use crate::netlink::route::Routes;
+use crate::system::connect::{Connected, Connects};
+
+/// Time in which an endpoint must answer a probe.
+pub(super) const ANSWER: Duration = Duration::from_secs(1);
 
 /// Setting for whether the kernel reports changes (0: never, 1: always, 2: while a program listens).
 const EVENTS: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
 
-/// The kernel, as far as the thread queries it. Errors are those of [`Conntrack`] and [`Subscription`].
-pub(super) trait Kernel {
+/// The kernel, as far as the thread uses it. Errors are those of [`Conntrack`], [`Subscription`] and [`Connects`].
+pub(super) trait Kernel: Send {
     /// The monotonic time.
     fn now(&self) -> Instant;
+
+    /// The wall clock.
+    fn wall(&self) -> SystemTime;
 
     /// [`Conntrack::dump_dnat`].
     fn dump_dnat(&mut self, each: &mut dyn FnMut(&Entry)) -> io::Result<()>;
@@ -43,8 +50,23 @@ pub(super) trait Kernel {
     /// Whether the kernel reports changes: not if it is set not to, nor if it was built so and has no such setting.
     fn reports_changes(&self) -> bool;
 
-    /// Whether an address is this host's own; `false` if that cannot be found out.
+    /// Whether an address is this host's own; `false` if the query fails.
     fn is_local(&mut self, ip: IpAddr) -> bool;
+
+    /// Begins to connect to an endpoint, for up to [`ANSWER`].
+    fn probe(&mut self, endpoint: SocketAddr);
+
+    /// The results of the probes that have ended since the last call. Starts those that waited for their turn.
+    fn probed(&mut self, now: Instant) -> Vec<Connected>;
+
+    /// Time of the next [`Kernel::probed`], while a probe runs.
+    fn probe_deadline(&self, now: Instant) -> Option<Instant>;
+
+    /// Readable when there is an event.
+    fn events(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Readable when a probe has a result.
+    fn probes(&self) -> Option<BorrowedFd<'_>>;
 }
 
 /// The kernel itself, through sockets that stay open. After an error the next query has a new one.
@@ -53,6 +75,10 @@ pub(super) struct Netlink {
     conntrack: Option<Conntrack>,
     subscription: Option<Subscription>,
     routes: Option<Routes>,
+    /// While a probe runs.
+    connects: Option<Connects>,
+    /// The probes that could not be started.
+    failed: Vec<Connected>,
 }
 
 impl Netlink {
@@ -62,21 +88,12 @@ impl Netlink {
             None => Conntrack::open()?,
         };
         let result = query(&mut conntrack);
-        if result.as_ref().err().is_none_or(is_an_answer) {
+        // A refusal is an answer, after which the socket is as good as before.
+        if result.as_ref().err().is_none_or(is_busy) {
             self.conntrack = Some(conntrack);
         }
         result
     }
-
-    /// Readable when there is an event.
-    pub(super) fn events(&self) -> Option<BorrowedFd<'_>> {
-        self.subscription.as_ref().map(AsFd::as_fd)
-    }
-}
-
-/// Whether an error is the kernel's answer to a query, after which the socket is as good as before.
-fn is_an_answer(error: &io::Error) -> bool {
-    is_busy(error)
 }
 
 /// Whether the kernel refuses to delete an entry: before Linux 6.4 it does while the flow passes a flowtable.
@@ -87,6 +104,10 @@ pub(super) fn is_busy(error: &io::Error) -> bool {
 impl Kernel for Netlink {
     fn now(&self) -> Instant {
         Instant::now()
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::now()
     }
 
     fn dump_dnat(&mut self, each: &mut dyn FnMut(&Entry)) -> io::Result<()> {
@@ -141,5 +162,35 @@ impl Kernel for Netlink {
             self.routes = Some(routes);
         }
         result.unwrap_or(false)
+    }
+
+    fn probe(&mut self, endpoint: SocketAddr) {
+        let connects = self.connects.take().map_or_else(|| Connects::new(ANSWER), Ok);
+        match connects {
+            Ok(connects) => self.connects.insert(connects).add(endpoint),
+            Err(error) => self.failed.push((endpoint, Err(error))),
+        }
+    }
+
+    fn probed(&mut self, now: Instant) -> Vec<Connected> {
+        let mut results = std::mem::take(&mut self.failed);
+        if let Some(connects) = &mut self.connects {
+            results.extend(connects.advance(now));
+        }
+        self.connects = self.connects.take().filter(|connects| !connects.is_empty());
+        results
+    }
+
+    fn probe_deadline(&self, now: Instant) -> Option<Instant> {
+        let failed = self.failed.first().map(|_| now);
+        failed.or_else(|| self.connects.as_ref()?.deadline(now))
+    }
+
+    fn events(&self) -> Option<BorrowedFd<'_>> {
+        self.subscription.as_ref().map(AsFd::as_fd)
+    }
+
+    fn probes(&self) -> Option<BorrowedFd<'_>> {
+        self.connects.as_ref().map(AsFd::as_fd)
     }
 }

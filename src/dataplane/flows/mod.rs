@@ -1,23 +1,21 @@
-//! The flows that our rules have translated, as conntrack sees them: which targets are in use, and since when they are not.
+//! The flows that our rules have translated, as conntrack shows them: the targets that are in use, and since when they are not.
 //!
-//! Runs on the `conntrack` thread ([`thread`]), which owns the netlink sockets ([`kernel`]). Where the kernel reports changes
-//! ([`events`]), [`usage`] keeps account of the flows; where it does not, [`polled`] computes when to query it. [`seen`] defines
-//! what counts as use. [`queries`] has the queries, which the kernel filters, so that a busy table of unrelated flows costs
-//! little. [`survey`] counts and lists flows for operators; [`reach`] notices clients that get no answer, and [`endpoints`]
-//! probes their endpoints.
+//! Runs on the `conntrack` thread ([`thread`]), which owns the netlink sockets ([`kernel`]). [`table`] has the queries, which
+//! the kernel filters, so that a busy table of unrelated flows costs little; [`seen`] defines use. [`tracking`] keeps the use
+//! of the targets known, by events or by polls. [`pending`] has the orders that wait for a result, [`deletions`] those that
+//! delete entries. [`clients`] notices clients that get no answer, and probes their endpoints; [`survey`] counts and lists
+//! flows for operators.
 
-mod due;
-mod endpoints;
-mod events;
+mod clients;
+mod deletions;
 mod index;
 mod kernel;
-mod polled;
-mod queries;
-mod reach;
+mod pending;
 mod seen;
 mod survey;
+mod table;
 mod thread;
-mod usage;
+mod tracking;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -178,8 +176,8 @@ pub fn spawn(
     // Per target a few orders follow each other before it waits for an answer.
     let (sender, receiver) = crossbeam_channel::bounded(8 * targets.len() + 64);
     let orders = FlowOrders { orders: sender, waker: Waker::new()? };
-    let waker = orders.waker.clone();
-    let flows = thread::Flows::new(targets, plan, reports, receiver, waker, kernel::Netlink::default());
+    let (waker, kernel) = (orders.waker.clone(), Box::<kernel::Netlink>::default());
+    let flows = thread::Flows::new(targets, plan, reports, receiver, waker, kernel);
     let thread = vital::spawn("conntrack", move || flows.run())?;
     Ok((orders, thread))
 }

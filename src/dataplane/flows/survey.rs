@@ -1,120 +1,105 @@
-//! The flows as people want to see them.
+//! The flows as operators see them.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::kernel::Kernel;
-use super::queries::Dump;
-use super::seen::{Seen, left};
+use super::seen::Seen;
+use super::table::{Dump, Found};
 use super::thread::Flows;
+use super::tracking::Tracking;
 use crate::ids::{FrontendId, TargetId};
 use crate::netlink::conntrack::Entry;
 
-/// How many flows of a target are listed.
-const LISTED: usize = 100;
-
-/// How old a count may be that somebody asks for.
-const FRESH: Duration = Duration::from_secs(1);
+/// Maximum number of flows of a target that are listed.
+const MAX_LISTED: usize = 100;
 
 /// All flows at one moment.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Survey {
-    /// The use of each target, by id.
+    /// Use of the targets.
     pub targets: BTreeMap<TargetId, TargetUse>,
-    /// How many flows of each frontend are in use, by id.
+    /// Number of flows that count, of the frontends that have any.
     pub frontends: BTreeMap<FrontendId, u32>,
-    /// The flows of the target that was asked for: those in use first, the youngest last; at most a hundred.
+    /// The flows of the target that was asked for, at most a hundred: those that count first, the youngest last.
     pub details: Vec<FlowDetail>,
 }
 
-/// The use of one target.
+/// Use of one target.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TargetUse {
-    /// How many flows are in use.
+    /// Number of flows that count.
     pub flows: u32,
-    /// When the last one ended, if any has.
+    /// Time at which the last one ended, if any has.
     pub ended: Option<Instant>,
-    /// Until when the last one lives at least.
+    /// Time until which the last one lives at least, where it was queried.
     pub until: Option<Instant>,
 }
 
 /// One flow.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FlowDetail {
-    /// Where it came to.
+    /// The frontend that it came to.
     pub frontend: FrontendId,
     /// Its conntrack entry.
     pub entry: Entry,
     /// Whether it counts as use.
     pub counts: bool,
-    /// For how long it has been known, at least.
+    /// Minimum age.
     pub age: Option<Duration>,
 }
 
-impl<K: Kernel> Flows<K> {
+impl Flows {
     /// Counts the flows of all targets, and lists those of one.
     pub(super) fn survey(&mut self, details: Option<TargetId>) -> io::Result<Survey> {
-        let now = self.kernel.now();
-        let fresh = self.dumped.is_some_and(|at| now.saturating_duration_since(at) < FRESH);
-        let accounted = self.subscribed && self.stale.is_none();
-        let dump = match (details, accounted) {
-            (None, true) if fresh || !self.usage.any_doubt(now) => None,
-            _ => Some(self.look()?),
-        };
-        let mut survey = Survey {
-            targets: (0..self.times.len()).map(|at| (TargetId::at(at), TargetUse::default())).collect(),
-            frontends: (0..self.target_of.len()).map(|at| (FrontendId::at(at), 0)).collect(),
-            details: Vec::new(),
-        };
-        match &dump {
-            Some(dump) => {
-                for (frontend, entry) in dump.entries.iter().filter(|(_, entry)| Seen::new(entry) == Some(Seen::Open)) {
-                    *survey.frontends.entry(*frontend).or_default() += 1;
-                    let used = survey.targets.entry(self.target_of[*frontend]).or_default();
-                    used.flows += 1;
-                    used.until = used.until.max(Some(dump.asked.0 + left(entry)));
-                }
+        let now = self.table.kernel.now();
+        let mut survey = Survey::default();
+        match self.tracking.flows(now) {
+            Some(flows) if details.is_none() => {
+                flows.into_iter().for_each(|(target, frontend)| survey.count(target, frontend, None));
             }
-            None => {
-                for (&target, survey_use) in &mut survey.targets {
-                    survey_use.flows = self.usage.flows(target).len() as u32;
-                    self.usage
-                        .flows(target)
-                        .values()
-                        .for_each(|flow| *survey.frontends.entry(flow.frontend).or_default() += 1);
+            _ => {
+                let dump = self.dump()?;
+                for found in &dump.found {
+                    if let Seen::Counted { until } = found.seen {
+                        survey.count(found.target, found.frontend, Some(until));
+                    }
                 }
+                let wall = self.table.kernel.wall();
+                survey.details = details.map(|target| list(target, &dump, &*self.tracking, wall)).unwrap_or_default();
             }
         }
-        for (&target, survey_use) in &mut survey.targets {
-            let polled = self.polled.get(&target).map(|(_, polled)| polled.since());
-            survey_use.ended = if self.subscribed { self.usage.ended(target) } else { polled };
-        }
-        if let (Some(target), Some(dump)) = (details, dump) {
-            survey.details = self.details(target, &dump);
+        for target in self.times.keys() {
+            survey.targets.entry(*target).or_default().ended = self.tracking.ended(*target);
         }
         Ok(survey)
     }
+}
 
-    fn details(&self, target: TargetId, dump: &Dump) -> Vec<FlowDetail> {
-        let now = dump.asked.1;
-        let of_target = dump.entries.iter().filter(|(frontend, _)| self.target_of[*frontend] == target);
-        let mut details: Vec<_> = of_target
-            .filter_map(|(frontend, entry)| {
-                let seen = Seen::new(entry)?;
-                let known = self.usage.flows(target).get(&entry.key()).filter(|flow| flow.id == entry.id);
-                let stamped = entry.start.and_then(|start| {
-                    let start = SystemTime::UNIX_EPOCH + Duration::from_nanos(start);
-                    SystemTime::now().duration_since(start).ok()
-                });
-                let age = stamped.or(known.map(|flow| now.saturating_duration_since(flow.began)));
-                let counts = seen == Seen::Open;
-                let detail = FlowDetail { frontend: *frontend, entry: *entry, counts, age };
-                (seen != Seen::Over).then_some(detail)
-            })
-            .collect();
-        details.sort_by_key(|detail| (!detail.counts, std::cmp::Reverse(detail.age), detail.entry.original));
-        details.truncate(LISTED);
-        details
+impl Survey {
+    fn count(&mut self, target: TargetId, frontend: FrontendId, until: Option<Instant>) {
+        *self.frontends.entry(frontend).or_default() += 1;
+        let of_target = self.targets.entry(target).or_default();
+        of_target.flows += 1;
+        of_target.until = of_target.until.max(until);
     }
+}
+
+fn list(target: TargetId, dump: &Dump, tracking: &dyn Tracking, wall: SystemTime) -> Vec<FlowDetail> {
+    let now = dump.window.answered;
+    let detail = |found: &Found| {
+        let stamped = found.entry.start.and_then(|start| {
+            let start = SystemTime::UNIX_EPOCH + Duration::from_nanos(start);
+            wall.duration_since(start).ok()
+        });
+        let known = || tracking.began(found).map(|began| now.saturating_duration_since(began));
+        let counts = matches!(found.seen, Seen::Counted { .. });
+        FlowDetail { frontend: found.frontend, entry: found.entry, counts, age: stamped.or_else(known) }
+    };
+    let is_open = |found: &&Found| !matches!(found.seen, Seen::Closed(_) | Seen::Unclear { .. });
+    let found = dump.found.iter().filter(|found| found.target == target).filter(is_open);
+    let mut details: Vec<_> = found.map(detail).collect();
+    details.sort_by_key(|detail| (!detail.counts, std::cmp::Reverse(detail.age), detail.entry.original));
+    details.truncate(MAX_LISTED);
+    details
 }

@@ -1,14 +1,16 @@
-//! [`Usage`] against a simple kernel: entries that expire in secret and are refreshed in secret, and events for changes only.
+//! [`ByEvents`] against a simple kernel: entries expire and are refreshed without an event, as only changes have one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use super::super::Times;
+use super::super::account::STEP;
 use super::*;
 use crate::config::Protocol;
-use crate::dataplane::flows::seen::closed_between;
 use crate::dataplane::plan::Timeouts;
-use crate::netlink::conntrack::{Status, TcpState, Tuple};
+use crate::netlink::conntrack::{Entry, Status, TcpState, Tuple};
 
+const TARGETS: [TargetId; 2] = [TargetId::new(0), TargetId::new(1)];
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -18,8 +20,10 @@ const GATHER: Duration = Duration::from_millis(20);
 /// Seconds that a silent flow lives.
 const FLOW: Timeouts = Timeouts { silent: 4 };
 
-/// How often a flow is asked for that does not tell: well within the trace of an end.
-const DOUBT: Duration = Duration::from_secs(3);
+/// Recheck interval of a flow whose changes are not reported: three quarters of the closed retention.
+const RECHECK: Duration = Duration::from_secs(3);
+
+const TIMES: Times = Times { idle: SECOND.saturating_mul(100), closed: SECOND.saturating_mul(4) };
 
 /// An entry of the kernel's table.
 #[derive(Debug, Clone, Copy)]
@@ -40,18 +44,24 @@ enum Told {
     Gone(TargetId, Key, u32),
 }
 
+/// The truth about a target.
+#[derive(Debug, Clone, Copy, Default)]
+struct Truth {
+    /// Time at which the last flow ended.
+    ended: Option<Instant>,
+    /// The same, with those that need not be known.
+    ended_at_most: Option<Instant>,
+    /// Whether the account may be later than the truth, since an end had no event.
+    excused: bool,
+}
+
 struct Kernel {
     now: Instant,
     seed: u64,
     table: BTreeMap<(TargetId, u16), Real>,
     ids: u32,
     events: VecDeque<(Instant, Told)>,
-    /// When the last flow of each target ended in truth.
-    ended: [Option<Instant>; 2],
-    /// The same, with those that nobody need know of.
-    ended_at_most: [Option<Instant>; 2],
-    /// Whether each target's account may be later than the truth, since something was not told.
-    excused: [bool; 2],
+    truth: BTreeMap<TargetId, Truth>,
     /// Nobody hears of anything since these entries were open. Others that go without a trace cannot be known of.
     deaf_since: Option<BTreeSet<u32>>,
 }
@@ -67,6 +77,11 @@ fn key(target: TargetId, port: u16) -> Key {
     }
 }
 
+/// An entry as the table finds it.
+fn found(now: Instant, target: TargetId, entry: Entry) -> Found {
+    Found { target, frontend: FrontendId::new(0), entry, seen: Seen::new(&entry, FLOW, Window::at(now)) }
+}
+
 impl Kernel {
     fn new(seed: u64) -> Kernel {
         let now = Instant::now() + 1000 * SECOND;
@@ -76,11 +91,13 @@ impl Kernel {
             table: BTreeMap::new(),
             ids: 0,
             events: VecDeque::new(),
-            ended: [None; 2],
-            ended_at_most: [None; 2],
-            excused: [false; 2],
+            truth: TARGETS.map(|target| (target, Truth::default())).into(),
             deaf_since: None,
         }
+    }
+
+    fn of(&mut self, target: TargetId) -> &mut Truth {
+        self.truth.get_mut(&target).expect("one of the targets")
     }
 
     fn random(&mut self, below: u64) -> u64 {
@@ -109,7 +126,7 @@ impl Kernel {
     }
 
     fn open(&self, at: (TargetId, u16), real: &Real) -> bool {
-        real.expires > self.now && Seen::new(&self.entry(at, real)) == Some(Seen::Open)
+        real.expires > self.now && matches!(found(self.now, at.0, self.entry(at, real)).seen, Seen::Counted { .. })
     }
 
     fn in_use(&self, target: TargetId) -> bool {
@@ -129,10 +146,10 @@ impl Kernel {
     /// An open flow has ended without a trace.
     fn gone(&mut self, target: TargetId, real: &Real, ended: Instant) {
         if self.deaf_since.as_ref().is_none_or(|open| open.contains(&real.id)) {
-            self.ended[target] = self.ended[target].max(Some(ended));
+            self.of(target).ended = self.of(target).ended.max(Some(ended));
         }
-        self.ended_at_most[target] = self.ended_at_most[target].max(Some(ended));
-        self.excused[target] |= !real.tells;
+        self.of(target).ended_at_most = self.of(target).ended_at_most.max(Some(ended));
+        self.of(target).excused |= !real.tells;
     }
 
     fn tell(&mut self, told: Told) {
@@ -145,9 +162,9 @@ impl Kernel {
         change(&mut real, self.now);
         self.table.insert(at, real);
         if was_open && !self.open(at, &real) {
-            self.ended[at.0] = Some(self.now);
-            self.ended_at_most[at.0] = Some(self.now);
-            self.excused[at.0] |= !real.tells;
+            self.of(at.0).ended = Some(self.now);
+            self.of(at.0).ended_at_most = Some(self.now);
+            self.of(at.0).excused |= !real.tells;
         }
         if real.tells {
             self.tell(Told::Changed(at.0, self.entry(at, &real)));
@@ -253,46 +270,53 @@ impl Kernel {
     }
 
     /// What a dump shows. It removes what has expired.
-    fn dump(&mut self) -> Vec<(TargetId, FrontendId, Entry, Instant)> {
+    fn dump(&mut self) -> Dump {
         let expired: Vec<_> =
             self.table.iter().filter(|(_, real)| real.expires <= self.now).map(|(at, _)| *at).collect();
         expired.into_iter().for_each(|at| self.remove(at));
-        let shown = |(at, real): (&(TargetId, u16), &Real)| {
-            let entry = self.entry(*at, real);
-            (at.0, FrontendId::new(0), entry, closed_between(&entry, FLOW, (self.now, self.now)).1)
-        };
-        self.table.iter().map(shown).collect()
+        let found = self.table.iter().map(|(at, real)| found(self.now, at.0, self.entry(*at, real)));
+        Dump { window: Window::at(self.now), found: found.collect() }
     }
 }
 
 /// The thread, as far as it matters here.
 struct Thread {
-    usage: Usage,
+    tracking: ByEvents,
 }
 
 impl Thread {
     fn read(&mut self, kernel: &mut Kernel) {
         for (_, told) in kernel.events.drain(..) {
             match told {
-                Told::Changed(target, entry) => self.usage.told(kernel.now, target, FrontendId::new(0), &entry),
-                Told::Gone(target, key, id) => self.usage.end(kernel.now, target, &key, Some(id)),
+                Told::Changed(target, entry) => self.tracking.changed(kernel.now, &found(kernel.now, target, entry)),
+                Told::Gone(target, key, id) => self.tracking.account(target).end(kernel.now, &key, Some(id)),
             }
         }
     }
 
     /// Asks for all that is in doubt.
     fn ask(&mut self, kernel: &mut Kernel) {
-        for target in self.usage.doubtful(kernel.now) {
-            for (key, id, _) in self.usage.suspects(target, kernel.now) {
+        // A simple kernel shows every state in a lookup.
+        while let Some(((target, id), found)) = self.tracking.unclear.pop_first() {
+            let at = (target, found.entry.original.source.port());
+            if let Some(real) = kernel.table.get(&at).copied().filter(|real| real.id == id && real.expires > kernel.now)
+            {
+                self.tracking.changed(kernel.now, &self::found(kernel.now, target, kernel.entry(at, &real)));
+            }
+        }
+        let due = TARGETS.into_iter().filter(|target| self.tracking.is_due(*target, kernel.now)).collect::<Vec<_>>();
+        for target in due {
+            let account = self.tracking.account(target);
+            let expired: Vec<_> = account.expired(kernel.now).map(|(key, flow)| (*key, flow.id)).collect();
+            for (key, id) in expired {
                 let at = (target, key.original.source.port());
-                let found = kernel.table.get(&at).copied().filter(|real| real.id == id && real.expires > kernel.now);
-                match found {
+                let real = kernel.table.get(&at).copied().filter(|real| real.id == id && real.expires > kernel.now);
+                match real {
                     Some(real) => {
                         let entry = kernel.entry(at, &real);
-                        let closed = closed_between(&entry, FLOW, (kernel.now, kernel.now)).1;
-                        self.usage.answered(kernel.now, closed, target, &entry);
+                        account.looked_up(Window::at(kernel.now), &found(kernel.now, target, entry));
                     }
-                    None => self.usage.end(kernel.now, target, &key, Some(id)),
+                    None => account.end(kernel.now, &key, Some(id)),
                 }
             }
         }
@@ -301,10 +325,10 @@ impl Thread {
     /// What is said of the targets, right after the events were read and all doubts asked for, is true.
     #[track_caller]
     fn check(&self, kernel: &Kernel, seed: u64) {
-        for target in [0, 1].map(TargetId::new) {
-            let (true_end, said) = (kernel.ended[target], self.usage.ended(target));
-            let late = if kernel.excused[target] { SECOND.max(DOUBT) } else { STEP + 2 * GATHER };
-            if !self.usage.flows(target).is_empty() {
+        for target in TARGETS {
+            let (true_end, said) = (kernel.truth[&target].ended, self.tracking.ended(target));
+            let late = if kernel.truth[&target].excused { SECOND.max(RECHECK) } else { STEP + 2 * GATHER };
+            if self.tracking.state(target) == State::InUse {
                 // It may be out of use for as long as a flow's last second is not over.
                 let now = kernel.now;
                 assert!(
@@ -318,7 +342,7 @@ impl Thread {
             let Some(true_end) = true_end else { continue };
             let Some(said) = said else { panic!("seed {seed}: target {target} has been in use") };
             assert!(said >= true_end, "seed {seed}: target {target}: said {:?} before the end", true_end - said);
-            let at_most = kernel.ended_at_most[target].unwrap_or(true_end);
+            let at_most = kernel.truth[&target].ended_at_most.unwrap_or(true_end);
             assert!(said <= at_most + late, "seed {seed}: target {target}: said {:?} after the end", said - at_most);
         }
     }
@@ -336,11 +360,10 @@ fn live(seed: u64, steps: u32, lossy: bool) {
             real.tcp_state = real.tcp_state.map(|_| TcpState::Established);
         });
     }
-    let mut thread = Thread { usage: Usage::new([DOUBT; 2].into_iter()) };
-    thread.usage.watch(TargetId::new(0), true);
-    thread.usage.watch(TargetId::new(1), true);
+    let mut thread = Thread { tracking: ByEvents::new(&TARGETS.map(|target| (target, TIMES)).into()) };
+    TARGETS.into_iter().for_each(|target| thread.tracking.watch(kernel.now, target));
     let dump = kernel.dump();
-    thread.usage.reconcile((kernel.now, kernel.now), &dump, Known::Nothing);
+    thread.tracking.observe(&dump);
     for _ in 0..steps {
         // Mostly many changes at once, and now and then a long silence.
         let pause = if kernel.random(40) == 0 { 6000 } else { 120 };
@@ -348,7 +371,7 @@ fn live(seed: u64, steps: u32, lossy: bool) {
         // Until then, the thread wakes whenever it has to.
         loop {
             let event = kernel.events.front().map(|(at, _)| *at + GATHER);
-            let deadline = thread.usage.deadline(kernel.now).into_iter().chain(event).min();
+            let deadline = thread.tracking.deadline(kernel.now).into_iter().chain(event).min();
             let Some(wake) = deadline.filter(|wake| *wake <= next) else { break };
             let jitter = kernel.random(3) as u32 * MILLISECOND;
             kernel.advance(wake.max(kernel.now) + jitter);
@@ -356,9 +379,9 @@ fn live(seed: u64, steps: u32, lossy: bool) {
             thread.ask(&mut kernel);
             thread.check(&kernel, seed);
             // What was excused is settled once it is out of use, and known to be.
-            for target in [0, 1].map(TargetId::new) {
+            for target in TARGETS {
                 if kernel.table.iter().all(|(at, real)| at.0 != target || real.tells) && kernel.in_use(target) {
-                    kernel.excused[target] = false;
+                    kernel.of(target).excused = false;
                 }
             }
         }
@@ -374,12 +397,13 @@ fn live(seed: u64, steps: u32, lossy: bool) {
                 kernel.advance(later);
                 kernel.act();
             }
-            kernel.excused = [true; 2];
+            kernel.truth.values_mut().for_each(|truth| truth.excused = true);
             let kept = kernel.random(20) as usize;
             kernel.events.truncate(kept);
             thread.read(&mut kernel);
             let dump = kernel.dump();
-            thread.usage.reconcile((kernel.now, kernel.now), &dump, Known::SomeLost);
+            thread.tracking.overrun();
+            thread.tracking.observe(&dump);
             kernel.events.clear();
             kernel.deaf_since = None;
             thread.ask(&mut kernel);
@@ -387,7 +411,7 @@ fn live(seed: u64, steps: u32, lossy: bool) {
         } else if kernel.random(100) == 0 {
             // Somebody asks for the status.
             let dump = kernel.dump();
-            thread.usage.reconcile((kernel.now, kernel.now), &dump, Known::Everything);
+            thread.tracking.observe(&dump);
         }
     }
 }
