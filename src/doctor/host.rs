@@ -189,7 +189,8 @@ mod tests {
         let address = listener.local_addr().expect("an address");
         assert_eq!(host.bind(address), Err(Errno::ADDRINUSE));
         assert_eq!(host.bind("192.0.2.1:80".parse().expect("an address")), Err(Errno::ADDRNOTAVAIL));
-        assert_eq!(host.bind("[::1]:0".parse().expect("an address")), Ok(()));
+        let has_ipv6 = TcpListener::bind("[::1]:0").is_ok();
+        assert_eq!(host.bind("[::1]:0".parse().expect("an address")).is_ok(), has_ipv6);
         assert_eq!(host.bind("127.0.0.1:0".parse().expect("an address")), Ok(()));
         let connected = host.connect(vec![address]).expect("descriptors");
         assert!(matches!(connected[..], [(to, Ok(()))] if to == address), "{connected:?}");
