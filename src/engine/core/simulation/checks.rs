@@ -1,6 +1,6 @@
 //! The rules that the core has to keep, as assertions: on each effect, on each change of a state, and at any time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::super::rules::RETRY;
@@ -73,6 +73,16 @@ impl World {
             is_current || self.core.targets[&id].target.state == before[&id],
             "t{id} takes an old result for a new one"
         );
+    }
+
+    /// Checks that UDP flows of the time before are deleted when a frontend begins to run, and when its flows begin to pass.
+    pub fn check_stale_flows(&self, before: &BTreeSet<(FrontendId, bool)>, effects: &[Effect]) {
+        let begun: BTreeSet<_> = self.open_frontends().difference(before).map(|(id, _)| *id).collect();
+        let deleted = effects.iter().filter_map(|effect| match effect {
+            Effect::DeleteStaleFlows(id) => Some(*id),
+            _ => None,
+        });
+        assert_eq!(deleted.collect::<BTreeSet<_>>(), begun, "frontends whose stale flows are deleted");
     }
 
     /// Checks what an event has done to a target.

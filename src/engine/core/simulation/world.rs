@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::super::rules::RETRY;
-use super::super::{Core, Effect, Event, FrontendPlan, Revision, TargetPlan};
+use super::super::{Core, Effect, Event, FrontendPlan, Revision, TargetPlan, frontend};
 use crate::config::{Address, Prefix};
 use crate::dataplane::flows::{Report, Unresponsive, Use};
 use crate::dataplane::plan::{self, OnLink};
@@ -162,9 +162,11 @@ impl World {
         let before: Vec<_> = self.backends.keys().map(|id| (*id, self.core.target(*id).0)).collect();
         self.note(&event);
         let states: BTreeMap<_, _> = self.core.targets.iter().map(|(id, member)| (*id, member.target.state)).collect();
+        let open = self.open_frontends();
         let mut effects = Vec::new();
         self.core.handle(self.now, event.clone(), &mut effects);
         self.check_stale(&event, &states);
+        self.check_stale_flows(&open, &effects);
         for effect in &effects {
             self.perform(effect);
         }
@@ -172,6 +174,13 @@ impl World {
             self.check_move(id, before, &event, &effects);
         }
         self.check();
+    }
+
+    /// Each frontend that runs, and whether its target's flows pass.
+    pub fn open_frontends(&self) -> BTreeSet<(FrontendId, bool)> {
+        let running = self.core.frontends.iter().filter(|(_, front)| front.state == frontend::State::Running);
+        let states = running.flat_map(|(id, front)| [(*id, false), (*id, front.passing)]);
+        states.collect()
     }
 
     /// Records the wishes of operators and clients.
