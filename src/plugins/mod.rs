@@ -3,3 +3,5 @@
 pub mod ctl;
 pub mod packet;
 pub mod r#static;
+#[cfg(test)]
+mod tests;
