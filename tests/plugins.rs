@@ -1,9 +1,9 @@
-//! Plugins at build time: the daemon is built as a stranger would who has read docs/plugins.md, with the plugin of
-//! tests/plugin-demo in it, and used. And whatever can be wrong with plugins.yaml ends the build with a sentence.
+//! Plugins at build time: builds the daemon with the plugin of tests/plugin-demo, as docs/plugins.md describes, and uses it.
+//! Mistakes in plugins.yaml end the build with a message.
 
 mod support;
 
-// The build script's own text: what it says can be tested here without a build.
+// The build script's own source, so that its messages are tested without a build.
 #[allow(dead_code)]
 #[path = "../bin/proxygw/build.rs"]
 mod build;
@@ -19,7 +19,7 @@ use support::{Daemon, DaemonOptions, GATEWAY_V4, Lab, eventually, nft_ruleset, r
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What a build needs of the workspace.
+/// Parts of the workspace that a build needs.
 const PARTS: [&str; 8] = [
     "Cargo.toml",
     "Cargo.lock",
@@ -31,7 +31,7 @@ const PARTS: [&str; 8] = [
     "tests/plugin-demo",
 ];
 
-/// A copy of the workspace with the demo plugin in it. It stays where it is, so that the next run builds what has changed.
+/// A copy of the workspace with the demo plugin. It is kept, so that the next run only builds changes.
 struct Copy {
     root: PathBuf,
     target: PathBuf,
@@ -48,7 +48,7 @@ impl Copy {
         copy
     }
 
-    /// What docs/plugins.md tells its reader to add to the workspace: the dependency, and the key.
+    /// Changes of the workspace that docs/plugins.md describes: the dependency and the key.
     fn edits(&self, part: &str) -> Vec<(&'static str, &'static str, &'static str)> {
         match part {
             "bin" => vec![(
@@ -57,7 +57,7 @@ impl Copy {
                 "[dependencies]\nproxygw-demo = { path = \"../../tests/plugin-demo\" }\n",
             )],
             "plugins.yaml" => vec![("", "plugins:\n", "plugins:\n  proxygw-demo: demo\n")],
-            // Here it is a member, so that its tests are built from what is built already.
+            // A member here, so that its tests reuse the build.
             "Cargo.toml" => vec![("", "exclude = [\"tests/plugin-demo\"]\n", "")],
             _ => Vec::new(),
         }
@@ -69,7 +69,7 @@ impl Copy {
             .args(["--offline", "--color", "never"])
             .current_dir(&self.root)
             .env("CARGO_TARGET_DIR", &self.target)
-            // Nobody debugs it, and it is built in half the time.
+            // Halves the build time.
             .env("CARGO_PROFILE_DEV_DEBUG", "0")
             .stdin(Stdio::null())
             .output()
@@ -77,7 +77,7 @@ impl Copy {
     }
 }
 
-/// Makes a copy like its source, changing no more than differs. Lock files of cargo's own making are left alone.
+/// Makes a copy equal to its source, writing only differences. Keeps a lock file that cargo has changed.
 fn mirror(source: &Path, copy: &Path, edits: &[(&str, &str, &str)]) {
     if source.is_file() {
         let mut content = fs::read(source).expect("a file of the workspace");
@@ -119,27 +119,27 @@ fn succeeds(output: &Output) {
     assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
 }
 
-/// One test, for there is one copy.
+/// One test, because there is one copy.
 #[test]
-fn a_crate_of_its_own_becomes_a_part_of_the_daemon() {
+fn daemon_is_built_with_a_plugin_crate() {
     let copy = Copy::new();
 
-    // First what fails, so that the build that counts is the last.
+    // The failing build first, so that the last build is the good one.
     let list = copy.root.join("plugins.yaml");
     let good = fs::read_to_string(&list).expect("it has been copied");
     fs::write(&list, good.replace("proxygw-demo:", "proxygw-dmeo:")).expect("a file below target/");
     let output = copy.cargo(&["build", "--package", "proxygw-daemon"]);
     fs::write(&list, &good).expect("a file below target/");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success(), "{said}");
-    let sentence = "plugins.yaml: \"proxygw-dmeo\" is neither a folder below src/plugins/ nor a dependency of \
-                    bin/proxygw/Cargo.toml: correct the key, or add the crate there";
-    assert!(said.lines().any(|line| line.starts_with("error: ") && line.ends_with(sentence)), "{said}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{errors}");
+    let message = "plugins.yaml: \"proxygw-dmeo\" is neither a folder below src/plugins/ nor a dependency of \
+                    bin/proxygw/Cargo.toml: fix the key, or add the crate there";
+    assert!(errors.lines().any(|line| line.starts_with("error: ") && line.ends_with(message)), "{errors}");
 
     succeeds(&copy.cargo(&["build", "--package", "proxygw-daemon"]));
     succeeds(&copy.cargo(&["test", "--package", "proxygw-demo"]));
     if require_namespaces() {
-        a_knock_wakes_and_is_routed(copy.target.join("debug/proxygw"));
+        knock_wakes_and_is_routed(copy.target.join("debug/proxygw"));
     }
 }
 
@@ -160,21 +160,21 @@ frontends:
     options: {secret: sesame}
 ";
 
-fn a_knock_wakes_and_is_routed(program: PathBuf) {
+fn knock_wakes_and_is_routed(program: PathBuf) {
     let lab = Lab::new();
     let plugins = serde_json::json!({"demo": {"timeout": "500ms"}});
     let options = DaemonOptions { program: Some(program), plugins, ..DaemonOptions::default() };
     let mut daemon = Daemon::start_with(&lab, CONFIG, options);
     let door = SocketAddr::new(GATEWAY_V4, 7000);
-    let say = |text: &str| lab.client().run(|| say(door, text)).expect("an answer");
+    let send = |text: &str| lab.client().run(|| send(door, text)).expect("a response");
 
-    assert_eq!(say("status\n"), "inactive\n");
-    assert_eq!(say("knock pumpkin\n"), "unknown command\n");
-    assert_eq!(say(""), "", "the timeout of plugins.demo");
-    assert_eq!(say(&"x".repeat(1000)), "");
+    assert_eq!(send("status\n"), "inactive\n");
+    assert_eq!(send("knock pumpkin\n"), "unknown command\n");
+    assert_eq!(send(""), "", "the timeout of plugins.demo");
+    assert_eq!(send(&"x".repeat(1000)), "");
     assert_eq!(daemon.target("host")["state"], "inactive");
 
-    assert_eq!(say("knock sesame\n"), "starting, connect again\n");
+    assert_eq!(send("knock sesame\n"), "starting, connect again\n");
     assert_eq!(daemon.target("host")["state"], "warming");
     let booted = daemon.await_target("host", "active", 5 * SECOND);
     assert!(booted > Duration::from_millis(100), "{booted:?}");
@@ -183,17 +183,17 @@ fn a_knock_wakes_and_is_routed(program: PathBuf) {
         rules.contains("tcp . 7000 : goto frontend-0") || rules.contains("tcp . 7000 : jump frontend-0"),
         "{rules}"
     );
-    assert_eq!(say(""), format!("welcome, {}\n", Lab::client_v4(0)), "by the kernel, with the client's own address");
+    assert_eq!(send(""), format!("welcome, {}\n", Lab::client_v4(0)), "by the kernel, with the client's own address");
     assert_eq!(daemon.frontend("door")["kind"], "demo:knock");
 
     daemon.await_target("host", "inactive", 20 * SECOND);
-    eventually("the frontend answers again", SECOND, || say("status\n") == "inactive\n");
+    eventually("the frontend answers again", SECOND, || send("status\n") == "inactive\n");
     assert!(daemon.terminate().success());
     assert_eq!(nft_ruleset(&lab.gateway), None);
 }
 
-/// Says something and returns what is said until the end. A reset is an end, too.
-fn say(address: SocketAddr, text: &str) -> io::Result<String> {
+/// Sends a string and returns the response up to the end. A reset is an end, too.
+fn send(address: SocketAddr, text: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, 5 * SECOND)?;
     stream.set_read_timeout(Some(5 * SECOND))?;
     stream.write_all(text.as_bytes())?;
@@ -238,11 +238,11 @@ fn plugins_are_registered_in_file_order() {
 }
 
 #[test]
-fn each_mistake_has_a_sentence() {
+fn mistakes_in_plugins_yaml_are_explained() {
     let neither = |key: &str| {
         format!(
             "plugins.yaml: \"{key}\" is neither a folder below src/plugins/ nor a dependency of bin/proxygw/Cargo.toml: \
-             correct the key, or add the crate there"
+             fix the key, or add the crate there"
         )
     };
     let name = |name: &str| {
@@ -256,7 +256,7 @@ fn each_mistake_has_a_sentence() {
     let missing = "plugins.yaml: `plugins` is missing: write below it each plugin's key and namespace".to_owned();
     let no_mapping =
         "plugins.yaml: `plugins` is not a mapping: write below it each plugin's key and namespace".to_owned();
-    for (list, sentence) in [
+    for (list, message) in [
         ("plugins: {nothing: x}", neither("nothing")),
         ("plugins: {three: x}", neither("three")),
         ("plugins: {five: x}", neither("five")),
@@ -273,13 +273,13 @@ fn each_mistake_has_a_sentence() {
         ),
         (
             "plugins: {ctl: 5}",
-            "plugins.yaml: the namespace of \"ctl\" is not a text: write the name that configurations are to use".to_owned(),
+            "plugins.yaml: the namespace of \"ctl\" is not a string: write the name for configurations".to_owned(),
         ),
         (
             "plugins: {ctl: }",
-            "plugins.yaml: the namespace of \"ctl\" is not a text: write the name that configurations are to use".to_owned(),
+            "plugins.yaml: the namespace of \"ctl\" is not a string: write the name for configurations".to_owned(),
         ),
-        ("plugins: {5: a}", "plugins.yaml: the key 5 is not a text: write a plugin's name".to_owned()),
+        ("plugins: {5: a}", "plugins.yaml: the key 5 is not a string: write a plugin's name".to_owned()),
         ("", missing.clone()),
         ("# nothing\n", missing),
         ("plugins:", no_mapping.clone()),
@@ -303,12 +303,12 @@ fn each_mistake_has_a_sentence() {
                 .to_owned(),
         ),
     ] {
-        assert_eq!(registrations(list), Err(sentence), "{list}");
+        assert_eq!(registrations(list), Err(message), "{list}");
     }
 }
 
 #[test]
-fn the_document_teaches_what_the_demo_plugin_is() {
+fn document_shows_the_code_of_the_demo_plugin() {
     let read = |path: &Path| fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let sources = fs::read_dir("tests/plugin-demo/src").expect("the demo plugin");
     let sources: Vec<String> = sources.map(|entry| read(&entry.expect("an entry").path())).collect();

@@ -1,4 +1,4 @@
-//! Reads `plugins.yaml` and writes the registrations of the plugins that it names, in its order.
+//! Generates the registrations of the plugins in `plugins.yaml`, in its order.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -7,12 +7,12 @@ use std::{env, fs};
 
 use serde_yaml::{Mapping, Value};
 
-/// The most bytes of a namespace.
-const LONGEST_NAME: usize = 64;
+/// Maximum length of a namespace.
+const MAX_NAME: usize = 64;
 
 fn main() {
     if let Err(message) = generate() {
-        // Cargo prints this as an error of its own and ends the build.
+        // Cargo prints this as its own error and ends the build.
         println!("cargo::error={message}");
     }
 }
@@ -33,7 +33,7 @@ fn generate() -> Result<(), String> {
     fs::write(Path::new(&out).join("plugins.rs"), code).map_err(|error| format!("cannot write plugins.rs: {error}"))
 }
 
-/// The function that registers what the list names, or a sentence that says what to do.
+/// The function that registers the plugins of the list, or a message that names the fix.
 pub fn registrations(list: &str, manifest: &str, is_built_in: impl Fn(&str) -> bool) -> Result<String, String> {
     let mut code = String::from("fn register(registry: &mut proxygw::plugin::Registry) {\n    let _ = &registry;\n");
     let mut owners = HashMap::new();
@@ -41,7 +41,7 @@ pub fn registrations(list: &str, manifest: &str, is_built_in: impl Fn(&str) -> b
         if !is_name(&namespace) {
             return Err(format!(
                 "plugins.yaml: the namespace {namespace:?} of {key:?} is not a name: write a letter, then letters, digits, - \
-                 or _, {LONGEST_NAME} at most"
+                 or _, {MAX_NAME} at most"
             ));
         }
         if let Some(other) = owners.insert(namespace.clone(), key.clone()) {
@@ -56,7 +56,7 @@ pub fn registrations(list: &str, manifest: &str, is_built_in: impl Fn(&str) -> b
         } else {
             return Err(format!(
                 "plugins.yaml: {key:?} is neither a folder below src/plugins/ nor a dependency of bin/proxygw/Cargo.toml: \
-                 correct the key, or add the crate there"
+                 fix the key, or add the crate there"
             ));
         };
         // Writing to a string cannot fail.
@@ -87,16 +87,16 @@ fn plugins(list: &str) -> Result<Vec<(String, String)>, String> {
     };
     let pair = |(key, namespace): (&Value, &Value)| match (key.as_str(), namespace.as_str()) {
         (Some(key), Some(namespace)) => Ok((key.to_owned(), namespace.to_owned())),
-        (None, _) => Err(format!("plugins.yaml: the key {} is not a text: write a plugin's name", shown(key))),
+        (None, _) => Err(format!("plugins.yaml: the key {} is not a string: write a plugin's name", shown(key))),
         (_, None) => Err(format!(
-            "plugins.yaml: the namespace of {} is not a text: write the name that configurations are to use",
+            "plugins.yaml: the namespace of {} is not a string: write the name for configurations",
             shown(key)
         )),
     };
     plugins.iter().map(pair).collect()
 }
 
-/// A value as the file could have it.
+/// A value as it may be written in the file.
 fn shown(value: &Value) -> String {
     match value.as_str() {
         Some(text) => format!("{text:?}"),
@@ -105,12 +105,12 @@ fn shown(value: &Value) -> String {
 }
 
 fn is_name(text: &str) -> bool {
-    text.len() <= LONGEST_NAME
+    text.len() <= MAX_NAME
         && text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
 }
 
-/// Whether the manifest has the crate among its dependencies, as `name = …`, `name.… = …` or `[dependencies.name]`.
+/// Returns true if the manifest has the crate as a dependency: as `name = …`, `name.… = …` or `[dependencies.name]`.
 fn depends_on(manifest: &str, name: &str) -> bool {
     let mut section = String::new();
     manifest.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).any(|line| {

@@ -1,4 +1,4 @@
-//! The proxygw daemon, with the plugins that `plugins.yaml` names.
+//! The proxygw daemon with the plugins of `plugins.yaml`.
 
 use std::process::ExitCode;
 

@@ -9,43 +9,52 @@ use proxygw::plugins::ctl::wire::Codec;
 
 use crate::table::{COMMANDS, Command, DEFAULT_CONFIG, FLAGS, Flag, FlagId};
 
-/// What the command line asks for.
+/// A parsed command line.
 #[derive(Debug)]
 pub enum Args {
-    /// The help.
+    /// Print the help.
     Help,
-    /// The version.
+    /// Print the version.
     Version,
-    /// A question to the daemon.
-    Ask(Ask),
+    /// Send a request to the daemon.
+    Request(Request),
 }
 
-/// A question to the daemon.
+/// Format of an explanation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Sentences.
+    Text,
+    /// JSON.
+    Json,
+}
+
+/// A request to the daemon.
 #[derive(Debug)]
-pub struct Ask {
-    /// The configuration file.
+pub struct Request {
+    /// Configuration file.
     pub config: PathBuf,
-    /// The socket, instead of the configuration's.
+    /// Socket to use instead of the configuration's.
     pub socket: Option<PathBuf>,
-    /// The codec, instead of the configuration's.
+    /// Codec to use instead of the configuration's.
     pub codec: Option<Codec>,
-    /// Whether to print JSON where there would be sentences.
-    pub json: bool,
-    /// What to ask.
+    /// Format of an explanation.
+    pub format: Format,
+    /// The command.
     pub command: &'static Command,
-    /// About whom.
+    /// Name of a target or frontend, for commands that take one.
     pub name: Option<String>,
 }
 
-/// Reads the command line; the first argument is not the program's name.
+/// Parses a command line without the program's name.
 ///
 /// # Errors
-/// What is wrong with it, in a few words.
+/// A message about the first mistake.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, String> {
     let mut parser = lexopt::Parser::from_args(args);
     let (mut config, mut socket, mut codec) = (PathBuf::from(DEFAULT_CONFIG), None, None);
     let mut words = Vec::new();
-    let mut json = false;
+    let mut format = Format::Text;
     while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
         let flag = match &arg {
             Arg::Value(word) => {
@@ -60,7 +69,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, String> {
         match id {
             FlagId::Help => return Ok(Args::Help),
             FlagId::Version => return Ok(Args::Version),
-            FlagId::Json => json = true,
+            FlagId::Json => format = Format::Json,
             FlagId::Config => config = value()?.into(),
             FlagId::Socket => {
                 let path = PathBuf::from(value()?);
@@ -75,26 +84,26 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, String> {
         }
     }
     let (command, name) = command(words)?;
-    Ok(Args::Ask(Ask { config, socket, codec, json, command, name }))
+    Ok(Args::Request(Request { config, socket, codec, format, command, name }))
 }
 
 fn command(words: Vec<String>) -> Result<(&'static Command, Option<String>), String> {
     let mut words = words.into_iter();
     let Some(word) = words.next() else {
-        return Err("there is no command, such as status".to_owned());
+        return Err("a command is missing, such as status".to_owned());
     };
     let Some(command) = COMMANDS.iter().find(|command| command.name == word) else {
         let known: Vec<&str> = COMMANDS.iter().map(|command| command.name).collect();
-        return Err(format!("there is no command {word:?}: there are {}", known.join(", ")));
+        return Err(format!("unknown command {word:?}; the commands are {}", known.join(", ")));
     };
     let name = match (command.argument, words.next()) {
         (Some(argument), None) => return Err(format!("{word} needs a {argument}")),
         (Some(_), name) => name,
         (None, None) => None,
-        (None, Some(extra)) => return Err(format!("{word} takes no argument, such as {extra:?}")),
+        (None, Some(extra)) => return Err(format!("{word} takes no argument; unexpected {extra:?}")),
     };
     match words.next() {
-        Some(extra) => Err(format!("{word} takes one argument, not {extra:?} too")),
+        Some(extra) => Err(format!("{word} takes one argument; unexpected {extra:?}")),
         None => Ok((command, name)),
     }
 }
@@ -107,9 +116,9 @@ mod tests {
         parse(line.split_whitespace().map(OsString::from))
     }
 
-    fn ask(line: &str) -> Ask {
+    fn request(line: &str) -> Request {
         match parsed(line) {
-            Ok(Args::Ask(ask)) => ask,
+            Ok(Args::Request(request)) => request,
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -117,18 +126,19 @@ mod tests {
     #[test]
     fn flags_may_come_before_and_after_the_command() {
         for line in ["-c f --socket=/s --codec cbor warm web", "warm --codec=cbor web --config f -s /s"] {
-            let ask = ask(line);
-            assert_eq!(ask.config, PathBuf::from("f"));
-            assert_eq!(ask.socket, Some(PathBuf::from("/s")));
-            assert_eq!(ask.codec, Some(Codec::Cbor));
-            assert_eq!((ask.command.name, ask.name.as_deref()), ("warm", Some("web")));
+            let request = request(line);
+            assert_eq!(request.config, PathBuf::from("f"));
+            assert_eq!(request.socket, Some(PathBuf::from("/s")));
+            assert_eq!(request.codec, Some(Codec::Cbor));
+            assert_eq!((request.command.name, request.name.as_deref()), ("warm", Some("web")));
         }
-        let plain = ask("status");
+        let plain = request("status");
         assert_eq!(
             (plain.config, plain.socket, plain.codec, plain.name),
             (PathBuf::from(DEFAULT_CONFIG), None, None, None)
         );
-        assert_eq!(ask("drain -- -x").name.as_deref(), Some("-x"));
+        assert_eq!(request("drain -- -x").name.as_deref(), Some("-x"));
+        assert_eq!((plain.format, request("explain --json b").format), (Format::Text, Format::Json));
     }
 
     #[test]
@@ -140,10 +150,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn mistakes_are_named() {
         for (line, part) in [
-            ("", "no command"),
-            ("stats", "there are status, explain, warm, drain, start, stop"),
+            ("", "a command is missing"),
+            ("stats", "the commands are status, explain, warm, drain, start, stop"),
             ("status x", "takes no argument"),
             ("warm", "warm needs a NAME"),
             ("start", "start needs a FRONTEND"),

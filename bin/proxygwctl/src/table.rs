@@ -1,56 +1,56 @@
-//! Every flag and command, once: the parser, the help and the test of the manual page read this table.
+//! Table of the flags and commands. The parser, the help and the test of the manual page read it.
 
 use proxygw::plugins::ctl::methods;
 
-/// What a flag does.
+/// Meaning of a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FlagId {
-    /// Names the configuration file.
+    /// Sets the configuration file.
     Config,
-    /// Names the socket.
+    /// Sets the socket.
     Socket,
-    /// Names the codec.
+    /// Sets the codec.
     Codec,
-    /// Asks for JSON.
+    /// Prints JSON.
     Json,
-    /// Shows the help.
+    /// Prints the help.
     Help,
-    /// Shows the version.
+    /// Prints the version.
     Version,
 }
 
 /// A flag.
 #[derive(Debug)]
 pub struct Flag {
-    /// What it does.
+    /// Meaning.
     pub id: FlagId,
-    /// Its name, without dashes.
+    /// Name without dashes.
     pub long: &'static str,
-    /// Its letter.
+    /// Short name.
     pub short: Option<char>,
-    /// What its value is called, if it takes one.
+    /// Name of its value, if it takes one.
     pub value: Option<&'static str>,
-    /// What it does, in words.
+    /// Text of the help.
     pub help: &'static str,
 }
 
 /// A command.
 #[derive(Debug)]
 pub struct Command {
-    /// Its name.
+    /// Name.
     pub name: &'static str,
-    /// What its argument is called, if it takes one.
+    /// Name of its argument, if it takes one.
     pub argument: Option<&'static str>,
-    /// The method that it asks the daemon for.
+    /// Method of its request.
     pub method: u16,
-    /// What it does, in words.
+    /// Text of the help.
     pub help: &'static str,
 }
 
-/// The configuration that is read unless another is named.
+/// Default configuration file.
 pub const DEFAULT_CONFIG: &str = proxygw::config::DEFAULT_PATH;
 
-/// The flags.
+/// All flags.
 pub const FLAGS: &[Flag] = &[
     Flag {
         id: FlagId::Config,
@@ -84,7 +84,7 @@ pub const FLAGS: &[Flag] = &[
     Flag { id: FlagId::Version, long: "version", short: Some('V'), value: None, help: "Show the version." },
 ];
 
-/// The commands.
+/// All commands.
 pub const COMMANDS: &[Command] = &[
     Command { name: "status", argument: None, method: methods::STATUS, help: "Print the state of everything as JSON." },
     Command {
@@ -111,20 +111,19 @@ pub const COMMANDS: &[Command] = &[
 
 /// The text of `--help`.
 pub fn help() -> String {
-    let mut text = String::from("proxygwctl asks a running proxygw for its status, and gives it orders.\n\n");
+    let line = |left: String, help: &str| format!("  {left:<24} {help}\n");
+    let mut text = String::from("proxygwctl queries and controls a running proxygw.\n\n");
     text += "Usage: proxygwctl [OPTIONS] COMMAND\n\nCommands:\n";
-    let mut line = |left: &str, help: &str| text += &format!("  {left:<24} {help}\n");
     for Command { name, argument, help, .. } in COMMANDS {
-        line(&format!("{name} {}", argument.unwrap_or("")), help);
+        text += &line(format!("{name} {}", argument.unwrap_or("")), help);
     }
     text += "\nOptions:\n";
-    let mut line = |left: &str, help: &str| text += &format!("  {left:<24} {help}\n");
     for Flag { long, short, value, help, .. } in FLAGS {
         let short = short.map_or("    ".to_owned(), |short| format!("-{short}, "));
         let value = value.map_or(String::new(), |value| format!(" {value}"));
-        line(&format!("{short}--{long}{value}"), help);
+        text += &line(format!("{short}--{long}{value}"), help);
     }
-    text += "\nExit status: 0 done; 1 the daemon refuses, or does not answer; 2 wrong usage or configuration.\n";
+    text += "\nExit status: 0 success; 1 the daemon refuses or does not reply; 2 wrong usage or configuration.\n";
     text
 }
 
