@@ -99,7 +99,8 @@ fn a_policy_is_set_and_another_hook_makes_another_chain() {
     assert_eq!(after(drop, &[(chain("prerouting"), ADDED)]), Repair::Parts(parts));
 
     let kind = |kind: &str| Base { kind: kind.to_owned(), hook: 0, priority: -101, policy: Policy::Accept };
-    let others = [base(4, Policy::Accept).base, Some(kind("filter")), Some(Base { priority: -100, ..kind("nat") }), None];
+    let others =
+        [base(4, Policy::Accept).base, Some(kind("filter")), Some(Base { priority: -100, ..kind("nat") }), None];
     for other in others {
         let replace = |listed: &mut Listing| {
             listed.chains.insert("prerouting".to_owned(), Chain { base: other.clone(), rules: 0 });
