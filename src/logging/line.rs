@@ -52,8 +52,8 @@ impl fmt::Write for Line {
     }
 }
 
-/// Whether a character only shows: no control character but the tab, no line or paragraph separator, nothing that is invisible
-/// or changes the direction of what follows (Unicode Technical Report 36).
+/// Whether a character only shows: no control character but the tab, no line or paragraph separator, no invisible character
+/// and none that changes the direction of the text (Unicode Technical Report 36).
 fn is_harmless(character: char) -> bool {
     match character {
         '\t' => true,
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_in_a_message_breaks_a_line_or_steers_a_terminal() {
+    fn a_message_cannot_break_its_line_or_control_a_terminal() {
         assert_eq!(line("plain, Grüße, 你好\t\\n"), "plain, Grüße, 你好\t\\n\n");
         assert_eq!(line("Error\n2026 ERROR forged\r"), "Error\\n2026 ERROR forged\\r\n");
         assert_eq!(line("\x1b]0;x\x07\0\u{7f}\u{9b}"), "\\u{1b}]0;x\\u{7}\\u{0}\\u{7f}\\u{9b}\n");

@@ -1,8 +1,8 @@
 //! The log: one line per event, with the time in UTC and the level.
 //!
 //! A thread that logs never waits for the output. It appends the line to a bounded queue ([`queue`]); the thread `log` writes
-//! ([`writer`]). Where the output takes no more, lines are dropped, counted, and reported when it works again. At
-//! the end of the process, lines that are not written within [`FLUSH`] are lost.
+//! ([`writer`]). While the output is blocked, lines beyond the queue are dropped and counted, and their number is logged
+//! when it works again. At the end of the process, lines that are not written within [`FLUSH`] are lost.
 
 mod line;
 mod output;
@@ -35,15 +35,15 @@ struct Logger {
     to_stderr: bool,
 }
 
-/// Opens the output and starts the thread that writes. From now on a panic is logged, and nothing is printed.
+/// Opens the output and starts the thread that writes. From then on panics are logged, not printed.
 ///
-/// A FIFO without a reader is no error: lines wait in the queue until there is one.
+/// A FIFO without a reader is no error: lines wait in the queue for one.
 ///
 /// # Errors
 /// The log file could not be opened, or the operating system has no thread or file descriptor left.
 pub fn start(log: &Log) -> io::Result<()> {
     if LOGGER.get().is_some() {
-        // Only a second daemon in one process, as tests start it, finds a logger there.
+        // Tests start a second daemon in one process.
         return Ok(());
     }
     let output = match &log.output {
@@ -52,7 +52,7 @@ pub fn start(log: &Log) -> io::Result<()> {
         LogOutput::File(path) => Output::file(path)?,
     };
     if !output.is_open() {
-        complain_now(format_args!("the log output has no reader yet; lines wait for one"));
+        print_now(format_args!("log output: no reader yet, lines wait for one"));
     }
     let queue = Queue::new()?;
     let logger = LOGGER.get_or_init(|| Logger { queue, to_stderr: log.output == LogOutput::Stderr });
@@ -68,7 +68,7 @@ pub fn start(log: &Log) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens the log file again, after it has been moved away. The thread that writes does it.
+/// Lets the thread that writes open the log file again, after it was moved away.
 pub fn reopen() {
     if let Some(logger) = LOGGER.get() {
         logger.queue.request_reopen();
@@ -82,27 +82,27 @@ pub fn flush() {
     }
 }
 
-/// Ends the process with a status, at once, after [`flush`].
+/// Ends the process with a status, after [`flush`].
 pub fn exit(status: i32) -> ! {
     flush();
     std::process::exit(status)
 }
 
-/// Reports why the process ends: in the log, once there is one, and on standard error. Never waits for either.
+/// Reports why the process ends: in the log, once it is started, and on standard error. Never waits for either.
 pub fn report_failure(failure: &dyn fmt::Display) {
     match LOGGER.get() {
         None => eprintln!("proxygw: {failure}"),
         Some(logger) => {
             log::error!("{failure}");
             if !logger.to_stderr {
-                complain_now(format_args!("{failure}"));
+                print_now(format_args!("{failure}"));
             }
         }
     }
 }
 
-/// Prints a line to standard error, if that takes it at once.
-fn complain_now(text: fmt::Arguments<'_>) {
+/// Prints a line to standard error, unless that would block.
+fn print_now(text: fmt::Arguments<'_>) {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     const PIPE_BUF: usize = 4096;
     let stderr = io::stderr();
@@ -114,7 +114,7 @@ fn complain_now(text: fmt::Arguments<'_>) {
     }
 }
 
-/// Takes whole lines, which is what env_logger writes.
+/// Writer of env_logger, which writes whole lines.
 struct Lines(&'static Queue);
 
 impl io::Write for Lines {

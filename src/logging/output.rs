@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 /// An output, open or waiting for a reader.
 pub(super) struct Output {
-    /// Missing for a standard stream, which cannot be opened again.
+    /// `None` for a standard stream, which cannot be opened again.
     path: Option<PathBuf>,
     file: Option<File>,
 }
@@ -34,7 +34,7 @@ impl Output {
         Ok(Output { path: Some(path.to_owned()), file: open(path)? })
     }
 
-    /// Whether it can be written to, rather than without a reader.
+    /// Whether the output is open, which a FIFO without a reader is not.
     pub(super) fn is_open(&self) -> bool {
         self.file.is_some()
     }
@@ -48,7 +48,7 @@ impl Output {
         }
     }
 
-    /// The reader of a FIFO is gone.
+    /// Closes a FIFO whose reader is gone; false for a standard stream.
     pub(super) fn close_fifo(&mut self) -> bool {
         let is_file = self.path.is_some();
         if is_file {
@@ -63,7 +63,7 @@ impl Output {
     }
 }
 
-/// Opens a log file without ever waiting. `None` for a FIFO without a reader (`ENXIO`, fifo(7)).
+/// Opens a log file without blocking. `None` for a FIFO without a reader (`ENXIO`, fifo(7)).
 fn open(path: &Path) -> io::Result<Option<File>> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     match OpenOptions::new().create(true).append(true).custom_flags(flags.bits() as i32).open(path) {

@@ -1,4 +1,4 @@
-//! The lines between the threads that log and the one that writes. Bounded; who logs never waits.
+//! Queue of lines between the threads that log and the one that writes. Bounded; a thread that logs never waits.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use crate::system::Waker;
 
-/// Bytes that wait. As many again can be with the writer.
+/// Maximum number of bytes in the queue. The writer can have as many again.
 const MAX_BYTES: usize = 256 * 1024;
 
-/// Lines that wait, not yet with the writer.
+/// Lines that wait for the writer.
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
-    /// Readable when the writer should stop waiting for its output, because a reopen is wanted.
+    /// Readable when the writer must stop waiting for its output and open it again.
     waker: Waker,
 }
 
@@ -33,7 +33,7 @@ struct State {
 pub(super) struct Batch {
     /// Whole lines.
     pub(super) bytes: Vec<u8>,
-    /// Lines that are missing behind them.
+    /// Lines that were dropped after them.
     pub(super) dropped: u64,
 }
 
@@ -54,7 +54,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Waits for work and takes all of it; the work before has been done. `None` if a reopen is wanted first.
+    /// Reports the last batch as written, waits for lines and takes all of them. `None` if a reopen is wanted first.
     pub(super) fn take(&self) -> Option<Batch> {
         let mut state = self.lock();
         state.writing = false;
@@ -69,14 +69,14 @@ impl Queue {
         Some(Batch { bytes: std::mem::take(&mut state.bytes), dropped: std::mem::take(&mut state.dropped) })
     }
 
-    /// Wants the output opened again.
+    /// Requests that the output is opened again.
     pub(super) fn request_reopen(&self) {
         self.lock().reopen = true;
         self.changed.notify_all();
         self.waker.wake();
     }
 
-    /// Whether a reopen is wanted; it is not any more.
+    /// Whether a reopen was requested since the last call.
     pub(super) fn take_reopen(&self) -> bool {
         self.waker.reset();
         std::mem::take(&mut self.lock().reopen)
@@ -87,7 +87,7 @@ impl Queue {
         self.waker.as_fd()
     }
 
-    /// Waits until everything is written; false if that takes too long.
+    /// Waits until everything is written; false at the timeout.
     pub(super) fn flush(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         let mut state = self.lock();
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_is_dropped_and_counted() {
+    fn lines_that_do_not_fit_are_dropped_and_counted() {
         let queue = Queue::new().expect("a queue");
         let line = [b'x'; 1024];
         (0..MAX_BYTES / 1024 + 7).for_each(|_| queue.push(&line));
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_ends_when_the_writer_asks_for_more() {
+    fn a_flush_ends_when_the_writer_takes_more() {
         let queue = Queue::new().expect("a queue");
         queue.push(b"line\n");
         std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! The thread `log`: the only one that waits for the output. It sleeps while there is nothing to write.
+//! The thread `log`: the only one that waits for the output. It sleeps while no line waits.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use rustix::io::Errno;
 use super::output::Output;
 use super::queue::{Batch, Queue};
 
-/// `PIPE_BUF`: after `POLLOUT`, a pipe takes as much at once.
+/// `PIPE_BUF`: after `POLLOUT`, a pipe accepts as many bytes at once.
 const CHUNK: usize = 4096;
 
-/// Pauses between two attempts to find a reader for a FIFO.
+/// Pauses between two attempts to open a FIFO.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// Pause after the output was reported writable and was not.
-const HICCUP: Duration = Duration::from_millis(10);
+const RETRY: Duration = Duration::from_millis(10);
 
 pub(super) struct Writer<'q> {
     queue: &'q Queue,
@@ -45,8 +45,8 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes lines, and how many are missing behind them. Those that the output refuses (a full disk, a closed pipe) are
-    /// counted as lost.
+    /// Writes a batch, and the number of lost lines. Lines that the output refuses (a full disk, a closed pipe) are counted as
+    /// lost.
     fn write(&mut self, batch: &Batch) {
         let mut rest = &batch.bytes[..];
         while !rest.is_empty() {
@@ -59,14 +59,14 @@ impl Writer<'_> {
         }
         self.lost += batch.dropped;
         if self.lost > 0 && rest.is_empty() {
-            let note = super::line(format_args!("WARN  {} log lines dropped: the output took no more", self.lost));
+            let note = super::line(format_args!("WARN  {} log lines dropped: the output was blocked", self.lost));
             if self.write_chunk(note.as_bytes()).is_ok() {
                 self.lost = 0;
             }
         }
     }
 
-    /// Writes lines, for as long as it takes.
+    /// Writes lines, without a timeout.
     fn write_chunk(&mut self, chunk: &[u8]) -> Result<(), Lost> {
         let mut rest = chunk;
         if std::mem::take(&mut self.in_line) {
@@ -87,7 +87,7 @@ impl Writer<'_> {
                     rest = &rest[written..];
                 }
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => std::thread::sleep(HICCUP),
+                Err(Errno::AGAIN) => std::thread::sleep(RETRY),
                 Err(Errno::PIPE) if self.output.close_fifo() => rest = chunk,
                 Err(_) => {
                     self.in_line = rest.len() < chunk.len();
@@ -98,7 +98,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Waits until the output takes something, without a bound; false if it was opened again instead, or tried to be.
+    /// Waits until the output is writable, without a timeout; false after an attempt to open it again.
     fn await_output(&mut self) -> bool {
         let reopen = self.queue.reopen_fd();
         let mut fds = vec![PollFd::from_borrowed_fd(reopen, PollFlags::IN)];
@@ -115,7 +115,7 @@ impl Writer<'_> {
             self.pause = (self.pause * 2).min(MAX_PAUSE);
             self.output.reopen();
         } else if result.is_err_and(|error| error != Errno::INTR) {
-            std::thread::sleep(HICCUP);
+            std::thread::sleep(RETRY);
         }
         writable && !wants_reopen
     }
@@ -128,7 +128,7 @@ impl Writer<'_> {
     }
 }
 
-/// Length of as many whole lines as are written at once; of a long line, all.
+/// Length of the whole lines that are written at once, at least one.
 fn chunk_of(lines: &[u8]) -> usize {
     let end_of_line = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
     let most = &lines[..lines.len().min(CHUNK)];

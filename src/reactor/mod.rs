@@ -145,7 +145,7 @@ impl Reactor {
                         while let Some(signal) = self.signals.next() {
                             match signal {
                                 Signal::Reopen => crate::logging::reopen(),
-                                Signal::Child => children::reap_strangers(),
+                                Signal::Child => children::reap_orphans(),
                                 Signal::Terminate | Signal::Interrupt if std::mem::replace(&mut ending, true) => {
                                     self.stop_all();
                                     emergency(signal);

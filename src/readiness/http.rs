@@ -1,4 +1,4 @@
-//! One HTTP request, and the first line of its answer.
+//! One HTTP request, and the status line of its response.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 /// Maximum number of bytes that are read to find the first line and the headers.
 const MAX_HEAD: usize = 8 * 1024;
 
-/// Whether `GET path` is answered with a status below 400.
+/// Sends `GET path`, and succeeds if the response has a status below 400.
 ///
 /// # Errors
-/// The fault, or the status that came.
+/// The fault, or the status of the response.
 pub(super) fn get(address: SocketAddr, path: &str, timeout: Duration) -> io::Result<()> {
     let deadline = Instant::now() + timeout;
     let mut stream = TcpStream::connect_timeout(&address, timeout)?;
@@ -36,7 +36,7 @@ pub(super) fn get(address: SocketAddr, path: &str, timeout: Duration) -> io::Res
             Some(code) if parsed.is_complete() => {
                 return Err(io::Error::other(format!("status {code} for GET {path}")));
             }
-            _ if read == 0 || head.len() > MAX_HEAD => return Err(io::Error::other("the answer is not HTTP")),
+            _ if read == 0 || head.len() > MAX_HEAD => return Err(io::Error::other("the response is not HTTP")),
             _ => {}
         }
     }

@@ -1,7 +1,6 @@
 //! Probes of a backend that starts: often at first, then less and less, until all endpoints are ready.
 //!
-//! They run on the target's own thread. A backend that is routed to is not probed: from then on the kernel and the handler
-//! report its end.
+//! They run on the target's own thread. An active backend is not probed: the kernel and the handler report its end.
 
 mod http;
 mod waiting;
@@ -24,18 +23,18 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// Probes the endpoints of one target.
 pub(crate) struct Prober<'a> {
     /// Each address of each endpoint. Of a range of ports, the first is probed.
-    endpoints: Vec<(&'a Endpoint, SocketAddr, Question<'a>)>,
+    endpoints: Vec<(&'a Endpoint, SocketAddr, Method<'a>)>,
     diag: Option<sock_diag::Diag>,
 }
 
 /// Probe of one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Question<'a> {
-    /// Is a socket of this host bound to it?
+enum Method<'a> {
+    /// A socket of this host must be bound to it.
     Bound,
-    /// Does it accept a connection?
+    /// It must accept a connection.
     Connect,
-    /// Does it answer a request?
+    /// It must respond to a request for this path.
     Http(&'a str),
 }
 
@@ -44,9 +43,9 @@ impl<'a> Prober<'a> {
         let addresses =
             endpoints.iter().flat_map(|endpoint| endpoint.addresses.iter().map(move |at| (endpoint, at.first())));
         let mut routes = None;
-        let questions =
-            addresses.filter_map(|(endpoint, at)| Some((endpoint, at, question(probe, endpoint, at, &mut routes)?)));
-        Prober { endpoints: questions.collect(), diag: None }
+        let methods =
+            addresses.filter_map(|(endpoint, at)| Some((endpoint, at, method(probe, endpoint, at, &mut routes)?)));
+        Prober { endpoints: methods.collect(), diag: None }
     }
 
     /// Probes each address until one is not ready.
@@ -54,9 +53,9 @@ impl<'a> Prober<'a> {
     /// # Errors
     /// The endpoint that is not ready, and what it lacks.
     pub(crate) fn probe(&mut self) -> Result<(), Error> {
-        for (endpoint, address, question) in &self.endpoints {
-            let result = match question {
-                Question::Bound => match bound(&mut self.diag, endpoint.protocol, *address) {
+        for (endpoint, address, method) in &self.endpoints {
+            let result = match method {
+                Method::Bound => match bound(&mut self.diag, endpoint.protocol, *address) {
                     Ok(Some(_)) => Ok(()),
                     Ok(None) => Err("no socket is bound to it".to_owned()),
                     Err(error) => {
@@ -64,20 +63,20 @@ impl<'a> Prober<'a> {
                         Err(format!("cannot query the kernel: {}", reason(&error)))
                     }
                 },
-                Question::Connect => {
+                Method::Connect => {
                     TcpStream::connect_timeout(address, TIMEOUT).map(drop).map_err(|error| reason(&error))
                 }
-                Question::Http(path) => http::get(*address, path, TIMEOUT).map_err(|error| reason(&error)),
+                Method::Http(path) => http::get(*address, path, TIMEOUT).map_err(|error| reason(&error)),
             };
             result.map_err(|what| format!("endpoint {} ({} {address}): {what}", endpoint.name, endpoint.protocol))?;
         }
         Ok(())
     }
 
-    /// How long to wait before the next question, when the target has been starting for `elapsed`: a small part of that, so
-    /// that a slow backend is not asked a thousand times and a quick one is not waited for.
+    /// Pause before the next probe of a target that has been starting for `elapsed`: a small part of that, so that a slow
+    /// backend is not probed a thousand times, and a quick one is noticed at once.
     pub(crate) fn pause(&self, elapsed: Duration) -> Duration {
-        if self.endpoints.iter().all(|(_, _, question)| *question == Question::Bound) {
+        if self.endpoints.iter().all(|(_, _, method)| *method == Method::Bound) {
             (elapsed / 200).clamp(Duration::from_millis(1), Duration::from_millis(25))
         } else {
             (elapsed / 20).clamp(Duration::from_millis(5), Duration::from_millis(500))
@@ -88,7 +87,7 @@ impl<'a> Prober<'a> {
 /// Reason of a failed probe, for messages.
 fn reason(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => format!("no answer within {TIMEOUT:?}"),
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => format!("no reply within {TIMEOUT:?}"),
         _ => {
             let text = error.to_string();
             let text = text.split(" (os error").next().unwrap_or_default();
@@ -99,24 +98,24 @@ fn reason(error: &io::Error) -> String {
     }
 }
 
-fn question<'a>(
+fn method<'a>(
     probe: &'a Probe,
     endpoint: &Endpoint,
     address: SocketAddr,
     routes: &mut Option<Routes>,
-) -> Option<Question<'a>> {
+) -> Option<Method<'a>> {
     let tcp = endpoint.protocol == Protocol::Tcp;
     match probe {
         Probe::None => None,
-        Probe::Bound => Some(Question::Bound),
-        Probe::Connect => tcp.then_some(Question::Connect),
-        Probe::Http { path } => tcp.then_some(Question::Http(path)),
+        Probe::Bound => Some(Method::Bound),
+        Probe::Connect => tcp.then_some(Method::Connect),
+        Probe::Http { path } => tcp.then_some(Method::Http(path)),
         Probe::Auto => match is_local(routes, address) {
-            Ok(true) => Some(Question::Bound),
-            Ok(false) => tcp.then_some(Question::Connect),
+            Ok(true) => Some(Method::Bound),
+            Ok(false) => tcp.then_some(Method::Connect),
             Err(error) => {
-                log::warn!("endpoint {:?}: cannot tell whether it is on this host: {error}", endpoint.name);
-                tcp.then_some(Question::Connect)
+                log::warn!("endpoint {:?}: cannot find out whether it is on this host: {error}", endpoint.name);
+                tcp.then_some(Method::Connect)
             }
         },
     }
@@ -130,8 +129,8 @@ fn is_local(routes: &mut Option<Routes>, address: SocketAddr) -> io::Result<bool
     routes.is_local(address.ip())
 }
 
-/// The UDP endpoints on a loopback address whose sockets are bound to all addresses. What such a socket answers to clients
-/// elsewhere has another source address than the endpoint's, unless its program sees to that.
+/// The UDP endpoints on a loopback address whose sockets are bound to all addresses. Replies of such a socket to remote
+/// clients have another source address than the endpoint's, unless its program chooses the endpoint's.
 pub(crate) fn wildcards(endpoints: &[Endpoint]) -> BTreeSet<Address> {
     let mut diag = None;
     let udp = endpoints.iter().filter(|endpoint| endpoint.protocol == Protocol::Udp);
@@ -139,7 +138,7 @@ pub(crate) fn wildcards(endpoints: &[Endpoint]) -> BTreeSet<Address> {
     let mut is_wildcard = |address: &&Address| match bound(&mut diag, Protocol::Udp, address.first()) {
         Ok(bound) => bound == Some(Bound::Wildcard),
         Err(error) => {
-            log::warn!("cannot tell how the socket of {address} is bound: {error}");
+            log::warn!("cannot find out how the socket of {address} is bound: {error}");
             false
         }
     };
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_names_the_endpoint_and_what_it_lacks() {
+    fn a_probe_names_the_endpoint_and_the_reason() {
         // Bound and not listening: no other program has it, and it refuses.
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bound");
@@ -186,13 +185,13 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_by_http_names_the_status_or_what_came_instead() {
+    fn an_http_probe_names_the_status_or_the_fault() {
         let http = Probe::Http { path: "/health".to_owned() };
         for (answer, expected) in [
             ("HTTP/1.1 503 Service Unavailable\r\n\r\n", Some("status 503 for GET /health")),
             ("HTTP/1.1 200 OK\r\n\r\n", None),
             ("HTTP/1.1 301 Moved\r\n\r\n", None),
-            ("", Some("the answer is not HTTP")),
+            ("", Some("the response is not HTTP")),
             ("SSH-2.0-OpenSSH_9.2\r\n", Some("invalid HTTP version")),
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
@@ -213,6 +212,6 @@ mod tests {
             let text = reason(&errno.into());
             assert!(!text.contains("os error") && text.starts_with(char::is_lowercase), "{text}");
         }
-        assert_eq!(reason(&io::ErrorKind::TimedOut.into()), "no answer within 1s");
+        assert_eq!(reason(&io::ErrorKind::TimedOut.into()), "no reply within 1s");
     }
 }

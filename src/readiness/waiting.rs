@@ -1,9 +1,10 @@
-//! The endpoint that a warming target waits for: shared between its own thread, which probes, and the engine, which explains.
+//! The endpoint that a warming target waits for, shared between its own thread, which probes, and the engine, which reports
+//! it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Time that a target may warm before the log names what it waits for; half of its deadline if that is shorter.
+/// Time that a target may warm before the log names its missing endpoint; half of its deadline if that is shorter.
 const NOTICE: Duration = Duration::from_secs(5);
 
 /// Result of the last probe of a target that is not ready.
@@ -20,12 +21,12 @@ pub(crate) struct Missing {
 pub(crate) struct Waiting(Arc<Mutex<Option<Missing>>>);
 
 impl Waiting {
-    /// What the target waits for; `None` if it does not warm, or was not probed yet.
+    /// The endpoint that the target waits for; `None` if it does not warm, or was not probed yet.
     pub(crate) fn get(&self) -> Option<Missing> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Records the result of a probe at `now`; `None` once nothing is missing any more, or the target does not warm.
+    /// Records the result of a probe at `now`; `None` if no endpoint is missing, or the target no longer warms.
     pub(crate) fn set(&self, now: Instant, what: Option<&str>) {
         let mut missing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match (what, &*missing) {
@@ -36,7 +37,7 @@ impl Waiting {
     }
 }
 
-/// Decides when the log names what a target waits for: once, after a while. Pure. (The core logs it at the deadline.)
+/// Decides when the log names the endpoint that a target waits for: once, after a while. (The core logs it at the deadline.)
 #[derive(Debug)]
 pub(crate) struct Notice {
     began: Instant,
@@ -45,7 +46,7 @@ pub(crate) struct Notice {
 }
 
 impl Notice {
-    /// For a target that began to warm at `began`, and must be ready within `deadline`.
+    /// Notice about a target that began to warm at `began`, and must be ready within `deadline`.
     pub(crate) fn new(began: Instant, deadline: Duration) -> Notice {
         Notice { began, after: NOTICE.min(deadline / 2), given: false }
     }
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_says_it_once_after_a_while() {
+    fn the_log_names_it_once_after_a_while() {
         let now = Instant::now();
         for (deadline, after) in [(30 * SECOND, 5 * SECOND), (4 * SECOND, 2 * SECOND)] {
             let mut notice = Notice::new(now, deadline);

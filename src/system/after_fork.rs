@@ -1,4 +1,4 @@
-//! What a command's process does between fork and exec: the one place with unsafe code.
+//! Code that a command's process runs between fork and exec: with `passed`, the only place with unsafe code.
 
 #![allow(unsafe_code)]
 
@@ -8,8 +8,8 @@ use std::process::Command;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getpid, getppid, set_parent_process_death_signal, setrlimit};
 
-/// Makes the command's process die with the thread that starts it, and gives it `files` as its limit of open files where
-/// ours was raised.
+/// Lets the command's process die with the thread that starts it, and sets its limit of open files to `files`, where this
+/// process has raised its own.
 ///
 /// The signal is tied to the starting *thread*, and is not inherited by the command's own children.
 pub fn bind_to_us(command: &mut Command, files: Option<Rlimit>) {
@@ -28,7 +28,7 @@ fn prepare(us: Pid, files: Option<Rlimit>) -> io::Result<()> {
     if let Some(files) = files {
         setrlimit(Resource::Nofile, files)?;
     }
-    // The parent may have died before the signal was asked for.
+    // The parent may have died before the signal was set.
     if getppid() != Some(us) {
         return Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()));
     }

@@ -1,8 +1,8 @@
-//! A helper program, run to its end: bounded in time, and in what is kept of its words.
+//! Runs of a helper program, bounded in time and in the output that is kept.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::fd::AsFd;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,25 +12,25 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::children;
 
-/// What is kept of a program's standard error; the rest is read and thrown away.
-const MOST_WORDS: usize = 4096;
+/// Maximum number of bytes of a program's standard error that are kept; the rest is discarded.
+const MAX_STDERR: usize = 4096;
 
-/// Longest time until a deadline that has moved is noticed. What is run ends much sooner, as a rule.
+/// Maximum time until a moved deadline is noticed. Most programs end much sooner.
 const RECHECK: Duration = Duration::from_millis(100);
 
-/// How a program has ended.
+/// Result of a run.
 #[derive(Debug)]
 pub struct Ended {
-    /// Its exit status.
+    /// The exit status.
     pub status: ExitStatus,
-    /// Its standard output, if it was asked for.
+    /// The standard output, from [`run_for_output`].
     pub stdout: Vec<u8>,
-    /// The beginning of its standard error.
+    /// The beginning of the standard error.
     pub stderr: Vec<u8>,
 }
 
-/// Runs a program, calls `started` with its process id, gives it `input`, and collects its standard error. Its standard
-/// output goes nowhere. `deadline` is queried again while the program runs: it may move.
+/// Runs a program, calls `started` with its process id, writes `input` to it, and collects its standard error. Its standard
+/// output is discarded. `deadline` is queried again while the program runs: it may move.
 ///
 /// # Errors
 /// The program could not be started, or had not ended by `deadline` (then it has been killed).
@@ -47,41 +47,38 @@ pub fn run_with_input(
 /// Runs a program without input, and collects its standard output and error.
 ///
 /// # Errors
-/// As for [`run_with_input`]; and the output is longer than `most` bytes (the program has been killed).
-pub fn run_for_output(command: &mut Command, most: usize, deadline: Instant) -> io::Result<Ended> {
+/// As for [`run_with_input`]; and the output is longer than `max` bytes (the program has been killed).
+pub fn run_for_output(command: &mut Command, max: usize, deadline: Instant) -> io::Result<Ended> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
-    run(command, b"", most, &|| deadline, &mut |_| {})
+    run(command, b"", max, &|| deadline, &mut |_| {})
 }
 
 fn run(
     command: &mut Command,
     input: &[u8],
-    most: usize,
+    max: usize,
     deadline: &dyn Fn() -> Instant,
     started: &mut dyn FnMut(u32),
 ) -> io::Result<Ended> {
     let mut child = children::spawn(command.stderr(Stdio::piped()))?;
     started(child.id());
-    let result = converse(&mut child, input, most, deadline);
+    let result = converse(&mut child, input, max, deadline);
     if result.is_err() {
-        // It may have ended already, which is as good.
+        // It may have ended already.
         let _ = child.kill();
         let _ = children::wait(&mut child);
     }
     result
 }
 
-fn converse(child: &mut Child, mut input: &[u8], most: usize, deadline: &dyn Fn() -> Instant) -> io::Result<Ended> {
+fn converse(child: &mut Child, mut input: &[u8], max: usize, deadline: &dyn Fn() -> Instant) -> io::Result<Ended> {
     let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
-    let mut stdin = child.stdin.take();
-    let mut stdout = child.stdout.take();
-    let mut stderr = child.stderr.take();
+    let (mut stdin, mut stdout, mut stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let fds = [stdin.as_ref().map(AsFd::as_fd), stdout.as_ref().map(AsFd::as_fd), stderr.as_ref().map(AsFd::as_fd)];
     for fd in fds.into_iter().flatten() {
         fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)?;
     }
-    let mut output = Vec::new();
-    let mut words = Vec::new();
+    let (mut output, mut errors) = (Vec::new(), Vec::new());
     loop {
         let left = deadline().saturating_duration_since(Instant::now()).min(RECHECK);
         if left.is_zero() {
@@ -97,56 +94,45 @@ fn converse(child: &mut Child, mut input: &[u8], most: usize, deadline: &dyn Fn(
             Err(error) => return Err(error.into()),
         }
         let ended = !fds[0].revents().is_empty();
-        if let Some(fd) = &stdin
-            && write_some(fd.as_fd(), &mut input)?
-        {
-            stdin = None;
+        write_some(&mut stdin, &mut input)?;
+        read_some(&mut stdout, &mut output, max + 1)?;
+        if output.len() > max {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("its output exceeds {max} bytes")));
         }
-        if let Some(fd) = &stdout
-            && read_some(fd.as_fd(), &mut output, most + 1)?
-        {
-            stdout = None;
-        }
-        if output.len() > most {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it says more than {most} bytes")));
-        }
-        if let Some(fd) = &stderr
-            && read_some(fd.as_fd(), &mut words, MOST_WORDS)?
-        {
-            stderr = None;
-        }
+        read_some(&mut stderr, &mut errors, MAX_STDERR)?;
         if ended {
-            return Ok(Ended { status: children::wait(child)?, stdout: output, stderr: words });
+            return Ok(Ended { status: children::wait(child)?, stdout: output, stderr: errors });
         }
     }
 }
 
-/// Writes what fits; true when all is written, or nobody reads it any more.
-fn write_some(fd: BorrowedFd<'_>, input: &mut &[u8]) -> io::Result<bool> {
-    while !input.is_empty() {
-        match rustix::io::write(fd, input) {
+/// Writes what fits. Closes the pipe once all is written, or its reader is gone.
+fn write_some(pipe: &mut Option<ChildStdin>, input: &mut &[u8]) -> io::Result<()> {
+    while let Some(fd) = pipe {
+        match if input.is_empty() { Err(Errno::PIPE) } else { rustix::io::write(fd, input) } {
             Ok(written) => *input = &input[written..],
-            Err(Errno::AGAIN) => return Ok(false),
+            Err(Errno::AGAIN) => return Ok(()),
             Err(Errno::INTR) => {}
-            Err(Errno::PIPE) => return Ok(true),
+            Err(Errno::PIPE) => *pipe = None,
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(true)
+    Ok(())
 }
 
-/// Reads what is there, and keeps `most` bytes of it; true at the end.
-fn read_some(fd: BorrowedFd<'_>, words: &mut Vec<u8>, most: usize) -> io::Result<bool> {
+/// Reads what waits, and keeps up to `max` bytes in total. Closes the pipe at its end.
+fn read_some(pipe: &mut Option<impl AsFd>, kept: &mut Vec<u8>, max: usize) -> io::Result<()> {
     let mut buffer = [0; 4096];
-    loop {
+    while let Some(fd) = pipe {
         match rustix::io::read(fd, &mut buffer) {
-            Ok(0) => return Ok(true),
-            Ok(read) => words.extend_from_slice(&buffer[..read.min(most.saturating_sub(words.len()))]),
-            Err(Errno::AGAIN) => return Ok(false),
+            Ok(0) => *pipe = None,
+            Ok(read) => kept.extend_from_slice(&buffer[..read.min(max.saturating_sub(kept.len()))]),
+            Err(Errno::AGAIN) => return Ok(()),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -166,7 +152,7 @@ mod tests {
         let script = "head -c 300000 /dev/zero >&2; test $(wc -c) = 1048576";
         let ended = run(script, &input, Duration::from_secs(30)).expect("it runs");
         assert!(ended.status.success());
-        assert_eq!(ended.stderr.len(), MOST_WORDS);
+        assert_eq!(ended.stderr.len(), MAX_STDERR);
     }
 
     #[test]

@@ -1,8 +1,7 @@
-//! Our children, and those that become ours.
+//! Children of this process, and orphans that it adopts.
 //!
-//! In a container the daemon is often process 1: then whatever loses its parent becomes its child, and stays as a zombie
-//! unless it is reaped. [`reap_strangers`] does that, and leaves alone the children that [`spawn`] has started: whoever
-//! started them waits for them.
+//! In a container the daemon is often process 1: then each process that loses its parent becomes its child, and stays as a
+//! zombie unless it is reaped. [`reap_orphans`] does that, and leaves the children that [`spawn`] started to their callers.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,7 +12,7 @@ use rustix::process::{Pid, WaitOptions, getpid, waitpid};
 
 use super::processes;
 
-/// The children that somebody waits for.
+/// The children that a caller of [`spawn`] waits for.
 static OURS: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
 fn ours() -> MutexGuard<'static, BTreeSet<u32>> {
@@ -25,7 +24,7 @@ fn ours() -> MutexGuard<'static, BTreeSet<u32>> {
 /// # Errors
 /// It could not be started.
 pub fn spawn(command: &mut Command) -> io::Result<Child> {
-    // Held meanwhile, so that a child that ends at once is not taken for a stranger.
+    // Locked meanwhile, so that a child that ends at once does not count as an orphan.
     let mut ours = ours();
     let child = command.spawn()?;
     ours.insert(child.id());
@@ -35,7 +34,7 @@ pub fn spawn(command: &mut Command) -> io::Result<Child> {
 /// Waits for a child from [`spawn`], and reaps it.
 ///
 /// # Errors
-/// What the operating system said.
+/// The operating system's error.
 pub fn wait(child: &mut Child) -> io::Result<ExitStatus> {
     let status = child.wait()?;
     ours().remove(&child.id());
@@ -47,12 +46,12 @@ pub fn adopts_orphans() -> bool {
     getpid() == Pid::INIT
 }
 
-/// Reaps the dead children that nobody waits for.
-pub fn reap_strangers() {
+/// Reaps the dead children that no caller of [`spawn`] waits for.
+pub fn reap_orphans() {
     let ours = ours();
     for pid in processes::dead_children_of(getpid()) {
         if !ours.contains(&pid.as_raw_pid().unsigned_abs()) {
-            // Nobody is interested in how it ended.
+            // Its status is of no use.
             let _ = waitpid(Some(pid), WaitOptions::NOHANG);
         }
     }

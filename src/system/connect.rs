@@ -1,7 +1,6 @@
-//! TCP connects that run next to each other, so that many endpoints that do not answer take as long as one.
+//! TCP connects that run side by side, so that many unanswered connects take as long as one.
 //!
-//! A [`Connects`] has no thread: its owner waits for it like for a file descriptor, until its deadline, and collects the
-//! results. At most [`MAX_AT_ONCE`] connects are open; the others wait for their turn.
+//! A [`Connects`] has no thread: its owner polls it like a file descriptor, until its deadline, and collects the results. At most [`MAX_AT_ONCE`] connects are open; the others wait for their turn.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -24,7 +23,7 @@ pub struct Connects {
     /// Readable when a connect has succeeded or failed.
     epoll: OwnedFd,
     timeout: Duration,
-    /// By the number that epoll returns. Closing a socket takes it out of epoll.
+    /// Keyed by the number that epoll returns. Closing a socket takes it out of epoll.
     open: BTreeMap<u64, Open>,
     next: u64,
     queued: VecDeque<SocketAddr>,
@@ -41,7 +40,7 @@ struct Open {
 pub type Connected = (SocketAddr, io::Result<()>);
 
 impl Connects {
-    /// No connects. Each one will have `timeout` from when it is opened.
+    /// No connects yet. The timeout of each one begins when it is opened.
     ///
     /// # Errors
     /// No file descriptor is left.
@@ -50,15 +49,14 @@ impl Connects {
         Ok(Connects { epoll, timeout, open: BTreeMap::new(), next: 0, queued: VecDeque::new() })
     }
 
-    /// Connects to an address. A connect to it that is open or queued already serves this one too.
+    /// Adds a connect to an address, unless one is open or queued already.
     pub fn add(&mut self, to: SocketAddr) {
         if !self.queued.contains(&to) && !self.open.values().any(|open| open.to == to) {
             self.queued.push_back(to);
         }
     }
 
-    /// Opens as many as are allowed at once, and returns the results that have come since the last call; each connect has one.
-    /// Does not block.
+    /// Opens as many as are allowed at once, and returns the new results; each connect has one. Does not block.
     pub fn advance(&mut self, now: Instant) -> Vec<Connected> {
         let mut results = Vec::new();
         self.collect(&mut results);
@@ -82,7 +80,7 @@ impl Connects {
     /// Time of the next [`Connects::advance`] if the descriptor does not become readable before; `None` if there is nothing
     /// to wait for.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        // What is queued has no turn before one of the open ones ends, except at the very first.
+        // A queued connect waits for the end of an open one, except at the very first.
         let queued = (self.open.len() < MAX_AT_ONCE && !self.queued.is_empty()).then_some(now);
         self.open.values().map(|open| open.deadline).chain(queued).min()
     }
@@ -134,8 +132,8 @@ impl AsFd for Connects {
     }
 }
 
-/// Connects to all addresses next to each other, and blocks until each has its result: `timeout` for every
-/// [`MAX_AT_ONCE`] of them at most.
+/// Connects to all addresses side by side, and blocks until each has its result: for at most `timeout` per [`MAX_AT_ONCE`]
+/// of them.
 ///
 /// # Errors
 /// No file descriptor is left, or polling failed.

@@ -1,4 +1,4 @@
-//! Limit of open files, and who may use how much of it.
+//! Limit of open files, and its shares.
 //!
 //! Clients decide how many connections there are; the daemon itself must go on without them. So the highest descriptor numbers
 //! are reserved: the kernel always takes the lowest free number, so a client whose socket gets a reserved number is one too
@@ -24,7 +24,7 @@ const PER_TARGET: usize = 4;
 /// Descriptors of one frontend: a client, also where others have left none.
 const PER_FRONTEND: usize = 1;
 
-/// Largest number of control clients.
+/// Maximum number of control clients.
 const MAX_CONTROL_CLIENTS: usize = 64;
 
 /// The limit before it was raised.
@@ -33,17 +33,17 @@ static ORIGINAL: OnceLock<Rlimit> = OnceLock::new();
 /// Descriptors that the configuration needs beyond [`OWN_WORK`].
 static CONFIGURED: AtomicUsize = AtomicUsize::new(0);
 
-/// Clients by what their sockets may leave to others.
+/// Kinds of clients, by the descriptors that their sockets must leave free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
-    /// Clients of frontends. They leave enough for control clients.
+    /// Clients of frontends. They leave descriptors for control clients.
     Clients,
-    /// Control clients. They leave enough for the daemon's own work.
+    /// Control clients. They leave descriptors for the daemon's own work.
     Control,
 }
 
 impl Share {
-    /// Number of clients that there may be, of all frontends together or of the control socket.
+    /// Maximum number of clients, of all frontends together or of the control socket.
     pub fn max_clients(self) -> usize {
         match self {
             Share::Clients => limit() / 2,
@@ -52,8 +52,8 @@ impl Share {
     }
 }
 
-/// Raises the soft limit of open files to the hard one, and reserves what so many targets and frontends need. Commands get
-/// the original limit back.
+/// Raises the soft limit of open files to the hard one, and reserves descriptors for so many targets and frontends. Commands
+/// get the original limit back.
 pub fn raise_limit(targets: usize, frontends: usize) {
     CONFIGURED.store(targets * PER_TARGET + frontends * PER_FRONTEND, Ordering::Relaxed);
     let limit = getrlimit(Resource::Nofile);
@@ -78,8 +78,8 @@ pub fn original_limit() -> Option<Rlimit> {
 }
 
 fn below(limit: Rlimit, maximum: Option<u64>) -> Rlimit {
-    let least = |limit: Option<u64>| limit.into_iter().chain(maximum).min();
-    Rlimit { current: least(limit.current), maximum: least(limit.maximum) }
+    let min = |limit: Option<u64>| limit.into_iter().chain(maximum).min();
+    Rlimit { current: min(limit.current), maximum: min(limit.maximum) }
 }
 
 /// The present limit of open files. Other processes can change it (prlimit(1)).

@@ -1,4 +1,4 @@
-//! Messages to the service manager that has started us (sd_notify(3)).
+//! Messages to the service manager that started this process (sd_notify(3)).
 
 use std::ffi::OsStr;
 use std::io::{self, IoSlice};
@@ -10,19 +10,19 @@ use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
-/// Sends a state such as `READY=1`, if a service manager has started us.
+/// Sends a state such as `READY=1`, if a service manager started this process.
 pub fn notify(state: &str) {
     send(state, &[]);
 }
 
-/// Has the service manager keep a copy of a descriptor, and pass it to the next start under this name
+/// Lets the service manager keep a copy of a descriptor, and pass it to the next start under this name
 /// (`FileDescriptorStoreMax=` in the unit).
 pub fn store_descriptor(name: &str, fd: BorrowedFd<'_>) {
-    // Without FDPOLL=0, systemd drops what reports an error or a hang-up.
+    // Without FDPOLL=0, systemd drops descriptors that report an error or a hang-up.
     send(&format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0"), &[fd]);
 }
 
-/// Has the service manager close its copies of the descriptors of this name.
+/// Lets the service manager close its copies of the descriptors of this name.
 pub fn remove_descriptor(name: &str) {
     send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]);
 }

@@ -1,6 +1,6 @@
 //! Open files that a service manager passes to the process that it starts (sd_listen_fds(3)).
 //!
-//! With `after_fork` the only place with unsafe code: Rust has no safe way to take over a descriptor that it did not open.
+//! With `after_fork`, the only place with unsafe code: Rust has no safe way to take over a descriptor that it did not open.
 
 #![allow(unsafe_code)]
 
@@ -12,14 +12,14 @@ use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 /// `SD_LISTEN_FDS_START`: the first passed descriptor.
 const FIRST: RawFd = 3;
 
-/// Maximum number that is taken over; the unit keeps one.
+/// Maximum number of files that are taken over; the unit keeps one.
 const MAX: usize = 64;
 
 /// Variables with the number of passed files, their names, and the process that they are for.
 pub const VARIABLES: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
-/// Takes over the files that the service manager has passed, each with its name, and keeps them from other programs. To be
-/// called first of all, before the process opens a file; a second call returns none.
+/// Takes over the files that the service manager passed, each with its name, and marks them close-on-exec. Call it before the
+/// process opens a file; a second call returns none.
 pub fn take_passed() -> Vec<(String, OwnedFd)> {
     static TAKEN: Once = Once::new();
     let mut taken = Vec::new();
@@ -31,7 +31,7 @@ pub fn take_passed() -> Vec<(String, OwnedFd)> {
     taken
 }
 
-/// The names of the descriptors that are meant for this process.
+/// The names of the descriptors that are for this process.
 fn names_of(pid: &str, count: &str, names: &str) -> Vec<String> {
     let is_ours = pid.parse() == Ok(std::process::id());
     let count = count.parse().ok().filter(|_| is_ours).unwrap_or(0).min(MAX);

@@ -1,8 +1,8 @@
-//! Finds and ends processes of a command, wherever they have gone.
+//! Finds and ends the processes of a command, in any process group.
 //!
 //! A command's processes are known by their process group, and by a variable in their environment that children inherit.
-//! The variable finds those that have left the group (daemons do), and, after a crash of ours, those that a dead daemon
-//! has left behind: nothing needs to be recorded anywhere, since the record is in the processes themselves.
+//! The variable finds those that left the group (daemons do), and those that a crashed daemon left behind: nothing needs to
+//! be recorded elsewhere, because the record is in the processes themselves.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -15,13 +15,13 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, p
 /// The variable that marks a command's processes. Its value is [`Mark`]'s text.
 pub const VARIABLE: &str = "PROXYGW_RUN";
 
-/// What is read of a process's environment at most; the variable comes early, since we set it ourselves.
-const MOST_ENVIRONMENT: u64 = 256 * 1024;
+/// Maximum number of bytes that are read of a process's environment; the variable comes early in it.
+const MAX_ENVIRONMENT: u64 = 256 * 1024;
 
-/// How long to wait for killed processes to be gone.
+/// Timeout for the end of killed processes.
 const KILLED: Duration = Duration::from_secs(2);
 
-/// Which processes are meant.
+/// Mark of a command's processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mark {
     /// `NAMESPACE.` for all commands of a network namespace, or `NAMESPACE.DAEMON.RUN` for one run.
@@ -29,7 +29,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// The commands of whichever daemon runs in this network namespace.
+    /// The commands of any daemon in this network namespace.
     ///
     /// # Errors
     /// There is no `/proc`.
@@ -76,15 +76,15 @@ pub fn find(mark: &Mark, group: Option<Pid>) -> io::Result<Vec<Pid>> {
     Ok(found)
 }
 
-/// Sends a signal to each of the marked processes that are there. A group's leader must not have been reaped, so that its
+/// Sends a signal to each marked process. A group's leader must not have been reaped, so that its
 /// number is still the group's.
 ///
 /// # Errors
-/// As for [`find`]. The processes of the group have got the signal anyway: that needs no descriptor.
+/// As for [`find`]. The processes of the group got the signal anyway: that needs no descriptor.
 pub fn signal(mark: &Mark, group: Option<Pid>, signal: Signal) -> io::Result<usize> {
     let sent = try_signal(mark, group, signal);
     if let (Err(_), Some(group)) = (&sent, group) {
-        // It fails where none of them is left.
+        // It fails if none of them is left.
         let _ = kill_process_group(group, signal);
     }
     sent
@@ -98,17 +98,17 @@ fn try_signal(mark: &Mark, group: Option<Pid>, signal: Signal) -> io::Result<usi
             && let Some(stat) = Stat::of(*pid)?
             && belongs(*pid, &stat, mark, group)?
         {
-            // It fails where the process has ended meanwhile.
+            // It fails if the process has ended meanwhile.
             let _ = pidfd_send_signal(pidfd.as_fd(), signal);
         }
     }
     Ok(found.len())
 }
 
-/// Kills all that have the mark until there is none; returns how many there were.
+/// Kills the marked processes until none is left; returns their number.
 ///
 /// # Errors
-/// As for [`signal`], for two seconds; or some do not die.
+/// As for [`signal`], for two seconds; or some survive.
 pub fn kill_all(mark: &Mark, group: Option<Pid>) -> io::Result<usize> {
     let deadline = Instant::now() + KILLED;
     let mut first = None;
@@ -118,7 +118,7 @@ pub fn kill_all(mark: &Mark, group: Option<Pid>) -> io::Result<usize> {
         match killed {
             Ok(0) => return Ok(first.unwrap_or(0)),
             Ok(left) if Instant::now() >= deadline => {
-                return Err(io::Error::other(format!("{left} processes do not die")));
+                return Err(io::Error::other(format!("{left} processes survived SIGKILL")));
             }
             Ok(left) => _ = first.get_or_insert(left),
             Err(error) if Instant::now() >= deadline => return Err(error),
@@ -146,14 +146,14 @@ fn has_mark(pid: Pid, mark: &Mark) -> io::Result<bool> {
     use std::io::Read as _;
     let mut environment = Vec::new();
     let read = std::fs::File::open(format!("/proc/{}/environ", pid.as_raw_pid()))
-        .and_then(|file| file.take(MOST_ENVIRONMENT).read_to_end(&mut environment));
+        .and_then(|file| file.take(MAX_ENVIRONMENT).read_to_end(&mut environment));
     Ok(present(read)?.is_some_and(|_| mark.is_in(&environment)))
 }
 
 /// `None` for a process that has ended, or that belongs to another user.
 ///
 /// # Errors
-/// Nothing is known about it: there are no descriptors or no memory left.
+/// Nothing is known about it: no descriptor or no memory is left.
 fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => {
@@ -172,8 +172,8 @@ struct Stat {
 
 impl Stat {
     fn of(pid: Pid) -> io::Result<Option<Stat>> {
-        let text = present(std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())))?;
-        Ok(text.and_then(|text| Stat::parse(&text)))
+        let stat = present(std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())))?;
+        Ok(stat.and_then(|stat| Stat::parse(&stat)))
     }
 
     fn parse(stat: &str) -> Option<Stat> {
@@ -185,7 +185,7 @@ impl Stat {
     }
 }
 
-/// This process, its parent, and so on.
+/// This process, its parent, and their ancestors.
 fn ancestors() -> io::Result<Vec<Pid>> {
     let mut all = Vec::new();
     let mut next = Some(rustix::process::getpid());

@@ -1,8 +1,8 @@
 //! `net.ipv4.conf.all.route_localnet`: without it, the kernel drops packets from outside that a DNAT sends to 127.0.0.0/8.
 //!
-//! The kernel takes any number but 0 for yes. We write one that no other program writes, so that the setting itself records
-//! that it was 0 before and is ours to reset, even after a crash. It belongs to the network namespace, and `all` covers
-//! interfaces that come later. When it may be on is decided in [`crate::dataplane::localnet`].
+//! Any number but 0 means yes to the kernel. The daemon writes one that no other program writes, so that the setting itself
+//! records that it was 0 before and is the daemon's to reset, even after a crash. It belongs to the network namespace, and
+//! `all` covers interfaces that are added later.
 
 use std::fs::File;
 use std::io;

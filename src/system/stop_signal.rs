@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Waker;
 
-/// Set once, from any thread; waiting for it costs no wake-up until then. Clones are the same signal.
+/// Set once, from any thread; waiting for it costs no wake-up before that. Clones are the same signal.
 #[derive(Debug, Clone)]
 pub struct StopSignal(Waker);
 

@@ -14,7 +14,7 @@ impl Waker {
     /// A waker that is not readable.
     ///
     /// # Errors
-    /// What the operating system said (no file descriptor left).
+    /// The operating system's error (no file descriptor left).
     pub fn new() -> io::Result<Waker> {
         Ok(Waker(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
     }
@@ -25,9 +25,9 @@ impl Waker {
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
     }
 
-    /// Makes it not readable. What is done afterwards sees whatever was there before the last wake.
+    /// Makes it not readable. Later reads see everything that was written before the last wake.
     pub fn reset(&self) {
-        // It fails where there is nothing to reset.
+        // It fails if there is nothing to reset.
         let _ = rustix::io::read(&*self.0, &mut [0; 8]);
     }
 }
