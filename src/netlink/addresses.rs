@@ -143,7 +143,11 @@ mod tests {
 
     #[test]
     fn this_host_can_be_watched() {
-        assert!(!AddressWatch::open().expect("opened").changed().expect("read"));
+        let mut watch = AddressWatch::open().expect("opened");
+        assert!(!watch.changed().expect("read"));
+        let address = rustix::net::getsockname(&watch).expect("bound");
+        let groups = rustix::net::netlink::SocketAddrNetlink::try_from(address).expect("netlink").groups();
+        assert_eq!(groups, 0x110, "RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR");
         assert!(dump().expect("a dump").iter().all(|address| address.interface > 0));
     }
 }

@@ -2,16 +2,21 @@
 
 use neli::consts::nl::NlmF;
 
-use super::conntrack::{Entry, Tuple, fuzz_event};
+use super::conntrack::{Entry, Tuple, parse_event};
 use super::message::{Attributes, HEADER, Messages, Request};
-use super::{addresses, loopback, nflog, nftables, sock_diag};
+use super::nftables::Reader;
+use super::sock_diag::{Bound, Found};
+use super::{addresses, loopback, nflog};
 
-/// Gives a datagram to every parser, whichever sort of socket it is from.
+/// Passes a datagram to every parser, of any kind of socket.
 ///
 /// # Panics
-/// A message is not a part of the datagram, or a conntrack tuple is written in another way than it was read.
+/// A message is not a part of the datagram, a conntrack tuple is written in another way than it was read, or a socket does not
+/// receive packets to its own address.
 pub fn netlink(datagram: &[u8]) {
-    nftables::fuzz(datagram);
+    let mut transactions = Vec::new();
+    Reader::new("proxygw", 0).datagram(datagram, &mut transactions);
+    transactions.iter().for_each(|transaction| _ = transaction.changes.to_string());
     nflog::for_each_packet(datagram, &mut |_| {});
     let mut total = 0;
     for message in Messages::new(datagram) {
@@ -22,8 +27,11 @@ pub fn netlink(datagram: &[u8]) {
         assert!(in_attributes <= message.payload.len());
         addresses::parse(message.payload);
         loopback::ours(&message);
-        sock_diag::fuzz(&message);
-        fuzz_event(&message);
+        parse_event(&message);
+        if let Some(found) = Found::parse(&message) {
+            let is_wildcard = found.how() == Bound::Wildcard;
+            assert!(found.receives(found.ip.to_canonical(), 0) || is_wildcard, "{found:?}");
+        }
         if let Some(entry) = Entry::parse(message.payload) {
             check_tuple(&entry);
         }

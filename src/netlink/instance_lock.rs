@@ -97,13 +97,8 @@ impl InstanceLock {
     /// # Errors
     /// Another process holds the lock, or it is unavailable.
     pub fn claim() -> Result<InstanceLock, LockError> {
-        let until = Instant::now() + TIMEOUT;
-        loop {
-            match Socket::open(Some(netlink::NETFILTER)).map_err(LockError::System).and_then(InstanceLock::over) {
-                Err(LockError::Held(None)) if Instant::now() < until => std::thread::sleep(PAUSE),
-                result => return result,
-            }
-        }
+        let open = || Socket::open(Some(netlink::NETFILTER)).map_err(LockError::System);
+        retry(TIMEOUT, || InstanceLock::over(open()?))
     }
 
     /// One attempt.
@@ -125,17 +120,34 @@ impl InstanceLock {
     }
 }
 
+/// Repeats attempts until the timeout while the owner is unknown.
+fn retry<T>(timeout: Duration, mut attempt: impl FnMut() -> Result<T, LockError>) -> Result<T, LockError> {
+    let until = Instant::now() + timeout;
+    loop {
+        match attempt() {
+            Err(LockError::Held(None)) if Instant::now() < until => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+}
+
 /// Whether a daemon runs in the calling thread's network namespace. Without the right to read NFLOG's groups, a process of
 /// this program's name with a netfilter socket counts as one.
 pub fn is_claimed() -> bool {
-    match std::fs::read_to_string(GROUPS) {
+    let is_daemon = |pid| pid != std::process::id() && name_of(pid).is_some_and(|name| is_our_name(&name));
+    let sockets = || std::fs::read_to_string(SOCKETS).unwrap_or_default();
+    is_claimed_by(std::fs::read_to_string(GROUPS), sockets, is_daemon)
+}
+
+fn is_claimed_by(
+    groups: io::Result<String>,
+    sockets: impl FnOnce() -> String,
+    is_daemon: impl FnMut(u32) -> bool,
+) -> bool {
+    match groups {
         Ok(groups) => owner_in(&groups).is_some(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(_) => {
-            let sockets = std::fs::read_to_string(SOCKETS).unwrap_or_default();
-            let is_daemon = |pid| pid != std::process::id() && name_of(pid).is_some_and(|name| is_our_name(&name));
-            netfilter_ports(&sockets).any(is_daemon)
-        }
+        Err(_) => netfilter_ports(&sockets()).any(is_daemon),
     }
 }
 
@@ -192,6 +204,35 @@ mod tests {
                        00000000a5b0c3d2 12  x\n00000000a5b0c3d2 12\n\n\
                        00000000a5b0c3d2 12  4065937688 00000000 0\n";
         assert_eq!(netfilter_ports(sockets).collect::<Vec<_>>(), [412, 4_065_937_688]);
+    }
+
+    #[test]
+    fn a_claim_is_read_from_the_groups_or_else_from_the_sockets() {
+        let sockets = || "0 12 412\n0 12 413\n".to_owned();
+        let claimed = |groups, daemon| is_claimed_by(groups, sockets, |pid| pid == daemon);
+        assert!(claimed(Ok("28774 412 0\n".to_owned()), 0));
+        assert!(!claimed(Ok("28775 412 0\n".to_owned()), 412));
+        assert!(!claimed(Err(Errno::NOENT.into()), 412));
+        assert!(claimed(Err(Errno::ACCESS.into()), 413));
+        assert!(!claimed(Err(Errno::ACCESS.into()), 414));
+    }
+
+    #[test]
+    fn attempts_are_repeated_while_the_owner_is_unknown_until_the_timeout() {
+        let minute = Duration::from_secs(60);
+        let mut results = vec![Ok(7), Err(LockError::Held(None)), Err(LockError::Held(None))];
+        assert!(matches!(retry(minute, || results.pop().expect("one more")), Ok(7)));
+        let mut results = vec![Ok(7), Err(LockError::NoNflog)];
+        assert!(matches!(retry(minute, || results.pop().expect("one more")), Err(LockError::NoNflog)));
+        let mut results = vec![Ok(7), Err(LockError::Held(None))];
+        assert!(matches!(retry(Duration::ZERO, || results.pop().expect("one more")), Err(LockError::Held(None))));
+    }
+
+    #[test]
+    fn a_process_has_the_name_that_the_kernel_shows() {
+        let own = std::fs::read_to_string("/proc/self/comm").expect("read");
+        assert_eq!(name_of(std::process::id()).as_deref(), Some(own.trim_end()));
+        assert_eq!(name_of(u32::MAX), None);
     }
 
     #[test]

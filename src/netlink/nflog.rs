@@ -31,7 +31,7 @@ const HEADER: u16 = 1;
 const PAYLOAD: u16 = 9;
 
 /// Size of the receive buffer in bytes.
-const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// `NF_INET_LOCAL_OUT`.
 const LOCAL_OUT: u8 = 3;

@@ -35,6 +35,7 @@ pub(super) fn datagrams(text: &str) -> Vec<Vec<u8>> {
 /// the request's own. The thread returns the requests.
 pub(super) fn played(answers: Vec<Vec<Vec<u8>>>) -> (Socket, JoinHandle<Vec<Vec<u8>>>) {
     let (near, far) = UnixDatagram::pair().expect("a pair");
+    far.set_read_timeout(Some(super::socket::TIMEOUT)).expect("set");
     let answer = move |datagrams: Vec<Vec<u8>>| {
         let mut request = vec![0; 4096];
         let length = far.recv(&mut request).expect("a request");

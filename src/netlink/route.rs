@@ -159,13 +159,11 @@ mod tests {
     #[test]
     fn loopback_addresses_are_of_this_host() {
         let mut routes = Routes::open().expect("a socket");
-        for (address, local) in [("127.0.0.1", true), ("127.1.2.3", true), ("::ffff:127.0.0.1", true)] {
-            assert_eq!(routes.is_local(ip(address)).expect("a result"), local, "{address}");
-            assert_eq!(
-                routes.look_up(ip(address)).expect("a result").map(|route| route.local),
-                Some(local),
-                "{address}"
-            );
+        for address in ["127.0.0.1", "127.1.2.3", "::ffff:127.0.0.1"] {
+            assert!(routes.is_local(ip(address)).expect("a result"), "{address}");
+            assert!(routes.look_up(ip(address)).expect("a result").is_some_and(|route| route.local), "{address}");
         }
+        // TEST-NET-1 (RFC 5737), with or without a default route.
+        assert!(!routes.is_local(ip("192.0.2.1")).expect("a result"));
     }
 }

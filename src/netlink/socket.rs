@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use neli::consts::nl::NlmF;
 use rustix::io::Errno;
@@ -219,20 +219,14 @@ fn send(fd: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
 /// Receives one datagram; `TimedOut` if none comes in time, or none waits and `flags` have `DONTWAIT`; `InvalidData` if it
 /// does not fit.
 pub(super) fn receive(fd: &OwnedFd, buffer: &mut [u8], flags: RecvFlags) -> io::Result<usize> {
-    let started = Instant::now();
-    loop {
-        match rustix::net::recv(fd, &mut *buffer, flags | RecvFlags::TRUNC) {
-            Ok((_, length)) if length <= buffer.len() => return Ok(length),
-            Ok((_, length)) => {
-                let text = format!("a netlink datagram of {length} bytes, more than the {} expected", buffer.len());
-                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-            }
-            Err(Errno::INTR) if started.elapsed() < TIMEOUT => {}
-            Err(Errno::INTR | Errno::AGAIN) => {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "no reply from the kernel on netlink"));
-            }
-            Err(error) => return Err(error.into()),
+    match rustix::io::retry_on_intr(|| rustix::net::recv(fd, &mut *buffer, flags | RecvFlags::TRUNC)) {
+        Ok((_, length)) if length <= buffer.len() => Ok(length),
+        Ok((_, length)) => {
+            let text = format!("a netlink datagram of {length} bytes, more than the {} expected", buffer.len());
+            Err(io::Error::new(io::ErrorKind::InvalidData, text))
         }
+        Err(Errno::AGAIN) => Err(io::Error::new(io::ErrorKind::TimedOut, "no reply from the kernel on netlink")),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::config::Protocol;
 pub use entry::{Counters, Entry};
 pub use status::{Status, TcpState};
 #[cfg(any(test, fuzzing))]
-pub(super) use subscription::parse as fuzz_event;
+pub(super) use subscription::parse as parse_event;
 pub use subscription::{Event, Subscription};
 pub use tuple::{Key, Tuple};
 

@@ -15,7 +15,7 @@ use crate::netlink::message::{Message, Messages};
 const GROUPS: u32 = 0b111;
 
 /// Size of the receive buffer in bytes. The kernel counts close to 1 KiB for each event.
-const RECEIVE_BUFFER: usize = 8 * 1024 * 1024;
+const RECEIVE_BUFFER: usize = 8 << 20;
 
 /// A change in the conntrack table that concerns a DNATed flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use super::netfilter::NFTABLES;
 pub use changes::{Action, Changes, Object};
 pub use listing::{Base, Chain, Listing, Policy, SetKind, Tables, delete_table};
 #[cfg(any(test, fuzzing))]
-pub(crate) use watch::fuzz;
+pub(super) use watch::Reader;
 pub use watch::{Process, TableWatch, Transaction, Watched};
 
 /// `NFT_MSG_GETTABLE`, `NFT_MSG_DELTABLE` and `NFT_MSG_GETGEN`.

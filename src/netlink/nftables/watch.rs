@@ -92,7 +92,7 @@ impl TableWatch {
     }
 
     fn over(events: EventSocket, mut queries: Tables, name: &str, after: Option<u32>) -> io::Result<TableWatch> {
-        let reader = Reader { table: name.to_owned(), seen: queries.generation()?, ..Reader::default() };
+        let reader = Reader::new(name, queries.generation()?);
         let lost_after = after.filter(|after| *after != reader.seen);
         Ok(TableWatch { events, queries, reader, lost_after })
     }
@@ -147,18 +147,9 @@ impl AsFd for TableWatch {
     }
 }
 
-/// Reads a datagram of notifications, and prints the changes. For the fuzz target.
-#[cfg(any(test, fuzzing))]
-pub(crate) fn fuzz(datagram: &[u8]) {
-    let mut reader = Reader { table: "proxygw".to_owned(), ..Reader::default() };
-    let mut transactions = Vec::new();
-    reader.datagram(datagram, &mut transactions);
-    transactions.iter().for_each(|transaction| _ = transaction.changes.to_string());
-}
-
 /// Puts transactions together from their messages.
-#[derive(Debug, Default)]
-struct Reader {
+#[derive(Debug)]
+pub(in crate::netlink) struct Reader {
     /// The table's name.
     table: String,
     /// The last generation that was reported.
@@ -168,7 +159,11 @@ struct Reader {
 }
 
 impl Reader {
-    fn datagram(&mut self, datagram: &[u8], transactions: &mut Vec<Transaction>) {
+    pub fn new(table: &str, seen: u32) -> Reader {
+        Reader { table: table.to_owned(), seen, changes: Changes::default() }
+    }
+
+    pub fn datagram(&mut self, datagram: &[u8], transactions: &mut Vec<Transaction>) {
         for message in Messages::new(datagram) {
             match message {
                 Ok(message) => transactions.extend(self.message(&message)),
@@ -232,6 +227,9 @@ const NEW_GENERATION: u16 = 15;
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::thread::JoinHandle;
+
     use neli::consts::nl::NlmF;
 
     use super::*;
@@ -241,7 +239,7 @@ mod tests {
     const OURS: &[u8] = b"proxygw\0";
 
     fn reader() -> Reader {
-        Reader { table: "proxygw".to_owned(), seen: 6, ..Reader::default() }
+        Reader::new("proxygw", 6)
     }
 
     fn message(kind: u16, attributes: &[(u16, &[u8])]) -> Vec<u8> {
@@ -310,7 +308,7 @@ mod tests {
     #[test]
     fn recorded_transactions_name_each_object_and_its_process() {
         let mut transactions = Vec::new();
-        let mut reader = Reader { table: "proxygw".to_owned(), ..Reader::default() };
+        let mut reader = Reader::new("proxygw", 0);
         recorded!("nft_events").iter().for_each(|datagram| reader.datagram(datagram, &mut transactions));
         let printed: Vec<_> = transactions.iter().map(|transaction| transaction.changes.to_string()).collect();
         let expected = [
@@ -380,17 +378,14 @@ mod tests {
     }
 
     /// A watch of the notifications that the socket sends, and a kernel that reports these generations.
-    fn watch(
-        generations: &[u32],
-        after: Option<u32>,
-    ) -> (TableWatch, std::os::unix::net::UnixDatagram, std::thread::JoinHandle<Vec<Vec<u8>>>) {
+    fn watch(generations: &[u32], after: Option<u32>) -> (TableWatch, UnixDatagram, JoinHandle<Vec<Vec<u8>>>) {
         let report = |generation: &u32| {
             let acknowledged = Request::new(2, &[0; 4]).finish(NlmF::empty(), 0).to_vec();
             let report = Request::new(NFTABLES | NEW_GENERATION, &INET).be32(GENERATION, *generation);
             vec![{ report }.finish(NlmF::empty(), 0).to_vec(), acknowledged]
         };
         let (queries, kernel) = played(generations.iter().map(report).collect());
-        let (near, far) = std::os::unix::net::UnixDatagram::pair().expect("a pair");
+        let (near, far) = UnixDatagram::pair().expect("a pair");
         let events = EventSocket::over(near.into());
         (TableWatch::over(events, Tables::over(queries), "proxygw", after).expect("a watch"), far, kernel)
     }
@@ -407,6 +402,19 @@ mod tests {
         assert!(watched.transactions.len() == 1 && watched.lost.is_none() && !watched.more);
         assert_eq!(watch.generation(), 7);
         kernel.join().expect("played");
+    }
+
+    #[test]
+    fn a_watch_finds_out_whether_its_table_exists() {
+        for (recorded, exists) in [(recorded!("nft_table"), true), (recorded!("nft_no_table"), false)] {
+            let (queries, kernel) = played(vec![recorded]);
+            let (near, _far) = UnixDatagram::pair().expect("a pair");
+            let (events, queries) = (EventSocket::over(near.into()), Tables::over(queries));
+            let mut watch = TableWatch { events, queries, reader: reader(), lost_after: None };
+            assert_eq!(watch.exists().expect("a result"), exists);
+            // NFT_MSG_GETTABLE of the table
+            assert_eq!(kernel.join().expect("played")[0][24..], *b"proxygw\0");
+        }
     }
 
     #[test]
