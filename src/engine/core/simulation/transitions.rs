@@ -10,8 +10,11 @@ use super::World;
 /// The picture. Each of its arrows has a title, `From → To`.
 const PICTURE: &str = include_str!("../../../../docs/pictures/target-states.svg");
 
-/// Worlds that reach every transition, many times over.
-const WORLDS: u64 = 6_000;
+/// Number of worlds that run in any case.
+const MIN_WORLDS: u64 = 1_500;
+
+/// Number of worlds after which a transition counts as impossible.
+const MAX_WORLDS: u64 = 30_000;
 
 thread_local! {
     static SEEN: RefCell<BTreeSet<(&'static str, &'static str)>> = const { RefCell::new(BTreeSet::new()) };
@@ -45,22 +48,29 @@ fn name(state: State) -> &'static str {
     }
 }
 
+/// A world that ends at any moment, also while a target backs off or drains.
+fn run_world(seed: u64) {
+    let mut world = World::new(seed);
+    for _ in 0..world.random.below(1200) {
+        world.step();
+    }
+    world.shut_down();
+    for _ in 0..60 {
+        world.step();
+    }
+}
+
 #[test]
 fn the_picture_shows_every_transition() {
-    SEEN.with_borrow_mut(BTreeSet::clear);
-    for seed in 0..WORLDS {
-        let mut world = World::new(seed);
-        for _ in 0..world.random.below(1200) {
-            world.step();
-        }
-        // At any moment, also while a target backs off or drains.
-        world.shut_down();
-        for _ in 0..60 {
-            world.step();
-        }
-    }
     let titles = PICTURE.split("<title>").skip(1).filter_map(|rest| rest.split("</title>").next());
     let drawn: BTreeSet<_> = titles.filter_map(|title| title.split_once(" → ")).collect();
+    SEEN.with_borrow_mut(BTreeSet::clear);
+    for seed in 0..MAX_WORLDS {
+        run_world(seed);
+        if seed >= MIN_WORLDS && SEEN.with_borrow(|seen| drawn.is_subset(seen)) {
+            break;
+        }
+    }
     let seen = SEEN.with_borrow_mut(std::mem::take);
     let missing: Vec<_> = seen.difference(&drawn).collect();
     let unreached: Vec<_> = drawn.difference(&seen).collect();
