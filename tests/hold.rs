@@ -1,4 +1,4 @@
-//! `packet:hold`: the first packet of a cold client waits in the gateway, and no client notices that the backend slept.
+//! `packet:hold`: the first packet of a cold client waits in the gateway, and no client notices that the backend was off.
 
 mod support;
 
@@ -87,7 +87,7 @@ fn v6(port: u16) -> SocketAddr {
 }
 
 #[test]
-fn a_cold_client_is_served_as_if_the_backend_had_always_been_there() {
+fn cold_clients_notice_no_cold_start() {
     if !require_namespaces() {
         return;
     }
@@ -116,7 +116,7 @@ fn a_cold_client_is_served_as_if_the_backend_had_always_been_there() {
 }
 
 #[test]
-fn clients_on_the_gateway_itself_are_held_too_and_see_no_error() {
+fn clients_on_the_gateway_are_held() {
     if !require_namespaces() {
         return;
     }
@@ -132,7 +132,7 @@ fn clients_on_the_gateway_itself_are_held_too_and_see_no_error() {
 }
 
 #[test]
-fn a_crowd_at_a_cold_target_is_served_by_one_warm() {
+fn many_clients_are_one_warm_up() {
     if !require_namespaces() {
         return;
     }
@@ -155,7 +155,7 @@ fn a_crowd_at_a_cold_target_is_served_by_one_warm() {
 }
 
 #[test]
-fn no_client_is_lost_while_the_target_falls_asleep_and_wakes_again_and_again() {
+fn no_client_is_lost_over_many_drains_and_wakes() {
     if !require_namespaces() {
         return;
     }
@@ -173,22 +173,23 @@ fn no_client_is_lost_while_the_target_falls_asleep_and_wakes_again_and_again() {
 }
 
 #[test]
-fn when_the_target_fails_clients_are_refused_if_they_are_to_be() {
+fn clients_of_a_failed_target_are_refused() {
     if !require_namespaces() {
         return;
     }
     let lab = Lab::new();
     let daemon = start(&lab, "on_failure: reject", "");
-    // The first is told when the target has failed, the second at once, by the kernel. It does so for longer after each failure.
+    // The daemon refuses the first client when the target has failed; the kernel refuses the second at once, and for longer
+    // after each failure.
     eventually("the kernel refuses", 20 * SECOND, || {
         for _ in 0..2 {
-            let error = lab.client().run(|| http_get(v4(82), "/")).expect_err("nobody is there");
+            let error = lab.client().run(|| http_get(v4(82), "/")).expect_err("refused");
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         }
         let rules = nft_ruleset(&lab.gateway).expect("the table is there");
         rules.contains("tcp . 82 : goto cold-refuse-any")
     });
-    let error = lab.client().run(|| udp_ask(v4(82), b"x", 5 * SECOND)).expect_err("nobody is there");
+    let error = lab.client().run(|| udp_ask(v4(82), b"x", 5 * SECOND)).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     // When it no longer backs off, it can be woken again.
     eventually("packets are held again", 20 * SECOND, || {
@@ -196,14 +197,14 @@ fn when_the_target_fails_clients_are_refused_if_they_are_to_be() {
     });
     let warms = || daemon.log().matches("target dead: warming").count();
     let before = warms();
-    let error = lab.client().run(|| http_get(v4(82), "/")).expect_err("nobody is there");
+    let error = lab.client().run(|| http_get(v4(82), "/")).expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     assert_eq!(warms(), before + 1);
     assert_eq!(daemon.target("b")["state"], "inactive");
 }
 
 #[test]
-fn when_the_time_is_over_clients_are_refused_if_they_are_to_be() {
+fn clients_are_refused_after_the_timeout() {
     if !require_namespaces() {
         return;
     }
@@ -213,7 +214,7 @@ fn when_the_time_is_over_clients_are_refused_if_they_are_to_be() {
         &(|| http_get(v4(82), "/")) as &(dyn Fn() -> std::io::Result<(u16, String)> + Sync),
         &(|| udp_ask(v4(82), b"x", 5 * SECOND).map(|answer| (0, answer))),
     ] {
-        let error = lab.client().run(ask).expect_err("the time is over");
+        let error = lab.client().run(ask).expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     }
     for frontend in ["dead", "dead-udp"] {
@@ -223,7 +224,7 @@ fn when_the_time_is_over_clients_are_refused_if_they_are_to_be() {
 }
 
 #[test]
-fn without_replay_the_clients_own_retransmission_arrives() {
+fn without_replay_the_retransmission_arrives() {
     if !require_namespaces() {
         return;
     }
@@ -234,7 +235,7 @@ fn without_replay_the_clients_own_retransmission_arrives() {
 }
 
 #[test]
-fn who_may_not_come_in_neither_wakes_nor_reaches_the_target() {
+fn denied_clients_do_not_wake_the_target() {
     if !require_namespaces() {
         return;
     }
@@ -260,14 +261,14 @@ fn who_may_not_come_in_neither_wakes_nor_reaches_the_target() {
     assert_eq!(hold(&daemon, "t4")["captured"], 0);
     for address in [v4(80), v6(80)] {
         assert_eq!(lab.clients[0].run(|| http_get(address, "/")).expect("it may").0, 200);
-        // Now the target is active, and still not everybody's.
+        // The target is active now, and still not for this client.
         let ask = || http_get(address, "/");
         assert_eq!(lab.clients[1].run(|| refused(&ask)), ErrorKind::ConnectionRefused);
     }
 }
 
 #[test]
-fn an_nflog_group_of_another_program_is_a_clear_error() {
+fn a_taken_nflog_group_is_reported() {
     if !require_namespaces() {
         return;
     }
@@ -281,7 +282,7 @@ fn an_nflog_group_of_another_program_is_a_clear_error() {
 }
 
 #[test]
-fn a_flood_of_forged_first_packets_costs_the_real_client_little_and_the_others_nothing() {
+fn forged_floods_cost_other_frontends_nothing() {
     if !require_namespaces() {
         return;
     }

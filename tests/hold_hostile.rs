@@ -1,4 +1,4 @@
-//! `packet:hold` against packets that an attacker made: none ends the daemon, and none goes where it must not.
+//! `packet:hold` against hostile packets: none ends the daemon, and none goes where it must not.
 
 mod support;
 
@@ -22,7 +22,7 @@ fn held(name: &str, listen: &str, target: &str, changes: Value) -> Value {
 }
 
 #[test]
-fn fragments_with_long_extension_headers_leave_the_daemon_alive() {
+fn long_extension_headers_do_not_end_the_daemon() {
     if !require_namespaces() {
         return;
     }
@@ -137,7 +137,7 @@ fn forged_world(lab: &Lab) -> Daemon {
 }
 
 #[test]
-fn forged_sources_are_neither_held_nor_wake_nor_are_answered() {
+fn forged_sources_are_dropped() {
     if !require_namespaces() {
         return;
     }
@@ -174,7 +174,7 @@ fn forged_sources_are_neither_held_nor_wake_nor_are_answered() {
 }
 
 #[test]
-fn clients_on_this_host_are_held_from_any_address_of_it() {
+fn clients_on_any_address_of_this_host_are_held() {
     if !require_namespaces() {
         return;
     }
@@ -191,7 +191,7 @@ fn clients_on_this_host_are_held_from_any_address_of_it() {
 }
 
 #[test]
-fn a_forged_packet_that_another_rule_captures_is_counted_and_dropped() {
+fn forged_packets_from_another_rule_are_counted() {
     if !require_namespaces() {
         return;
     }

@@ -1,4 +1,4 @@
-//! The limits of `packet:hold`, each reached with counted packets, and what is lost when packets come too fast.
+//! The limits of `packet:hold`, each reached with counted packets, and the losses when packets come too fast.
 
 mod support;
 
@@ -50,7 +50,7 @@ fn v4(last: u8, port: u16) -> SocketAddr {
 }
 
 #[test]
-fn each_limit_lets_the_oldest_go() {
+fn each_limit_evicts_the_oldest() {
     if !require_namespaces() {
         return;
     }
@@ -83,7 +83,7 @@ fn each_limit_lets_the_oldest_go() {
 }
 
 #[test]
-fn packets_that_come_too_fast_are_lost_and_counted_and_the_next_are_held() {
+fn an_overrun_is_counted_and_later_packets_are_held() {
     if !require_namespaces() {
         return;
     }
@@ -97,7 +97,7 @@ fn packets_that_come_too_fast_are_lost_and_counted_and_the_next_are_held() {
     daemon.signal(Signal::STOP);
     let sources = (0..30_000u32).map(|n| SocketAddr::new(IpAddr::from((0x6440_0000 + n).to_be_bytes()), 1));
     send(&lab, 81, sources, 100);
-    // A client's first SYN is among what is lost.
+    // A client's first SYN is among the lost packets.
     send_packets(lab.client(), &lab.gateway, "clients", &[syn(v4(2, 1), to(GATEWAY_V4, 80))]);
     daemon.signal(Signal::CONT);
     eventually("the loss is counted", 10 * SECOND, || daemon.status()["hold"]["overruns"].as_u64() > Some(0));

@@ -14,7 +14,7 @@ use crate::system::{Ended, bind_to_us, original_limit, run_for_output, run_with_
 /// Timeout of one run of nft. The largest table that is supported takes about a second to load.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Timeout of a run once the daemon ends, counted from then: what it may still load goes with the table.
+/// Timeout of a run once the daemon ends, counted from then: anything that it still loads goes with the table.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Maximum length of a query's output, in bytes.
@@ -169,7 +169,7 @@ impl Nft {
             command.arg("-j");
         }
         command.args(["-f", "-"]);
-        // A run must not outlive a crash: the next start would not know of what it loads. The kernel has all of it or nothing.
+        // A run must not outlive a crash: the next start would not know its changes. The kernel has all of it or nothing.
         bind_to_us(&mut command, original_limit());
         let began = Instant::now();
         let ended = run_with_input(&mut command, transaction.as_bytes(), &|| deadline(began), started);

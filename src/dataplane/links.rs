@@ -43,27 +43,14 @@ fn on_link_of(addresses: &[InterfaceAddress]) -> BTreeSet<OnLink> {
     links.collect()
 }
 
-/// Kernel interface of the watch.
+/// Kernel interface of the watch: a subscription to changes of addresses, all addresses, and the routes for ::1.
 trait Interfaces: Send {
-    /// Subscribes to changes of addresses.
     fn open(&mut self) -> io::Result<()>;
-
-    /// Ends the subscription.
     fn close(&mut self);
-
-    /// The descriptor that is readable after a change, while there is a subscription.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
-
-    /// Whether addresses have changed since the last call.
     fn changed(&mut self) -> io::Result<bool>;
-
-    /// All addresses.
     fn addresses(&self) -> io::Result<Vec<InterfaceAddress>>;
-
-    /// Adds the route for ::1 through an interface.
     fn add_route(&mut self, interface: u32) -> io::Result<()>;
-
-    /// Removes all of these routes.
     fn remove_routes(&mut self) -> io::Result<()>;
 }
 
@@ -139,14 +126,14 @@ impl Links {
         self.failures = if problem.is_some() { self.failures + 1 } else { 0 };
         self.due = (1..MAX_TRIES).contains(&self.failures).then(|| now + RETRY);
         if let Some(problem) = problem {
-            // The next try succeeds most often.
+            // The next try most often succeeds.
             let level = if is_down || self.due.is_some() { log::Level::Debug } else { log::Level::Warn };
             log::log!(level, "{problem}");
         }
         addresses.ok().map(|addresses| on_link_of(&addresses))
     }
 
-    /// Lets answers for ::1 in through each interface. The kernel deletes the routes of an interface that goes down, whether
+    /// Adds the route for answers to ::1 through each interface. The kernel deletes the routes of an interface that goes down, whether
     /// it keeps its addresses or not, so they are added each time.
     fn add_routes(&mut self, addresses: &[InterfaceAddress]) -> io::Result<()> {
         if self.routes == LoopbackRoutes::Unused {
@@ -173,7 +160,7 @@ impl Monitor for Links {
         }
         match self.interfaces.open() {
             Err(error) if self.restarted => return Err(error.into()),
-            // What is known at the start often lasts.
+            // The addresses at the start seldom change.
             Err(error) => log::warn!("cannot watch the addresses of the interfaces: {error}"),
             Ok(()) => {}
         }

@@ -1,4 +1,4 @@
-//! Access of outside packets to 127.0.0.0/8: the order of `route_localnet` and of what guards it.
+//! Access of outside packets to 127.0.0.0/8: the order of `route_localnet` and of its guards.
 //!
 //! With `route_localnet` on, the kernel no longer drops packets from outside whose source or destination is in 127.0.0.0/8.
 //! Two guards drop them instead, all but those that a DNAT of a frontend sends there:
@@ -9,7 +9,7 @@
 //! | the table of [`GuardTable`] (Linux 5.12, nft 1.1.0) | yes | only where a service manager keeps its socket |
 //!
 //! So the setting is on only while our table is in the kernel: [`Localnet::resume`] follows a load, [`Localnet::suspend`] the
-//! news that the table is gone, and [`Localnet::close`] precedes its removal. What a crashed daemon has left on is covered
+//! report that the table is gone, and [`Localnet::close`] precedes its removal. A setting that a crashed daemon left on is covered
 //! by a guard table, or switched off, before anything else is done. Shared by the main thread and the engine; nothing in here
 //! waits for longer than a few system calls.
 
@@ -32,12 +32,9 @@ const OWNERS_LISTED: [u32; 3] = [1, 1, 0];
 #[derive(Debug, Clone, Default)]
 pub struct Localnet(Arc<Mutex<State>>);
 
-/// The setting `route_localnet`.
+/// Kernel interface of the setting: that of [`RouteLocalnet`].
 trait Setting: Send + fmt::Debug {
-    /// See [`RouteLocalnet::switch_on`].
     fn switch_on(&self) -> io::Result<()>;
-
-    /// See [`RouteLocalnet::switch_off`].
     fn switch_off(&self) -> io::Result<()>;
 }
 
@@ -65,8 +62,8 @@ struct State {
 pub struct Losses(u64);
 
 impl Localnet {
-    /// Covers, or undoes, what a crashed daemon has left on, and leaves the setting off otherwise. To be called before the
-    /// table is loaded. `passed` are the files that a service manager has kept for us.
+    /// Guards the setting if a crashed daemon left it on, or switches it off. To be called before the
+    /// table is loaded. `passed` are the descriptors from the service manager's store.
     pub fn start(plan: &Plan, nft: &Nft, passed: Vec<(String, OwnedFd)>) -> Localnet {
         let kept = passed.into_iter().find(|(name, _)| name == GUARD_TABLE).map(|(_, fd)| fd);
         let adopt = |kept| GuardTable::adopt(kept).map(OwnedFd::from);

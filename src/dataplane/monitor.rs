@@ -1,4 +1,4 @@
-//! Monitors: what receives the kernel's own reports on the reactor thread. They know neither the reactor nor the engine.
+//! Monitors: receivers of the kernel's own reports, on the reactor thread. They know neither the reactor nor the engine.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn three_repairs_come_at_once_and_the_others_ever_later() {
+    fn three_repairs_come_at_once_and_later_ones_are_delayed() {
         let (repairs, begun) = fight(&mut Pace::default(), Instant::now(), 60);
         assert!(repairs[2] < SECOND / 10, "{repairs:?}");
         let gaps: Vec<u64> = repairs.windows(2).skip(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn rare_changes_are_repaired_at_once_for_ever() {
+    fn rare_changes_are_always_repaired_at_once() {
         let mut pace = Pace::default();
         let start = Instant::now();
         for round in 0..20 {

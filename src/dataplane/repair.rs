@@ -1,5 +1,5 @@
-//! Repair of our table after another program has changed it: a pure function of what the table should be, what the
-//! kernel lists, and what the notifications report.
+//! Repair of our table after another program has changed it: a pure function of the wanted table, the listed one, and
+//! the reported changes.
 //!
 //! The listing has the table's structure only. Rules and elements are not compared: where the notifications report that
 //! those of a chain, set or map have changed, they are replaced as a whole, in one transaction. A packet meets either the

@@ -1,4 +1,4 @@
-//! Our table, and what is known of it. Belongs to the engine thread.
+//! Our table, and its known state. Belongs to the engine thread.
 
 use std::fmt;
 use std::io;
@@ -15,18 +15,11 @@ use super::repair::{self, Extent, Parts, Repair};
 use super::watch::{Notices, Report, name_of};
 use crate::netlink::nftables::{Changes, Listing, Tables, delete_table};
 
-/// Kernel interface of the table.
+/// Kernel interface of the table. The listing is `None` if there is no table.
 pub(crate) trait Ruleset: Send + fmt::Debug {
-    /// See [`Nft::apply`].
     fn run(&mut self, language: Language, transaction: &str, started: &mut dyn FnMut(u32)) -> Result<(), NftError>;
-
-    /// The generation of all rule sets, where known.
     fn generation(&mut self) -> Option<u32>;
-
-    /// The structure of our table; `None` if there is no table.
     fn list(&mut self) -> io::Result<Option<Listing>>;
-
-    /// Deletes our table, if there is one.
     fn delete(&mut self) -> io::Result<()>;
 }
 
@@ -117,7 +110,7 @@ impl Table {
         &self.plan
     }
 
-    /// Puts the whole table into the kernel, with nothing in force. What was there under its name is replaced in the same
+    /// Puts the whole table into the kernel, with nothing in force. A table of its name is replaced in the same
     /// transaction.
     ///
     /// # Errors
@@ -139,7 +132,7 @@ impl Table {
             if error.is_timeout() {
                 return Err(error);
             }
-            // Another program may have changed what our change depends on.
+            // Another program may have changed something that our change depends on.
             log::warn!("table inet {TABLE} could not be changed, restoring all of it: {error}");
             if !self.restore_all(state) {
                 return self.replace(state);
@@ -285,7 +278,7 @@ impl Table {
     }
 }
 
-/// Message about a change of the listed table, and about what follows.
+/// Message about a change of the listed table, and about the reaction.
 fn announcement(report: &Report, listed: Option<&Listing>, follows: &str) -> String {
     let Report { changes, process, .. } = report;
     let process = name_of(process.as_ref());

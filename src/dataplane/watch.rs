@@ -1,4 +1,4 @@
-//! Notices what other programs change in our table, so that the engine restores it at once. Lives on the reactor thread,
+//! Watches for changes of our table by other programs, so that the engine restores it at once. Runs on the reactor thread,
 //! and never waits for nft.
 
 use std::io;
@@ -51,7 +51,7 @@ pub struct Notices {
 }
 
 impl Notices {
-    /// Adds a report. Returns whether it is the first since [`Notices::take`]: then the engine must be notified.
+    /// Adds a report. Returns true for the first one since [`Notices::take`]: then the engine must be notified.
     pub fn post(&self, report: Report) -> bool {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         let is_first = pending.is_none();
@@ -76,18 +76,11 @@ pub(super) fn name_of(process: Option<&Process>) -> String {
     process.map_or_else(|| "another program".to_owned(), Process::to_string)
 }
 
-/// Kernel interface of the watch.
+/// Kernel interface of the watch: that of [`TableWatch`].
 trait TableEvents: Send {
-    /// The descriptor that is readable when something was changed.
     fn fd(&self) -> BorrowedFd<'_>;
-
-    /// See [`TableWatch::read`].
     fn read(&mut self) -> io::Result<Watched>;
-
-    /// See [`TableWatch::generation`].
     fn generation(&self) -> u32;
-
-    /// See [`TableWatch::exists`].
     fn exists(&mut self) -> io::Result<bool>;
 }
 

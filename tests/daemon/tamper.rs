@@ -1,5 +1,5 @@
-//! Other programs change our table: each test asserts on the rule set, which is what it was before, and on what a client
-//! sees meanwhile.
+//! Changes of our table by other programs: each test asserts that the rule set is restored, and that a client is served
+//! meanwhile.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -126,7 +126,7 @@ impl World {
 
     /// One of them.
     #[track_caller]
-    fn tamper(&mut self, script: &str, told: &str) {
+    fn tamper(&mut self, script: &str, logged: &str) {
         let log = self.daemon.log().len();
         nft(&self.lab.gateway, script);
         self.await_repair();
@@ -136,7 +136,7 @@ impl World {
         let log = &self.daemon.log()[log..];
         let lines: Vec<_> = log.lines().filter(|line| line.contains("table inet proxygw")).collect();
         assert!(lines.len() == 1, "{script}: {lines:#?}");
-        assert!(lines[0].contains(told) && lines[0].contains(" by nft (pid "), "{script}: {lines:#?}");
+        assert!(lines[0].contains(logged) && lines[0].contains(" by nft (pid "), "{script}: {lines:#?}");
         assert!(lines[0].ends_with("; restoring it"), "{script}: {lines:#?}");
     }
 }
@@ -209,12 +209,12 @@ fn changes_of_the_structure_are_repaired() {
 }
 
 #[test]
-fn a_table_or_a_timeout_policy_that_is_gone_is_loaded_again() {
+fn a_missing_table_or_policy_is_reloaded() {
     if !require_namespaces() {
         return;
     }
     let world = World::new();
-    for (script, told) in [
+    for (script, logged) in [
         ("flush ruleset", "table inet proxygw was deleted by nft (pid "),
         ("delete table inet proxygw", "table inet proxygw was deleted by nft (pid "),
         (
@@ -228,12 +228,12 @@ fn a_table_or_a_timeout_policy_that_is_gone_is_loaded_again() {
         world.assert_served();
         let log = &world.daemon.log()[log..];
         let lines: Vec<_> = log.lines().filter(|line| line.contains("table inet proxygw")).collect();
-        assert!(lines.len() == 1 && lines[0].contains(told) && lines[0].ends_with("; reloading it"), "{lines:#?}");
+        assert!(lines.len() == 1 && lines[0].contains(logged) && lines[0].ends_with("; reloading it"), "{lines:#?}");
     }
 }
 
 #[test]
-fn our_own_changes_and_those_of_other_tables_are_not_repaired() {
+fn own_and_unrelated_changes_are_not_repaired() {
     if !require_namespaces() {
         return;
     }
@@ -254,7 +254,7 @@ fn our_own_changes_and_those_of_other_tables_are_not_repaired() {
 }
 
 #[test]
-fn a_program_that_fights_is_answered_more_and_more_rarely() {
+fn repairs_slow_down_when_a_program_keeps_changing_the_table() {
     if !require_namespaces() {
         return;
     }
@@ -283,7 +283,7 @@ fn a_program_that_fights_is_answered_more_and_more_rarely() {
 
 /// The daemon cannot read while another program makes more notifications than fit, and changes our table among them.
 #[test]
-fn changes_whose_notifications_are_lost_are_repaired() {
+fn changes_are_repaired_after_lost_notifications() {
     if !require_namespaces() {
         return;
     }

@@ -1,4 +1,4 @@
-//! What reaches 127.0.0.0/8, or comes from there, while the daemon starts, ends, crashes, and loses its rules.
+//! Packets to and from 127.0.0.0/8 while the daemon starts, ends, crashes, and loses its rules.
 
 use rustix::process::Signal;
 
@@ -80,7 +80,7 @@ fn flush_of_others(lab: &Lab) {
 }
 
 #[test]
-fn a_crash_and_a_flush_expose_nothing_under_a_service_manager() {
+fn a_service_manager_keeps_the_guard_over_a_crash() {
     if !require_namespaces() {
         return;
     }
@@ -113,7 +113,7 @@ fn a_crash_and_a_flush_expose_nothing_under_a_service_manager() {
 }
 
 #[test]
-fn a_start_ends_what_a_crash_and_a_flush_have_exposed() {
+fn a_start_closes_what_a_crash_exposed() {
     if !require_namespaces() {
         return;
     }
@@ -134,7 +134,7 @@ fn a_start_ends_what_a_crash_and_a_flush_have_exposed() {
 }
 
 #[test]
-fn without_a_guard_table_stops_expose_nothing_and_flushes_hardly_anything() {
+fn without_a_guard_table_a_stop_exposes_nothing() {
     if !require_namespaces() {
         return;
     }
@@ -161,7 +161,7 @@ fn without_a_guard_table_stops_expose_nothing_and_flushes_hardly_anything() {
 }
 
 #[test]
-fn what_a_crash_has_left_on_is_off_before_nft_runs() {
+fn a_setting_left_on_is_switched_off_before_nft_runs() {
     if !require_namespaces() {
         return;
     }

@@ -11,7 +11,7 @@ use crate::support::{Lab, Namespace, eventually};
 /// Datagrams per second, half of them to each of the two sockets.
 const RATE: usize = 20_000;
 
-/// How long a busy machine may take to send what is waited for.
+/// Timeout for packets on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
 /// A client that sends to 127.0.0.9 of the gateway, and from 127.0.0.5 to the gateway's own address.
@@ -80,16 +80,16 @@ impl Flood {
         eventually("the flood goes on", SOON, || self.sent.load(Ordering::SeqCst) >= until);
     }
 
-    /// How many have reached the socket on 127.0.0.9, and how many from 127.0.0.5 the other one, so far.
+    /// Numbers of packets that reached the socket on 127.0.0.9, and from 127.0.0.5 the other one, so far.
     pub fn reached(&self) -> (usize, usize) {
         (self.to_loopback.load(Ordering::SeqCst), self.from_loopback.load(Ordering::SeqCst))
     }
 
-    /// Does something while the flood goes on before and afterwards, and returns how many have reached the sockets.
+    /// Runs `action` during the flood; returns the numbers of packets that reached the sockets meanwhile.
     #[track_caller]
     pub fn while_doing(&self, action: impl FnOnce()) -> (usize, usize) {
         let mut before = self.reached();
-        eventually("what has arrived before has been read", SOON, || {
+        eventually("earlier packets are read", SOON, || {
             self.go_on(500);
             std::mem::replace(&mut before, self.reached()) == self.reached()
         });

@@ -1,4 +1,4 @@
-//! The guard table: whom it keeps out and whom it does not, and whose it is.
+//! The guard table: the clients that it drops and passes, and its owner.
 
 use std::net::UdpSocket;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::support::{
 use crate::world::{NONE, assert_served, backend, flush, start_guarded, start_unguarded, tables};
 
 #[test]
-fn commands_do_not_get_what_a_service_manager_has_passed() {
+fn commands_do_not_inherit_the_stored_socket() {
     if !require_namespaces() {
         return;
     }
@@ -37,7 +37,7 @@ fn commands_do_not_get_what_a_service_manager_has_passed() {
 }
 
 #[test]
-fn a_kept_socket_of_another_namespace_is_not_taken_for_the_guards() {
+fn a_stored_socket_of_another_namespace_is_not_adopted() {
     if !require_namespaces() {
         return;
     }
@@ -58,7 +58,7 @@ fn a_kept_socket_of_another_namespace_is_not_taken_for_the_guards() {
 }
 
 #[test]
-fn a_forged_source_neither_wakes_a_target_nor_reaches_a_backend() {
+fn forged_loopback_sources_are_dropped() {
     if !require_namespaces() {
         return;
     }

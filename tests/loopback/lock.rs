@@ -1,4 +1,4 @@
-//! One daemon runs in a network namespace, and only what has its rights can keep it from starting.
+//! One daemon runs in a network namespace, and only programs with its rights can keep it from starting.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,7 +9,7 @@ use std::process::Stdio;
 use crate::support::setup::{SOON, always, config, external, page};
 use crate::support::{Daemon, DaemonOptions, Lab, Process, Temporary, nft_ruleset, require_namespaces};
 
-/// Binds what it can of the daemon's lock, and prints the result.
+/// Binds the parts of the daemon's lock that it can, and prints the result.
 const THIEF: &str = r#"
 import os, socket, struct, sys, time
 def nfnetlink(kind, family, group, body=b""):
@@ -39,7 +39,7 @@ fn thief(lab: &Lab, user: Option<u32>) -> Process {
 }
 
 #[test]
-fn an_unprivileged_user_cannot_keep_the_daemon_from_starting() {
+fn unprivileged_users_cannot_take_the_lock() {
     if !require_namespaces() {
         return;
     }
@@ -67,7 +67,7 @@ fn another_program_with_the_group_is_named() {
 }
 
 #[test]
-fn a_lock_that_a_child_of_a_dead_process_still_holds_is_waited_for() {
+fn the_lock_of_a_dead_process_is_awaited() {
     if !require_namespaces() {
         return;
     }
@@ -84,7 +84,7 @@ fn a_lock_that_a_child_of_a_dead_process_still_holds_is_waited_for() {
 }
 
 #[test]
-fn the_lock_belongs_to_the_namespace_and_goes_with_the_process() {
+fn the_lock_is_per_namespace_and_ends_with_the_process() {
     if !require_namespaces() {
         return;
     }
@@ -120,12 +120,12 @@ fn a_missing_capability_is_named() {
     command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin"]).arg(crate::support::binary("proxygw"));
     command.arg("--config").arg(daemon.config()).stdin(Stdio::null()).process_group(0);
     let output = command.output().expect("setpriv");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("CAP_NET_ADMIN is missing"), "{said}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("CAP_NET_ADMIN is missing"), "{error}");
 }
 
 #[test]
-fn the_doctor_sees_a_running_daemon_with_and_without_rights() {
+fn the_doctor_detects_a_running_daemon() {
     if !require_namespaces() {
         return;
     }

@@ -15,7 +15,7 @@ use rustix::net::{
 
 use crate::support::{DaemonOptions, Temporary, binary};
 
-/// Starts the daemon as a service manager does: with what is in the store as file 3.
+/// Starts the daemon as a service manager does: with the stored descriptor as file 3.
 const LAUNCHER: &str = r#"#!/usr/bin/python3
 import os, socket, sys
 store = socket.socket(socket.AF_UNIX)
@@ -90,7 +90,7 @@ impl Manager {
         }
     }
 
-    /// The name of what is in the store.
+    /// Name of the stored descriptor.
     pub fn stored(&self) -> Option<String> {
         self.kept.lock().expect("not poisoned").as_ref().map(|(name, _)| name.clone())
     }

@@ -1,4 +1,4 @@
-//! What the tests of 127.0.0.0/8 share: a backend on 127.0.0.1, and a daemon with and without the guard table.
+//! Shared parts of the tests of 127.0.0.0/8: a backend on 127.0.0.1, and a daemon with and without the guard table.
 
 use std::ffi::OsString;
 use std::fs::Permissions;
@@ -28,7 +28,7 @@ pub fn assert_served(lab: &Lab, daemon: &Daemon) {
     assert!(body.starts_with("hello from 198.51.100.2:"), "{body}");
 }
 
-/// What the unit runs after the daemon has ended.
+/// Command that the unit runs after the daemon has ended.
 pub fn after_a_crash() -> String {
     let unit = include_str!("../../contrib/systemd/proxygw.service");
     let line = unit.lines().find_map(|line| line.strip_prefix("ExecStopPost=-")).expect("the line");

@@ -27,7 +27,7 @@ use crate::netlink::nflog::Received;
 pub use counters::{AllCounters, Counters, HoldStatus, TotalsStatus};
 use packet::Packet;
 use sockets::{PacketIo, Sockets};
-use store::{Kept, Store};
+use store::{Arrival, Store};
 
 /// Maximum number of reads in one poll, so that other sockets get their turn.
 const MAX_READS: usize = 1024;
@@ -49,7 +49,7 @@ struct Held {
     counters: Counters<HoldStatus>,
 }
 
-/// Whether a target takes packets.
+/// State of a frontend's target.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Activity {
     Active,
@@ -128,10 +128,10 @@ impl Holder {
         if held.target == Activity::Active {
             return held.pass(io.as_mut(), packet);
         }
-        let (kept, made_room) = held.store.keep(packet, now, &held.options);
+        let (arrival, evicted) = held.store.insert(packet, now, &held.options);
         held.count(|counts| {
-            counts.repeated += u64::from(kept == Kept::Again);
-            counts.made_room += made_room;
+            counts.repeated += u64::from(arrival == Arrival::Repeated);
+            counts.made_room += evicted;
         });
         emit(MonitorEvent::FirstPacket { frontend, source: flow.source });
     }

@@ -16,31 +16,19 @@ use crate::netlink::conntrack::Conntrack;
 use crate::netlink::nflog::{Logged, Nflog, Received};
 
 /// Kernel interface of the holder. No method blocks.
-pub trait PacketIo: Send {
-    /// The descriptor that is readable when a packet was captured.
+pub(super) trait PacketIo: Send {
     fn fd(&self) -> BorrowedFd<'_>;
-
-    /// Receives some of the captured packets.
-    ///
-    /// # Errors
-    /// The operating system's error.
     fn receive(&mut self, each: &mut dyn FnMut(Logged<'_>)) -> io::Result<Received>;
 
-    /// Sends a packet, header included, to a host.
-    ///
-    /// # Errors
-    /// The operating system's error; `PermissionDenied` where a rule dropped the packet.
+    /// Sends a packet, header included. The error is `PermissionDenied` where a rule dropped it.
     fn send(&mut self, packet: &[u8], to: IpAddr) -> io::Result<()>;
 
     /// Deletes the conntrack entry of a flow, if there is one.
-    ///
-    /// # Errors
-    /// The operating system's error.
     fn delete_entry(&mut self, flow: &Flow) -> io::Result<()>;
 }
 
 /// The real sockets.
-pub struct Sockets {
+pub(super) struct Sockets {
     log: Nflog,
     raw_v4: OwnedFd,
     /// `None` where the kernel has no IPv6.
@@ -50,10 +38,7 @@ pub struct Sockets {
 
 impl Sockets {
     /// Opens the sockets, with packets of an NFLOG group.
-    ///
-    /// # Errors
-    /// The group belongs to another program, or a capability is missing.
-    pub fn open(group: u16) -> Result<Sockets, Error> {
+    pub(super) fn open(group: u16) -> Result<Sockets, Error> {
         let log = Nflog::open(group).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => format!(
                 "the NFLOG group {group} belongs to another program (set plugins.packet.group to a free one), \

@@ -25,34 +25,33 @@ struct Waiting {
     since: Instant,
 }
 
-/// What has become of a packet.
+/// Place of a packet in its flow.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Kept {
-    /// It waits.
-    New,
-    /// It is its flow's again, and has taken the place of the one before.
-    Again,
+pub enum Arrival {
+    /// The flow's first packet.
+    First,
+    /// It has replaced a waiting packet of the flow.
+    Repeated,
 }
 
 impl Store {
-    /// Keeps a packet; returns how many older ones have made room for it.
-    pub fn keep(&mut self, packet: Packet, now: Instant, limits: &HoldOptions) -> (Kept, u64) {
+    /// Stores a packet; returns the number of older ones that were evicted for it.
+    pub fn insert(&mut self, packet: Packet, now: Instant, limits: &HoldOptions) -> (Arrival, u64) {
         if let Some(position) = self.by_flow.get(&packet.flow)
             && let Some(waiting) = self.queue.get_mut(position)
         {
             self.bytes = self.bytes - waiting.packet.len() + packet.len();
             waiting.packet = packet;
-            let made_room = self.make_room(limits);
-            return (Kept::Again, made_room);
+            return (Arrival::Repeated, self.evict(limits));
         }
-        let mut made_room = 0;
+        let mut evicted = 0;
         let source = source_of(&packet.flow);
         if let Some(own) = self.by_source.get(&source)
             && own.len() >= limits.per_source as usize
             && let Some(oldest) = own.front().copied()
         {
             self.take(oldest);
-            made_room += 1;
+            evicted += 1;
         }
         let position = self.next;
         self.next += 1;
@@ -60,19 +59,18 @@ impl Store {
         self.by_flow.insert(packet.flow, position);
         self.by_source.entry(source).or_default().push_back(position);
         self.queue.insert(position, Waiting { packet, since: now });
-        made_room += self.make_room(limits);
-        (Kept::New, made_room)
+        (Arrival::First, evicted + self.evict(limits))
     }
 
-    /// Lets the oldest go until the limits hold; returns how many.
-    fn make_room(&mut self, limits: &HoldOptions) -> u64 {
-        let mut gone = 0;
+    /// Removes the oldest packets until the limits hold; returns their number.
+    fn evict(&mut self, limits: &HoldOptions) -> u64 {
+        let mut evicted = 0;
         while self.queue.len() > limits.packets as usize || self.bytes > limits.bytes as usize {
             let Some(oldest) = self.queue.keys().next().copied() else { break };
             self.take(oldest);
-            gone += 1;
+            evicted += 1;
         }
-        gone
+        evicted
     }
 
     /// Takes the oldest packet out.
@@ -81,19 +79,19 @@ impl Store {
         self.take(oldest)
     }
 
-    /// Takes the oldest packet out, if it has waited for too long.
+    /// Takes the oldest packet out, if its time is over.
     pub fn pop_expired(&mut self, now: Instant, timeout: Duration) -> Option<Packet> {
         let (oldest, waiting) = self.queue.first_key_value()?;
         let oldest = *oldest;
         (waiting.since + timeout <= now).then(|| self.take(oldest))?
     }
 
-    /// When the oldest packet will have waited for too long.
+    /// Time when the oldest packet's time is over.
     pub fn expires(&self, timeout: Duration) -> Option<Instant> {
         Some(self.queue.first_key_value()?.1.since + timeout)
     }
 
-    /// How many packets wait.
+    /// Number of waiting packets.
     pub fn len(&self) -> usize {
         self.queue.len()
     }
@@ -115,7 +113,7 @@ impl Store {
     }
 }
 
-/// Whom a packet counts against: an IPv4 address, or an IPv6 network of 64 bits, which is what one host has.
+/// Source that a packet counts for: an IPv4 address, or an IPv6 network of 64 bits, since one host can have all of it.
 fn source_of(flow: &Flow) -> IpAddr {
     match flow.source.ip() {
         IpAddr::V4(address) => IpAddr::V4(address),

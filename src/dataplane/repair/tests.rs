@@ -68,7 +68,7 @@ fn an_intact_table_needs_nothing() {
 }
 
 #[test]
-fn rules_that_were_deleted_added_or_replaced_are_loaded_again_for_their_chain_alone() {
+fn changed_rules_are_reloaded_for_their_chain_only() {
     for action in [ADDED, DELETED, Action::Replaced] {
         let parts = Parts { chains: names(["prerouting"]), ..Parts::default() };
         assert_eq!(after(|_| {}, &[(rules("prerouting"), action)]), Repair::Parts(parts), "{action:?}");
@@ -76,7 +76,7 @@ fn rules_that_were_deleted_added_or_replaced_are_loaded_again_for_their_chain_al
 }
 
 #[test]
-fn elements_that_were_deleted_or_added_are_loaded_again_for_their_map_alone() {
+fn changed_elements_are_reloaded_for_their_map_only() {
     for action in [ADDED, DELETED] {
         let sets = [("active_ip4".to_owned(), SetKind::Map)].into();
         let reported = [(Object::Elements("active_ip4".to_owned()), action)];
@@ -85,14 +85,14 @@ fn elements_that_were_deleted_or_added_are_loaded_again_for_their_map_alone() {
 }
 
 #[test]
-fn a_chain_that_was_deleted_is_made() {
+fn a_deleted_chain_is_added() {
     let delete = |listed: &mut Listing| _ = listed.chains.remove("output");
     let parts = Parts { new_chains: names(["output"]), ..Parts::default() };
     assert_eq!(after(delete, &[(chain("output"), DELETED), (rules("output"), DELETED)]), Repair::Parts(parts));
 }
 
 #[test]
-fn a_policy_is_set_and_another_hook_makes_another_chain() {
+fn a_changed_policy_is_set_and_a_changed_hook_readds_the_chain() {
     let drop = |listed: &mut Listing| _ = listed.chains.insert("prerouting".to_owned(), base(0, Policy::Drop));
     let one = || names(["prerouting"]);
     let parts = Parts { chains: one(), new_chains: one(), ..Parts::default() };
@@ -112,7 +112,7 @@ fn a_policy_is_set_and_another_hook_makes_another_chain() {
 }
 
 #[test]
-fn what_is_not_ours_is_deleted() {
+fn unknown_objects_are_deleted() {
     let add = |listed: &mut Listing| {
         listed.chains.insert("extra".to_owned(), base(2, Policy::Drop));
         listed.sets.insert("extra".to_owned(), SetKind::Set);
@@ -140,13 +140,13 @@ fn what_is_not_ours_is_deleted() {
 }
 
 #[test]
-fn a_dormant_table_is_woken() {
+fn a_dormant_table_is_activated() {
     let parts = Parts { wake: true, ..Parts::default() };
     assert_eq!(after(|listed| listed.dormant = true, &[(Object::Table, ADDED)]), Repair::Parts(parts));
 }
 
 #[test]
-fn a_map_that_was_deleted_is_made_with_the_rules_that_looked_it_up() {
+fn a_deleted_map_is_added_with_its_rules() {
     let map = Object::Set("active_ip4".to_owned());
     let delete = |listed: &mut Listing| _ = listed.sets.remove("active_ip4");
     let parts = Parts { new_sets: names(["active_ip4"]), chains: names(["prerouting"]), ..Parts::default() };
@@ -157,7 +157,7 @@ fn a_map_that_was_deleted_is_made_with_the_rules_that_looked_it_up() {
 }
 
 #[test]
-fn a_renamed_chain_is_still_referred_to_so_everything_is_restored() {
+fn a_renamed_chain_restores_everything() {
     let rename = |listed: &mut Listing| {
         let chain = listed.chains.remove("frontend-0").expect("it is there");
         listed.chains.insert("renamed".to_owned(), chain);
@@ -169,7 +169,7 @@ fn a_renamed_chain_is_still_referred_to_so_everything_is_restored() {
 }
 
 #[test]
-fn only_a_table_or_a_policy_that_is_gone_calls_for_the_whole() {
+fn a_missing_table_or_policy_reloads_the_table() {
     assert_eq!(repair(&wanted(), None, &Changes::default(), Extent::Changed), Repair::Whole);
     assert_eq!(after(|listed| listed.objects.clear(), &[]), Repair::Whole);
     // Deleted and made again by another program: its flows have lost their timeouts.
@@ -185,7 +185,7 @@ fn chains_that_are_made_or_emptied_get_rules() {
 }
 
 #[test]
-fn without_notifications_everything_but_the_policies_is_restored() {
+fn lost_notifications_restore_all_but_the_policies() {
     let all = Repair::Parts(everything(BTreeSet::new()));
     assert_eq!(repair(&wanted(), Some(&wanted()), &Changes::default(), Extent::Everything), all);
     let unknown = Changes { more: true, ..Changes::default() };

@@ -38,7 +38,7 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// Whether no other host can have sent the packet: its source is unspecified, loopback, multicast or the limited
+    /// Whether the source is forged, if another host sent the packet: it is unspecified, loopback, multicast or the limited
     /// broadcast address (RFC 1122, section 3.2.1.3; RFC 4291, section 2). The host's own addresses take a route lookup:
     /// the kernel drops those, by the chain `forged`.
     pub fn has_forged_source(&self) -> bool {

@@ -264,7 +264,7 @@ fn check(bytes: &[u8]) -> bool {
 }
 
 #[test]
-fn whatever_parses_can_be_sent_and_refused() {
+fn parsed_packets_can_be_sent_and_refused() {
     let only = std::env::var("PROXYGW_PACKET_SEED").ok().map(|seed| seed.parse().expect("a number"));
     let (mut held, mut unfit, mut in_fragments, mut survivors) = (0, 0, 0, 0);
     for seed in only.map_or(0..SEEDS, |seed| seed..seed + 1) {
@@ -300,7 +300,7 @@ fn whatever_parses_can_be_sent_and_refused() {
 }
 
 #[test]
-fn noise_is_no_packet_and_no_danger() {
+fn random_bytes_do_not_panic() {
     let mut random = Random(7);
     for _ in 0..20_000 {
         let length = random.index(200);

@@ -39,7 +39,7 @@ fn the_checksum_is_that_of_rfc_1071() {
 }
 
 #[test]
-fn no_prefix_is_a_packet_and_no_flipped_bit_makes_it_panic() {
+fn cut_and_flipped_packets_do_not_panic() {
     for whole in [syn_v4(), datagram_v6()] {
         for end in 0..whole.len() {
             assert!(Packet::parse(&whole[..end]).is_err(), "{end}");
@@ -73,7 +73,7 @@ fn a_long_datagram_goes_on_in_fragments() {
 }
 
 #[test]
-fn fragments_and_source_routes_are_refused_on_purpose() {
+fn fragments_and_source_routes_are_refused() {
     let mut fragment = syn_v4();
     fragment[6] = 0x20;
     assert_eq!(Packet::parse(&fragment), Err(Unfit::Fragment));
@@ -124,7 +124,7 @@ fn extended(hop_by_hop: u8, destination: u8, data: usize) -> Vec<u8> {
 }
 
 #[test]
-fn extension_headers_are_limited_by_what_the_first_fragment_carries() {
+fn extension_headers_must_fit_into_the_first_fragment() {
     // 40 bytes of header, 8 of fragment header, 1,224 of options and 8 of UDP header: 1,280.
     let fragments = Packet::parse(&extended(0, 153, 400)).expect("it fits").into_sendable();
     assert_eq!(fragments.iter().map(Vec::len).collect::<Vec<_>>(), [1280, 40 + 8 + 400]);

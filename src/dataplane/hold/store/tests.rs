@@ -42,7 +42,7 @@ fn source(random: &mut Random) -> SocketAddr {
     SocketAddr::new(address, 1 + random.below(6) as u16)
 }
 
-/// Whom the limit per source counts, written another way than in the store.
+/// Source that a packet counts for, computed in another way than in the store.
 fn network(flow: &Flow) -> String {
     match flow.source.ip() {
         IpAddr::V4(address) => address.to_string(),
@@ -59,13 +59,13 @@ impl Model {
         self.0.iter().map(|(packet, _)| packet.len()).sum()
     }
 
-    fn keep(&mut self, packet: Packet, now: Instant, limits: &HoldOptions) -> (Kept, u64) {
+    fn insert(&mut self, packet: Packet, now: Instant, limits: &HoldOptions) -> (Arrival, u64) {
         let before = self.0.len();
         let again = self.0.iter_mut().find(|(other, _)| other.flow == packet.flow);
         let kept = match again {
             Some((other, _)) => {
                 *other = packet;
-                Kept::Again
+                Arrival::Repeated
             }
             None => {
                 let own = network(&packet.flow);
@@ -75,13 +75,13 @@ impl Model {
                     self.0.remove(oldest);
                 }
                 self.0.push((packet, now));
-                Kept::New
+                Arrival::First
             }
         };
         while self.0.len() > limits.packets as usize || self.bytes() > limits.bytes as usize {
             self.0.remove(0);
         }
-        let added = usize::from(kept == Kept::New);
+        let added = usize::from(kept == Arrival::First);
         (kept, (before + added - self.0.len()) as u64)
     }
 
@@ -91,7 +91,7 @@ impl Model {
 }
 
 #[test]
-fn the_store_does_what_its_model_does() {
+fn the_store_behaves_like_its_model() {
     let mut seen = [0; 5];
     for seed in 0..300 {
         let mut random = Random(seed);
@@ -123,12 +123,12 @@ fn the_store_does_what_its_model_does() {
                     let length = if random.below(20) == 0 { 2000 } else { random.below(300) as usize };
                     let packet = datagram(source(&mut random), length);
                     assert_eq!(packet.flow.protocol, Protocol::Udp);
-                    let kept = model.keep(packet.clone(), now, &limits);
-                    seen[1] += u32::from(kept.0 == Kept::Again);
+                    let kept = model.insert(packet.clone(), now, &limits);
+                    seen[1] += u32::from(kept.0 == Arrival::Repeated);
                     seen[2] += u32::from(kept.1 > 1);
                     seen[3] += u32::from(kept.1 == 1 && model.0.len() < limits.packets as usize);
                     seen[4] += u32::from(model.0.is_empty());
-                    assert_eq!(store.keep(packet, now, &limits), kept, "seed {seed}");
+                    assert_eq!(store.insert(packet, now, &limits), kept, "seed {seed}");
                 }
             }
             assert_eq!((store.len(), store.bytes), (model.0.len(), model.bytes()), "seed {seed}");
@@ -147,7 +147,7 @@ fn the_store_does_what_its_model_does() {
 }
 
 #[test]
-fn a_source_over_its_limit_costs_the_same_however_many_wait() {
+fn a_source_over_its_limit_takes_constant_time() {
     let limits = |packets| HoldOptions {
         group: 1,
         packets,
@@ -161,13 +161,13 @@ fn a_source_over_its_limit_costs_the_same_however_many_wait() {
         let (mut store, now) = (Store::default(), Instant::now());
         for source in 0..packets {
             let source = SocketAddr::new(std::net::Ipv4Addr::from(0x0a00_0000 + source).into(), 1);
-            store.keep(datagram(source, 0), now, &limits(packets + 1));
+            store.insert(datagram(source, 0), now, &limits(packets + 1));
         }
         let last: SocketAddr = "198.51.100.1:1".parse().expect("an address");
         let all: Vec<_> = (1..2000).map(|port| datagram(SocketAddr::new(last.ip(), port), 0)).collect();
         let began = Instant::now();
         for packet in all {
-            store.keep(packet, now, &limits(packets + 1));
+            store.insert(packet, now, &limits(packets + 1));
         }
         assert_eq!(store.len(), packets as usize + 1);
         began.elapsed()
