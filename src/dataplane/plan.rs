@@ -1,4 +1,4 @@
-//! What should be in the kernel, as plain data.
+//! The rules that should be in the kernel, as plain data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -9,10 +9,10 @@ use crate::config::{
 };
 use crate::ids::{Family, FrontendId, TargetId};
 
-/// The longest time that conntrack shows a closed TCP connection for; the kernel's default for TIME_WAIT.
-const LONGEST_TRACE: Duration = Duration::from_secs(120);
+/// Maximum time for which conntrack shows a closed TCP connection, in seconds: the kernel's default for TIME_WAIT.
+const CLOSED_RETENTION: u32 = 120;
 
-/// All rules that there can be. It never changes while the daemon runs; [`State`] says which of them are in force.
+/// All rules that there can be. It never changes while the daemon runs; [`State`] has those that are in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// Rules of each frontend.
@@ -22,21 +22,21 @@ pub struct Plan {
 /// The rules of one frontend.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
-    /// The frontend's name, for people who read the rule set.
+    /// The frontend's name, for the comments in the rule set.
     pub name: String,
-    /// Target behind it.
+    /// The target behind it.
     pub target: TargetId,
-    /// What is matched, with the next field.
+    /// The protocol of its flows.
     pub protocol: Protocol,
-    /// Each listen, and where it leads; at least one.
+    /// Each listen with its endpoint; at least one.
     pub routes: Vec<Route>,
-    /// How long a silent flow lives.
+    /// Lifetimes of its flows.
     pub timeouts: Timeouts,
-    /// What happens to new flows while the target is not active.
+    /// Treatment of new flows while the target is not active.
     pub cold: ColdPath,
-    /// Who may reach it.
+    /// The clients that may reach it.
     pub access: Access,
-    /// Whose source address the endpoint sees.
+    /// The clients whose source address is replaced.
     pub masquerade: Masquerade,
 }
 
@@ -72,35 +72,36 @@ impl Rules {
         (same && !ports.is_range()).then_some(ports.first())
     }
 
-    /// Whether it leads to a range of ports.
+    /// Whether an endpoint is a range of ports.
     pub fn has_range(&self) -> bool {
         self.routes.iter().any(|route| route.endpoint.ports.is_range())
     }
 
-    /// Where a flow to `destination` is sent to, if it is one of this frontend's.
+    /// The new destination of a flow to `destination`, if it is one of this frontend's.
     pub fn translate(&self, protocol: Protocol, destination: SocketAddr) -> Option<SocketAddr> {
         let route = self.routes.iter().find(|route| route.matches(destination));
         route.filter(|_| self.protocol == protocol).map(|route| route.translate(destination))
     }
 
-    /// The endpoints of a UDP frontend that may answer from another address than they are asked at, where that may be mended.
+    /// The endpoints of a UDP frontend that may answer from another address than their own, where that may be fixed.
     pub fn may_be_wildcards(&self) -> impl Iterator<Item = Address> {
         let may = self.protocol == Protocol::Udp && self.masquerade != Masquerade::Never;
         self.routes.iter().map(|route| route.endpoint).filter(move |endpoint| may && endpoint.ip.is_loopback())
     }
 
-    /// Whether clients need `route_localnet` and its guard: those outside who are sent to 127.0.0.0/8, or those on
-    /// 127.0.0.0/8 who are sent elsewhere.
+    /// Whether clients need `route_localnet` and its guard: those outside whose flows go to 127.0.0.0/8, or those on
+    /// 127.0.0.0/8 whose flows go to other hosts.
     pub fn needs_route_localnet(&self) -> bool {
-        let inside = |ip: IpAddr| ip.is_ipv4() && ip.is_loopback();
-        let leaves = |route: &Route| route.is_wildcard() && route.listen.is_ipv4() || inside(route.listen.ip);
+        let leaves = |route: &Route| route.listen.is_ipv4() && (route.is_wildcard() || route.listen.ip.is_loopback());
         self.enters_loopback() || self.masqueraded().any(leaves)
     }
 
-    /// Whether clients outside are sent to 127.0.0.0/8.
+    /// Whether flows from outside go to 127.0.0.0/8.
     pub fn enters_loopback(&self) -> bool {
-        let inside = |ip: IpAddr| ip.is_ipv4() && ip.is_loopback();
-        self.routes.iter().any(|route| inside(route.endpoint.ip) && !route.listen.ip.is_loopback())
+        let enters = |Route { listen, endpoint }: &Route| {
+            endpoint.is_ipv4() && endpoint.ip.is_loopback() && !listen.ip.is_loopback()
+        };
+        self.routes.iter().any(enters)
     }
 
     /// The routes whose clients' source addresses may have to be replaced: those to other hosts.
@@ -110,48 +111,47 @@ impl Rules {
     }
 }
 
-/// What happens to a new flow to a frontend whose target is not active.
+/// Treatment of a new flow to a frontend whose target is not active.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColdPath {
     /// The packets go to this host's own sockets: the frontend's handler listens there and answers.
     Local,
-    /// First packets are dropped, so that the client tries again and finds the backend; it is never refused.
+    /// First packets are dropped, so that the client retransmits and finds the backend; it is never refused.
     Drop,
-    /// First packets wake the target and wait in the gateway until it is active; then they go on, as if the backend had
-    /// always been there.
+    /// First packets wake the target and wait in the gateway until it is active; then they are sent on.
     Hold(HoldOptions),
 }
 
-/// How first packets are held.
+/// Settings of a frontend that holds first packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HoldOptions {
     /// The NFLOG group that carries them; the same for all frontends.
     pub group: u16,
-    /// How many packets wait at most; the oldest make room.
+    /// Maximum number of packets that wait; the oldest are discarded for new ones.
     pub packets: u32,
-    /// How many of them may be of one source (an IPv4 address, or an IPv6 network of 64 bits).
+    /// Maximum number of them of one source (an IPv4 address, or an IPv6 network of 64 bits).
     pub per_source: u32,
-    /// How many bytes wait at most.
+    /// Maximum number of bytes that wait.
     pub bytes: u32,
-    /// How long a packet waits at most.
+    /// Maximum time for which a packet waits.
     pub timeout: Duration,
-    /// What clients are told when the target fails, or the time is over.
+    /// Treatment of clients when the target fails, or the time is over.
     pub on_failure: OnFailure,
     /// Whether the packets are sent on by the gateway. Otherwise the client's own retransmission is what arrives: then a
     /// firewall's forward policy judges every packet.
     pub replay: bool,
 }
 
-/// What clients are told when their packets cannot go on.
+/// Treatment of clients whose packets cannot be sent on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {
-    /// Nothing: they try again by themselves.
+    /// They are left to retransmit.
     Drop,
-    /// That nobody is there: a reset for TCP, the ICMP error for UDP; at once for as long as the target backs off.
+    /// They are refused, by a reset for TCP and an ICMP error for UDP; at once for as long as the target backs off.
     Reject,
 }
 
-/// For how long conntrack keeps a flow, in the whole seconds that the kernel counts.
+/// Lifetimes of flows in conntrack, in the whole seconds that the kernel counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timeouts {
     /// An established TCP connection, or a UDP flow, after its last packet.
@@ -165,7 +165,7 @@ impl Timeouts {
         Timeouts { silent: u32::try_from(seconds).unwrap_or(u32::MAX).max(1) }
     }
 
-    /// A TCP connection in a state that the kernel keeps for `default` seconds: never longer than a silent one.
+    /// A TCP connection in a state that the kernel keeps for `default` seconds: never longer than an idle one.
     pub fn at_most(self, default: u32) -> u32 {
         self.silent.min(default)
     }
@@ -180,22 +180,22 @@ impl Timeouts {
         self.at_most(60)
     }
 
-    /// A TCP connection that has been closed or reset: for so long it can be seen that, and when, it was.
+    /// A TCP connection that has been closed or reset: for so long conntrack shows that, and when, it was.
     pub fn closed(self) -> u32 {
-        self.at_most(LONGEST_TRACE.as_secs() as u32)
+        self.at_most(CLOSED_RETENTION)
     }
 }
 
-/// Which of the plan's rules are in force.
+/// The rules of a plan that are in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
-    /// The frontends whose cold path is in.
+    /// The frontends with their cold path in.
     pub cold: BTreeSet<FrontendId>,
-    /// The frontends whose DNAT is in.
+    /// The frontends with their DNAT in.
     pub active: BTreeSet<FrontendId>,
     /// The frontends whose cold path refuses clients.
     pub refusing: BTreeSet<FrontendId>,
-    /// Who is on which link.
+    /// The addresses on each link.
     pub on_link: BTreeSet<OnLink>,
     /// The UDP endpoints of targets, on loopback addresses, that answer from any address of this host.
     pub wildcards: BTreeSet<(TargetId, Address)>,
@@ -206,7 +206,7 @@ pub struct State {
 pub struct OnLink {
     /// The interface's index.
     pub interface: u32,
-    /// What is reached there without a router.
+    /// Addresses that are reached there without a router.
     pub prefix: Prefix,
 }
 
@@ -249,6 +249,103 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataplane::render::samples::{self, masquerading, plan, rules};
+
+    /// A frontend of one route that masquerades by itself.
+    fn auto(route: &str) -> Rules {
+        masquerading(Masquerade::Auto, Protocol::Tcp, &[route])
+    }
+
+    #[test]
+    fn route_localnet_is_needed_to_enter_127_and_to_leave_it() {
+        for (route, enters, needs) in [
+            ("0.0.0.0:80>127.0.0.1:80", true, true),
+            ("127.0.0.2:80>127.0.0.1:80", false, false),
+            ("[::]:80>[::1]:80", false, false),
+            ("0.0.0.0:80>10.0.0.1:80", false, true),
+            ("127.0.0.1:80>10.0.0.1:80", false, true),
+            ("192.0.2.1:80>10.0.0.1:80", false, false),
+            ("[::]:80>[fd00::1]:80", false, false),
+            ("[::1]:80>[fd00::1]:80", false, false),
+        ] {
+            let rules = auto(route);
+            assert_eq!((rules.enters_loopback(), rules.needs_route_localnet()), (enters, needs), "{route}");
+            assert_eq!(plan([rules.clone()]).needs_route_localnet(), needs);
+            let never = Rules { masquerade: Masquerade::Never, ..rules };
+            assert_eq!(never.needs_route_localnet(), enters, "{route}");
+        }
+    }
+
+    #[test]
+    fn loopback_routes_are_needed_by_clients_on_the_ipv6_loopback() {
+        for (route, needs) in [
+            ("[::]:80>[fd00::1]:80", true),
+            ("[::1]:80>[fd00::1]:80", true),
+            ("[2001:db8::1]:80>[fd00::1]:80", false),
+            ("[::]:80>[::1]:80", false),
+            ("0.0.0.0:80>10.0.0.1:80", false),
+            ("127.0.0.1:80>10.0.0.1:80", false),
+        ] {
+            assert_eq!(plan([auto(route)]).needs_loopback_routes(), needs, "{route}");
+        }
+    }
+
+    #[test]
+    fn only_frontends_to_other_hosts_masquerade() {
+        let remote = plan([masquerading(Masquerade::Always, Protocol::Tcp, &["0.0.0.0:80>10.0.0.1:80"])]);
+        let local = plan([masquerading(Masquerade::Always, Protocol::Tcp, &["0.0.0.0:80>127.0.0.1:80"])]);
+        assert!(remote.has_masquerade(Masquerade::Always) && !remote.has_masquerade(Masquerade::Auto));
+        assert!(!local.has_masquerade(Masquerade::Always));
+    }
+
+    #[test]
+    fn udp_endpoints_on_loopback_addresses_may_be_wildcards() {
+        let of = |rules: Rules| rules.may_be_wildcards().map(|address| address.to_string()).collect::<Vec<_>>();
+        let routes = ["0.0.0.0:53>127.0.0.1:5300", "[::]:53>[::1]:5300", "192.0.2.1:53>10.0.0.1:53"];
+        assert_eq!(of(masquerading(Masquerade::Auto, Protocol::Udp, &routes)), ["127.0.0.1:5300", "[::1]:5300"]);
+        assert!(of(masquerading(Masquerade::Never, Protocol::Udp, &routes)).is_empty());
+        assert!(of(masquerading(Masquerade::Auto, Protocol::Tcp, &routes)).is_empty());
+    }
+
+    #[test]
+    fn ports_are_those_of_all_routes() {
+        let only = |routes: &[&str]| rules(Protocol::Tcp, routes).only_port();
+        assert_eq!(only(&["0.0.0.0:80>10.0.0.1:81", "[::]:80>[fd00::1]:81"]), Some(80));
+        assert_eq!(only(&["0.0.0.0:80>10.0.0.1:81", "[::]:82>[fd00::1]:81"]), None);
+        assert_eq!(only(&["0.0.0.0:80-81>10.0.0.1:80-81"]), None);
+        let has_range = |routes: &[&str]| rules(Protocol::Tcp, routes).has_range();
+        assert!(has_range(&["0.0.0.0:80>10.0.0.1:80", "0.0.0.0:81-82>10.0.0.1:81-82"]));
+        assert!(!has_range(&["0.0.0.0:80>10.0.0.1:80"]));
+    }
+
+    #[test]
+    fn a_flow_is_translated_by_the_route_of_its_protocol() {
+        let rules = rules(Protocol::Tcp, &["192.0.2.1:80>10.0.0.1:8080", "0.0.0.0:100-110>10.0.0.1:200-210"]);
+        let to = |protocol, text: &str| {
+            rules.translate(protocol, text.parse().expect("an address")).map(|address| address.to_string())
+        };
+        assert_eq!(to(Protocol::Tcp, "192.0.2.1:80").as_deref(), Some("10.0.0.1:8080"));
+        assert_eq!(to(Protocol::Tcp, "192.0.2.9:105").as_deref(), Some("10.0.0.1:205"));
+        assert_eq!(to(Protocol::Udp, "192.0.2.1:80"), None);
+        assert_eq!(to(Protocol::Tcp, "192.0.2.2:80"), None);
+    }
+
+    #[test]
+    fn the_group_is_that_of_a_frontend_that_holds() {
+        assert_eq!(samples::cold().group(), Some(5));
+        assert_eq!(samples::masquerade().group(), None);
+    }
+
+    #[test]
+    fn states_of_tcp_live_no_longer_than_an_idle_flow() {
+        let times = |seconds| {
+            let timeouts = Timeouts::new(Duration::from_secs(seconds));
+            [timeouts.syn_sent(), timeouts.syn_received(), timeouts.closed(), timeouts.at_most(7)]
+        };
+        assert_eq!(times(3600), [120, 60, 120, 7]);
+        assert_eq!(times(30), [30, 30, 30, 7]);
+        assert_eq!(times(5), [5, 5, 5, 5]);
+    }
 
     #[test]
     fn timeouts_are_whole_seconds_within_the_kernels_range() {
