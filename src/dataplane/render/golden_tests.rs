@@ -93,6 +93,36 @@ fn timeouts_script() {
     assert_golden("timeouts", &script);
 }
 
+/// Parts that another program has flushed, deleted, replaced or added.
+#[test]
+fn restoration_of_parts() {
+    let names = |names: &[&str]| -> BTreeSet<String> { names.iter().copied().map(str::to_owned).collect() };
+    let sets = |sets: &[(&str, SetKind)]| sets.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect();
+    let after = |seconds, route| Rules {
+        timeouts: Timeouts::new(Duration::from_secs(seconds)),
+        ..samples::rules(Protocol::Udp, &[route])
+    };
+    let routes = ["0.0.0.0:80>10.0.0.1:80", "0.0.0.0:81>10.0.0.1:81", "0.0.0.0:82>10.0.0.1:82"];
+    let plan = samples::plan([after(10, routes[0]), after(20, routes[1]), after(30, routes[2])]);
+    let parts = Parts {
+        wake: true,
+        chains: names(&["frontend-0", "timeout-10s"]),
+        new_chains: names(&["prerouting", "cold-drop", "timeout-20s", "timeout-30s"]),
+        deleted_chains: names(&["cold-drop", "timeout-30s", "added"]),
+        sets: sets(&[("active_any4", SetKind::Map), ("guarded_any4", SetKind::Set)]),
+        new_sets: names(&["cold_any4"]),
+        deleted_sets: sets(&[("added_map", SetKind::Map), ("added_set", SetKind::Set)]),
+        deleted_objects: vec![("added_counter".to_owned(), "counter")],
+    };
+    let mut found = String::new();
+    for (language, transaction) in restoration(&plan, &state(&[0], &[0, 1]), &parts) {
+        found.push_str(&format!("# {language:?}\n"));
+        found.push_str(&if language == Language::Json { lines(&transaction) } else { transaction });
+    }
+    assert_golden("restoration", &found);
+    assert!(restoration(&plan, &state(&[0], &[0, 1]), &Parts::default()).is_empty());
+}
+
 /// Transactions from one state to another, and back.
 #[track_caller]
 fn assert_changes(name: &str, plan: &Plan, states: &[(&str, State)]) {

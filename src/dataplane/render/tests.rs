@@ -1,4 +1,4 @@
-//! What the rules are, without a kernel.
+//! Structure of the rules, and restorations of parts of them.
 
 use std::time::Duration;
 
@@ -6,37 +6,9 @@ use serde_json::Value;
 
 use super::*;
 use crate::config::{Access, Masquerade, Prefix, Protocol};
-use crate::dataplane::plan::{ColdPath, HoldOptions, OnFailure};
-use crate::dataplane::plan::{OnLink, Timeouts};
-use crate::ids::TargetId;
-
-/// A frontend with these routes, `LISTEN>ENDPOINT`.
-fn rules(protocol: Protocol, routes: &[&str]) -> Rules {
-    let route = |text: &&str| {
-        let (listen, endpoint) = text.split_once('>').expect("LISTEN>ENDPOINT");
-        Route { listen: listen.parse().expect("an address"), endpoint: endpoint.parse().expect("an address") }
-    };
-    Rules {
-        name: "f".to_owned(),
-        target: TargetId::new(0),
-        protocol,
-        routes: routes.iter().map(route).collect(),
-        timeouts: Timeouts::new(Duration::from_secs(60)),
-        cold: ColdPath::Drop,
-        access: Access::default(),
-        masquerade: Masquerade::Never,
-    }
-}
-
-/// A plan of frontends, numbered from 0.
-fn plan(frontends: Vec<Rules>) -> Plan {
-    Plan { frontends: (0..).map(FrontendId::new).zip(frontends).collect() }
-}
-
-/// Ids of frontends.
-fn ids(numbers: &[u32]) -> BTreeSet<FrontendId> {
-    numbers.iter().copied().map(FrontendId::new).collect()
-}
+use crate::dataplane::plan::{ColdPath, HoldOptions, OnFailure, OnLink};
+use crate::netlink::nftables::Policy;
+use samples::{ids, plan, rules};
 
 /// The commands of a table in which the only frontend is cold and active.
 fn commands(rules: Rules) -> Vec<Value> {
@@ -69,7 +41,7 @@ fn chain(commands: &[Value], name: &str) -> Vec<String> {
 }
 
 #[test]
-fn without_ranges_there_are_no_maps_for_them() {
+fn no_maps_of_intervals_without_ranges() {
     let commands =
         commands(rules(Protocol::Tcp, &["0.0.0.0:80>10.0.0.1:81", "192.0.2.1:82>10.0.0.1:81", "[::]:80>[fd00::1]:80"]));
     let maps = names(&commands, "map");
@@ -107,7 +79,7 @@ fn a_shifted_range_is_one_rule_and_a_map_of_its_ports() {
 }
 
 #[test]
-fn nobody_is_masqueraded_whose_endpoint_is_on_this_host_or_who_never_is() {
+fn local_endpoints_are_not_masqueraded() {
     let local = Rules { masquerade: Masquerade::Always, ..rules(Protocol::Tcp, &["0.0.0.0:80>127.0.0.1:80"]) };
     let never = rules(Protocol::Tcp, &["0.0.0.0:81>10.0.0.1:80"]);
     let commands = commands_of(vec![local, never], State::default());
@@ -116,7 +88,7 @@ fn nobody_is_masqueraded_whose_endpoint_is_on_this_host_or_who_never_is() {
 }
 
 #[test]
-fn the_frontends_of_one_endpoint_are_told_apart_by_the_original_destination() {
+fn frontends_share_the_element_of_an_endpoint() {
     let with = |masquerade, route| Rules { masquerade, ..rules(Protocol::Tcp, &[route]) };
     let frontends = vec![
         with(Masquerade::Auto, "0.0.0.0:80>10.0.0.1:8080"),
@@ -155,7 +127,7 @@ fn rich() -> (Plan, State) {
 }
 
 #[test]
-fn the_outline_is_what_the_table_has() {
+fn the_outline_matches_the_table() {
     let (plan, state) = rich();
     let document: Value = serde_json::from_str(&table(&plan, &state)).expect("JSON");
     let commands = document["nftables"].as_array().expect("a list");
@@ -173,6 +145,15 @@ fn the_outline_is_what_the_table_has() {
         let added = commands.iter().map(|command| &command["add"]["chain"]).find(|chain| chain["name"] == **name);
         let priority = added.and_then(|chain| chain["prio"].as_i64());
         assert_eq!(found.base.as_ref().map(|base| i64::from(base.priority)), priority, "{name}");
+        if let (Some(base), Some(chain)) = (&found.base, added) {
+            let hook = ["prerouting", "input", "forward", "output", "postrouting"][base.hook as usize];
+            let properties = (base.kind.as_str().into(), hook.into(), base.policy == Policy::Accept);
+            assert_eq!(
+                (chain["type"].clone(), chain["hook"].clone(), chain["policy"] == "accept"),
+                properties,
+                "{name}"
+            );
+        }
     }
     assert_eq!(outline.objects.len(), 4, "one policy for each protocol and family");
 }
@@ -258,7 +239,7 @@ const LOCAL_UDP: &str = concat!(
 const DROP: &str = r#"[{"drop":{}}]"#;
 
 #[test]
-fn shared_cold_chains_drop_forged_sources_before_anything_else() {
+fn cold_chains_drop_forged_sources_first() {
     let commands = commands_of(
         vec![holding(OnFailure::Reject, Access::default(), "0.0.0.0:80>10.0.0.1:81")],
         State { cold: ids(&[0]), ..State::default() },
@@ -288,7 +269,7 @@ fn shared_cold_chains_drop_forged_sources_before_anything_else() {
 }
 
 #[test]
-fn a_gate_that_may_answer_comes_after_the_forged_sources() {
+fn forged_sources_are_dropped_before_the_gate() {
     for reject in [false, true] {
         let frontend = holding(OnFailure::Reject, allowed(reject), "0.0.0.0:80>10.0.0.1:81");
         let commands = commands_of(vec![frontend], State { cold: ids(&[0]), ..State::default() });
