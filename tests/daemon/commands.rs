@@ -1,4 +1,4 @@
-//! `static:cmd`, with commands that misbehave.
+//! `static:cmd` with commands that misbehave.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ fn last_error(daemon: &Daemon) -> String {
     daemon.target("b")["last_error"].as_str().expect("a text").to_owned()
 }
 
-/// Drains the target, and checks that nothing of it is left but the daemon; returns how long that took.
+/// Drains the target, checks that only the daemon's process is left, and returns the time that it took.
 #[track_caller]
 fn drain(lab: &Lab, daemon: &Daemon) -> Duration {
     daemon.request(10, json!({"name": "b"}));
@@ -39,7 +39,7 @@ fn drain(lab: &Lab, daemon: &Daemon) -> Duration {
 }
 
 #[test]
-fn a_command_that_ignores_sigint_is_killed_after_stop_grace() {
+fn command_that_ignores_sigint_is_killed_after_stop_grace() {
     if !require_namespaces() {
         return;
     }
@@ -55,7 +55,7 @@ fn a_command_that_ignores_sigint_is_killed_after_stop_grace() {
 }
 
 #[test]
-fn a_command_that_obeys_sigint_is_not_waited_for() {
+fn command_that_obeys_sigint_stops_early() {
     if !require_namespaces() {
         return;
     }
@@ -69,7 +69,7 @@ fn a_command_that_obeys_sigint_is_not_waited_for() {
 }
 
 #[test]
-fn children_in_the_group_and_out_of_it_go_with_their_command() {
+fn all_processes_of_a_command_end_with_it() {
     if !require_namespaces() {
         return;
     }
@@ -84,7 +84,7 @@ fn children_in_the_group_and_out_of_it_go_with_their_command() {
         assert!(get(&lab).contains("backend"));
         assert!(processes(&lab).len() >= 3);
         drain(&lab, &daemon);
-        // Also when the command has died by itself.
+        // The same after the command has died on its own.
         warm(&daemon, "b");
         let children = format!("pkill -KILL -P {}", daemon.pid());
         lab.gateway.sh(&children);
@@ -96,7 +96,7 @@ fn children_in_the_group_and_out_of_it_go_with_their_command() {
 }
 
 #[test]
-fn a_command_that_goes_to_the_background_is_told_to_stay() {
+fn command_in_the_background_counts_as_ended() {
     if !require_namespaces() {
         return;
     }
@@ -109,12 +109,12 @@ fn a_command_that_goes_to_the_background_is_told_to_stay() {
 }
 
 #[test]
-fn a_command_that_never_listens_misses_its_deadline_and_can_be_woken_again() {
+fn command_that_never_listens_misses_its_deadline() {
     if !require_namespaces() {
         return;
     }
     let lab = Lab::new();
-    // The third try listens.
+    // The third start listens.
     let folder = crate::support::Temporary::new();
     let tries = folder.path().join("tries");
     let text = format!(
@@ -128,7 +128,7 @@ fn a_command_that_never_listens_misses_its_deadline_and_can_be_woken_again() {
     last_error(&daemon);
     assert!(began.elapsed() < 4 * SECOND, "{:?}", began.elapsed());
     daemon.await_target("b", "inactive", SOON);
-    // What was missing is known once the command has been stopped.
+    // The missing part is reported after the command has been stopped.
     let error = last_error(&daemon);
     assert_eq!(error, "not ready within 1s: endpoint e (tcp 127.0.0.1:8080): no socket is bound to it");
     assert_eq!(processes(&lab).len(), 1, "{:?}", processes(&lab));
@@ -143,7 +143,7 @@ fn a_command_that_never_listens_misses_its_deadline_and_can_be_woken_again() {
 }
 
 #[test]
-fn a_command_that_fails_at_once_shows_its_status_and_backs_off() {
+fn failing_command_shows_its_status_and_backs_off() {
     if !require_namespaces() {
         return;
     }
@@ -152,7 +152,7 @@ fn a_command_that_fails_at_once_shows_its_status_and_backs_off() {
     assert_eq!(get(&lab), PAGE);
     let error = last_error(&daemon);
     assert!(error.contains("status 3") && error.contains("no such thing as a config"), "{error}");
-    // A client that does not give up costs few starts: the waits are 0.5 s, 1 s, 2 s.
+    // A client that keeps trying causes few starts: the backoff is 0.5 s, 1 s, 2 s.
     let until = Instant::now() + 3 * SECOND;
     while Instant::now() < until {
         assert_eq!(get(&lab), PAGE);
@@ -162,7 +162,7 @@ fn a_command_that_fails_at_once_shows_its_status_and_backs_off() {
 }
 
 #[test]
-fn a_command_that_is_not_found_says_so() {
+fn missing_command_is_named() {
     if !require_namespaces() {
         return;
     }
@@ -174,7 +174,7 @@ fn a_command_that_is_not_found_says_so() {
 }
 
 #[test]
-fn what_a_command_prints_is_logged_line_by_line_with_its_name() {
+fn output_is_logged_by_line_with_the_target_name() {
     if !require_namespaces() {
         return;
     }
@@ -188,12 +188,12 @@ fn what_a_command_prints_is_logged_line_by_line_with_its_name() {
 }
 
 #[test]
-fn a_flood_of_output_costs_neither_log_nor_memory_nor_answers() {
+fn flood_of_output_is_bounded() {
     if !require_namespaces() {
         return;
     }
     let lab = Lab::new();
-    // Lines without end, and one line without end.
+    // Endless lines, and one endless line.
     for text in ["--tcp 127.0.0.1:8080 --flood 0", "--tcp 127.0.0.1:8080; tr '\\0' x < /dev/zero"] {
         let text = match text.split_once(';') {
             Some((options, rest)) => {
@@ -221,7 +221,7 @@ fn a_flood_of_output_costs_neither_log_nor_memory_nor_answers() {
 }
 
 #[test]
-fn a_command_in_another_network_namespace_is_routed_to_and_goes_with_the_daemon() {
+fn command_may_run_in_another_network_namespace() {
     if !require_namespaces() {
         return;
     }
@@ -231,20 +231,20 @@ fn a_command_in_another_network_namespace_is_routed_to_and_goes_with_the_daemon(
     let target = command("b", &["e=tcp/[2001:db8:2::2]:8080"], &text);
     let mut daemon = Daemon::start(&lab, &config(&[target], &[page("f", "[::]:80", "b:e")]));
     let get = || lab.client().run(|| http_get((GATEWAY_V6, 80).into(), "/")).expect("an answer").1;
-    let elsewhere = || lab.backend.processes().len();
+    let remote = || lab.backend.processes().len();
     assert_eq!(get(), PAGE);
     daemon.await_target("b", "active", SOON);
     assert!(get().contains("[2001:db8:1::2]:"), "the client's own address");
-    eventually("the child and the stray have settled", SOON, || elsewhere() == 3);
+    eventually("the child and the stray have settled", SOON, || remote() == 3);
     daemon.request(10, json!({"name": "b"}));
     daemon.await_target("b", "inactive", SOON);
-    assert_eq!(elsewhere(), 0, "{:?}", lab.backend.processes());
+    assert_eq!(remote(), 0, "{:?}", lab.backend.processes());
     warm(&daemon, "b");
     daemon.kill9();
     daemon.restart();
-    assert_eq!(elsewhere(), 0, "{:?}", lab.backend.processes());
+    assert_eq!(remote(), 0, "{:?}", lab.backend.processes());
     assert_eq!(get(), PAGE);
     daemon.await_target("b", "active", SOON);
     assert!(daemon.terminate().success());
-    assert_eq!(elsewhere(), 0, "{:?}", lab.backend.processes());
+    assert_eq!(remote(), 0, "{:?}", lab.backend.processes());
 }

@@ -1,4 +1,4 @@
-//! The control socket: its wire format, its orders, and clients that mean no good.
+//! The control socket: its wire format and its orders.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -44,7 +44,7 @@ fn exchange(stream: &mut UnixStream, sent: &[u8], expected: &[u8]) {
 
 pub const STATUS: &[u8] = b"{\"id\":1,\"method\":2,\"body\":{}}\n";
 
-/// A status without the moments in it.
+/// A status without its times.
 fn without_since(mut status: Value) -> Value {
     for target in status["targets"].as_array_mut().expect("targets") {
         let since = target.as_object_mut().and_then(|target| target.remove("since")).expect("a since");
@@ -54,7 +54,7 @@ fn without_since(mut status: Value) -> Value {
     status
 }
 
-/// The body of [`setup`]'s status while all is quiet, but for the moments.
+/// Body of [`setup`]'s status while nothing runs, without times.
 fn quiet() -> Value {
     json!({
         "closed": false,
@@ -66,7 +66,7 @@ fn quiet() -> Value {
 }
 
 #[test]
-fn json_is_exactly_as_existing_clients_know_it() {
+fn json_has_the_bytes_that_existing_clients_use() {
     if !require_namespaces() {
         return;
     }
@@ -78,7 +78,7 @@ fn json_is_exactly_as_existing_clients_know_it() {
         b"{\"id\":7,\"method\":10,\"body\":{\"name\":\"b\"}}",
         b"{\"id\":7,\"method\":11,\"body\":{}}\n",
     );
-    // What is not offered, and what is not there: an error each, and the connection goes on.
+    // An unsupported method and an unknown name: an error each, and the connection goes on.
     exchange(&mut stream, b"{\"id\":8,\"method\":4,\"body\":{}}\n", b"{\"id\":8,\"method\":1,\"body\":{\"msg\":\"");
     let mut rest = Vec::new();
     while rest.last() != Some(&b'\n') {
@@ -103,7 +103,7 @@ fn json_is_exactly_as_existing_clients_know_it() {
 }
 
 #[test]
-fn cbor_is_exactly_as_existing_clients_know_it() {
+fn cbor_has_the_bytes_that_existing_clients_use() {
     if !require_namespaces() {
         return;
     }
@@ -124,14 +124,14 @@ fn cbor_is_exactly_as_existing_clients_know_it() {
 }
 
 #[test]
-fn orders_are_carried_out() {
+fn orders_have_their_effect() {
     if !require_namespaces() {
         return;
     }
     let lab = Lab::new();
     let daemon = start(&lab, "json");
     let get = || lab.client().run(|| http_get((GATEWAY_V4, 80).into(), "/"));
-    let order = |words: &[&str]| assert!(ctl(&daemon, words).status.success(), "{words:?}");
+    let order = |args: &[&str]| assert!(ctl(&daemon, args).status.success(), "{args:?}");
     order(&["warm", "b"]);
     daemon.await_target("b", "active", SOON);
     assert!(get().expect("the backend").1.contains("198.51.100.2"));
@@ -144,18 +144,18 @@ fn orders_are_carried_out() {
     order(&["stop", "f"]);
     daemon.await_frontend("f", "stopped", SOON);
     assert_eq!(active(&lab.gateway), "");
-    assert_eq!(get().expect_err("nobody listens").kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(get().expect_err("no listener").kind(), ErrorKind::ConnectionRefused);
     assert_eq!(daemon.target("b")["state"], "active");
     order(&["start", "f"]);
     daemon.await_frontend("f", "running", SOON);
     assert!(get().expect("the backend").1.contains("198.51.100.2"));
-    for words in [["warm", "x"], ["drain", "f"], ["start", "b"], ["stop", ""]] {
-        let output = ctl(&daemon, &words);
+    for args in [["warm", "x"], ["drain", "f"], ["start", "b"], ["stop", ""]] {
+        let output = ctl(&daemon, &args);
         let error = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{words:?}");
-        assert!(error.contains(&format!("{:?}", words[1])), "{words:?}: {error}");
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(error.contains(&format!("{:?}", args[1])), "{args:?}: {error}");
     }
-    // A plugin's own way to wake: a notification.
+    // A notification wakes too.
     order(&["drain", "b"]);
     daemon.await_target("b", "inactive", SOON);
     connect(daemon.socket()).write_all(b"{\"id\":0,\"method\":32768,\"body\":{\"name\":\"f\"}}\n").expect("sent");
@@ -170,7 +170,7 @@ fn logging_to(folder: &Temporary, log: &Path, socket: &Path) -> std::path::PathB
 }
 
 #[test]
-fn the_log_goes_to_a_file_and_sighup_opens_it_anew() {
+fn sighup_reopens_the_log_file() {
     if !require_namespaces() {
         return;
     }
@@ -200,7 +200,7 @@ fn the_log_goes_to_a_file_and_sighup_opens_it_anew() {
 }
 
 #[test]
-fn a_client_that_waits_is_answered_while_a_target_is_busy_ending() {
+fn clients_are_answered_while_a_target_stops() {
     if !require_namespaces() {
         return;
     }
@@ -213,12 +213,12 @@ fn a_client_that_waits_is_answered_while_a_target_is_busy_ending() {
     daemon.request(10, json!({"name": "b"}));
     daemon.await_target("b", "draining", SOON);
     let began = Instant::now();
-    // It was answered before the three seconds of stop_grace were over.
+    // Answered before the three seconds of stop_grace have passed.
     assert_eq!(assert_answers(&daemon)["targets"][0]["state"], "draining");
     eventually("new flows are off", SOON, || {
         nft_ruleset(&lab.gateway).is_some_and(|rules| !rules.contains("goto frontend-0"))
     });
-    // Whoever comes now is answered by the page, and remembered.
+    // A new client gets the page, and its wake is remembered.
     assert_eq!(lab.client().run(|| http_get((GATEWAY_V4, 80).into(), "/")).expect("an answer").1, PAGE);
     eventually("it is active again", SOON, || daemon.log().matches("target b: active after").count() == 2);
     assert!(began.elapsed() > Duration::from_secs(2));

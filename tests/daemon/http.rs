@@ -1,4 +1,4 @@
-//! `static:http`: the page for cold clients, and what wakes.
+//! `static:http`: the page for cold clients, and requests that wake.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::setup::{PAGE, SOON, assert_answers, at, config, external, memory, page, with};
 use crate::support::{BACKEND_V4, Daemon, GATEWAY_V4, Lab, http_get, require_namespaces, serve_http};
 
-/// A page in front of a backend that is always there; the path `/wake` wakes.
+/// A page in front of an external backend. Requests for `/wake` wake.
 fn start(lab: &Lab) -> Daemon {
     let frontend = with(page("f", "0.0.0.0:80", "b:e"), json!({"options": {"endpoint": "/wake"}}));
     Daemon::start(lab, &config(&[external("b", &["e=tcp/203.0.113.2:8080"])], &[frontend]))
@@ -20,8 +20,8 @@ fn connect(lab: &Lab) -> TcpStream {
     stream
 }
 
-/// Sends bytes; returns all that comes until the end.
-fn talk(lab: &Lab, sent: &[u8]) -> String {
+/// Sends bytes and returns the whole response.
+fn exchange(lab: &Lab, sent: &[u8]) -> String {
     let mut stream = connect(lab);
     stream.write_all(sent).expect("sent");
     let mut answer = String::new();
@@ -45,23 +45,23 @@ fn only_requests_for_the_endpoint_wake() {
         ("\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n", "400"),
         (&long, "431"),
     ] {
-        let answer = talk(&lab, sent.as_bytes());
+        let answer = exchange(&lab, sent.as_bytes());
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{sent:.40}: {answer}");
     }
-    // Nor do connections without a request.
+    // A connection without a request does not wake either.
     drop(connect(&lab));
     assert_answers(&daemon);
     assert_eq!(daemon.target("b")["state"], "inactive");
     assert!(!daemon.log().contains("woken"), "{}", daemon.log());
 
-    let answer = talk(&lab, b"HEAD /wake?now HTTP/1.1\r\nHost: x\r\n\r\n");
+    let answer = exchange(&lab, b"HEAD /wake?now HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("Connection: close"), "{answer}");
     assert!(answer.contains(&format!("Content-Length: {}", PAGE.len())) && answer.ends_with("\r\n\r\n"), "{answer}");
     daemon.await_target("b", "active", SOON);
 }
 
 #[test]
-fn clients_that_say_nothing_keep_nobody_from_the_page() {
+fn idle_clients_do_not_block_others() {
     if !require_namespaces() {
         return;
     }
@@ -71,7 +71,7 @@ fn clients_that_say_nothing_keep_nobody_from_the_page() {
     let before = memory(&daemon);
     let mut slow: Vec<TcpStream> = (0..600).map(|_| connect(&lab)).collect();
     for stream in &mut slow {
-        // Some have lost their place to later ones.
+        // Later ones have replaced some.
         let _ = stream.write_all(b"GET /wake HTTP/1.1\r\nX: ");
     }
     assert_answers(&daemon);

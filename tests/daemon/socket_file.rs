@@ -1,4 +1,4 @@
-//! The control socket's file and folder, removed while the daemon runs.
+//! The file and the directory of the control socket, removed while the daemon runs.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -40,7 +40,7 @@ fn count(process: &Process, text: &str) -> usize {
 }
 
 #[test]
-fn the_socket_comes_back_with_its_folder() {
+fn removed_socket_is_created_again() {
     if !require_namespaces() {
         return;
     }
@@ -56,7 +56,7 @@ fn the_socket_comes_back_with_its_folder() {
     std::fs::remove_dir_all(&run).expect("removed");
     daemon.await_line("run/proxygw.sock was removed", SOON);
     daemon.await_line("does not exist", SOON);
-    // For more than one further attempt.
+    // Longer than one further attempt.
     holds("it is logged once", 5 * SECOND, || count(&daemon, "ctl:") == 2);
     assert_answered(&mut client);
     std::fs::create_dir(&run).expect("a folder");
@@ -64,22 +64,22 @@ fn the_socket_comes_back_with_its_folder() {
     assert_answered(&mut connect(&socket));
     assert_answered(&mut client);
 
-    // The folder moves away, with the file in it.
+    // The directory is moved, with the file in it.
     std::fs::rename(&run, folder.path().join("old")).expect("moved");
     std::fs::create_dir(&run).expect("a folder");
-    eventually("there is a socket again", SOON, || UnixStream::connect(&socket).is_ok());
+    eventually("a new socket", SOON, || UnixStream::connect(&socket).is_ok());
     assert_answered(&mut connect(&socket));
 
     // Only the file.
     std::fs::remove_file(&socket).expect("removed");
-    eventually("there is a socket again", SOON, || UnixStream::connect(&socket).is_ok());
+    eventually("a new socket", SOON, || UnixStream::connect(&socket).is_ok());
 
-    // Another program takes its place: it is left alone until it ends.
+    // The socket of another program in its place is left alone until that program ends.
     std::fs::remove_file(&socket).expect("removed");
     let other = UnixListener::bind(&socket).expect("the place");
     daemon.await_line("another program listens there", SOON);
     drop(other);
-    eventually("there is our socket again", SOON, || UnixStream::connect(&socket).is_ok());
+    eventually("our socket is back", SOON, || UnixStream::connect(&socket).is_ok());
     assert_answered(&mut connect(&socket));
     assert_answered(&mut client);
 

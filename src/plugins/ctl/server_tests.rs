@@ -65,7 +65,7 @@ impl Daemon {
     }
 }
 
-/// What has come, and whether the connection has ended.
+/// The received text, and whether the connection has ended.
 fn drain(client: &mut UnixStream) -> (String, bool) {
     let mut bytes = Vec::new();
     let ended = match client.read_to_end(&mut bytes) {
@@ -98,7 +98,7 @@ fn large_status(targets: usize) -> Reply {
 }
 
 #[test]
-fn requests_in_any_pieces_are_answered_and_idleness_costs_nothing() {
+fn requests_in_parts_are_answered_without_wake_ups() {
     let mut daemon = Daemon::new(Codec::Json);
     daemon.settle();
     assert_eq!(daemon.service.deadline(), None);
@@ -126,7 +126,7 @@ fn requests_in_any_pieces_are_answered_and_idleness_costs_nothing() {
 }
 
 #[test]
-fn a_half_closed_client_gets_its_answers_before_the_end() {
+fn half_closed_client_gets_its_responses() {
     let mut daemon = Daemon::new(Codec::Json);
     daemon.reply = None;
     let mut client = daemon.connect();
@@ -148,7 +148,7 @@ fn a_half_closed_client_gets_its_answers_before_the_end() {
 }
 
 #[test]
-fn a_reply_reaches_nobody_but_its_asker() {
+fn late_reply_reaches_no_other_client() {
     let mut daemon = Daemon::new(Codec::Json);
     daemon.reply = None;
     let mut gone = daemon.connect();
@@ -156,7 +156,7 @@ fn a_reply_reaches_nobody_but_its_asker() {
     daemon.settle();
     let late = std::mem::take(&mut daemon.reactor.requests);
     assert_eq!(late.len(), 1);
-    // It breaks the rules so that the server notices that it has gone.
+    // The newcomers replace it.
     daemon.reactor.pass(Duration::from_secs(1));
     let mut others: Vec<UnixStream> = Vec::new();
     for _ in 0..MAX_PEERS {
@@ -179,7 +179,7 @@ fn a_reply_reaches_nobody_but_its_asker() {
 }
 
 #[test]
-fn the_one_that_has_been_idle_for_longest_makes_room() {
+fn idlest_client_is_replaced() {
     let mut daemon = Daemon::new(Codec::Json);
     let mut clients = Vec::new();
     for _ in 0..MAX_PEERS {
@@ -198,7 +198,7 @@ fn the_one_that_has_been_idle_for_longest_makes_room() {
 }
 
 #[test]
-fn a_thousand_connections_hurt_nobody_else() {
+fn a_thousand_connections_do_not_block_others() {
     let mut daemon = Daemon::new(Codec::Json);
     let mut crowd = Vec::new();
     for index in 0..1000 {
@@ -216,12 +216,12 @@ fn a_thousand_connections_hurt_nobody_else() {
 }
 
 #[test]
-fn a_client_that_takes_nothing_is_given_up() {
+fn client_that_does_not_read_is_closed() {
     let mut daemon = Daemon::new(Codec::Json);
     daemon.reply = Some(large_status(10_000));
-    let mut silent = daemon.connect();
+    let mut stalled = daemon.connect();
     let mut slow = daemon.connect();
-    silent.write_all(STATUS).unwrap();
+    stalled.write_all(STATUS).unwrap();
     slow.write_all(STATUS).unwrap();
     daemon.settle();
     assert_eq!(daemon.service.deadline(), Some(daemon.reactor.now() + STALL_TIMEOUT));
@@ -235,8 +235,8 @@ fn a_client_that_takes_nothing_is_given_up() {
         daemon.settle();
         daemon.pass(Duration::from_millis(1));
     }
-    // The silent one has been closed meanwhile, the slow one has not.
-    let text = drain(&mut silent);
+    // The stalled one has been closed meanwhile, the slow one has not.
+    let text = drain(&mut stalled);
     assert!(text.1 && !text.0.ends_with('\n'));
     let whole = (0..1000).any(|_| {
         daemon.settle();
@@ -251,7 +251,7 @@ fn a_client_that_takes_nothing_is_given_up() {
 }
 
 #[test]
-fn hostile_bytes_cost_their_sender_its_connection() {
+fn malformed_bytes_close_their_connection() {
     let mut daemon = Daemon::new(Codec::Json);
     let mut good = daemon.connect();
     let garbage: [&[u8]; 4] = [b"\xff\x00garbage", b"GET / HTTP/1.1\r\n\r\n", b"{\"id\":}", b"]"];
@@ -280,7 +280,7 @@ fn hostile_bytes_cost_their_sender_its_connection() {
 }
 
 #[test]
-fn a_talkative_client_leaves_others_their_turn() {
+fn busy_client_leaves_others_their_turn() {
     let mut daemon = Daemon::new(Codec::Json);
     let mut talker = daemon.connect();
     // Each is refused without the engine, so that nothing but the turn's end ever stops it.
@@ -302,7 +302,7 @@ fn a_talkative_client_leaves_others_their_turn() {
 }
 
 #[test]
-fn the_client_and_the_server_understand_each_other() {
+fn client_and_server_exchange_packets() {
     for codec in Codec::ALL {
         let mut daemon = Daemon::new(codec);
         daemon.reply = Some(large_status(1000));
@@ -333,7 +333,7 @@ fn the_client_and_the_server_understand_each_other() {
 }
 
 #[test]
-fn the_client_does_not_wait_forever() {
+fn client_times_out() {
     let directory = Directory::new();
     let path = directory.settings().socket;
     let ask = |patience| {

@@ -15,7 +15,7 @@ fn send(session: &mut Session) -> String {
     output
 }
 
-/// What a session does with `input` if the engine answers each request with `reply`, and then the input ends.
+/// Output and requests of a session with this input if the engine sends `reply` to each request.
 fn converse(input: &str, reply: &Reply) -> (String, Vec<Request>) {
     let mut session = Session::new(Codec::Json);
     let (mut output, mut requests, mut given) = (String::new(), Vec::new(), false);
@@ -40,7 +40,7 @@ fn converse(input: &str, reply: &Reply) -> (String, Vec<Request>) {
 }
 
 #[test]
-fn each_offered_method_asks_the_engine_and_is_answered() {
+fn supported_methods_are_answered_by_the_engine() {
     type Make = fn(String) -> Request;
     let methods: [(u16, Make); 4] = [
         (8, Request::WarmTarget),
@@ -64,7 +64,7 @@ fn each_offered_method_asks_the_engine_and_is_answered() {
 }
 
 #[test]
-fn what_is_not_offered_is_refused_and_the_connection_goes_on() {
+fn unsupported_methods_are_refused() {
     let mut input = String::new();
     let others = [0u16, 1, 3, 4, 6, 9, 12, 14, 20, 24, 32768, 32770, 65535];
     for method in others {
@@ -91,7 +91,7 @@ fn what_is_not_offered_is_refused_and_the_connection_goes_on() {
 }
 
 #[test]
-fn notifications_get_no_answer() {
+fn notifications_get_no_response() {
     let input = concat!(
         "{\"id\":0,\"method\":32768,\"body\":{\"name\":\"web\"}}",
         "{\"id\":0,\"method\":2}{\"id\":0,\"method\":8,\"body\":{\"name\":\"x\"}}{\"id\":0,\"method\":1}",
@@ -103,7 +103,7 @@ fn notifications_get_no_answer() {
 }
 
 #[test]
-fn garbage_is_answered_if_it_has_an_id_and_ends_the_session() {
+fn malformed_packet_ends_the_session() {
     assert_eq!(converse("garbage", &Reply::Done).0, "");
     assert_eq!(converse("{\"id\":0,\"method\":\"x\"}", &Reply::Done).0, "");
     let (output, requests) =
@@ -119,14 +119,14 @@ fn garbage_is_answered_if_it_has_an_id_and_ends_the_session() {
 }
 
 #[test]
-fn a_half_packet_at_the_end_is_nothing() {
+fn incomplete_packet_at_the_end_is_ignored() {
     assert_eq!(converse("", &Reply::Done), (String::new(), Vec::new()));
     assert_eq!(converse("\n\n  \n", &Reply::Done), (String::new(), Vec::new()));
     assert_eq!(converse("{\"id\":1,\"method\":2", &Reply::Done), (String::new(), Vec::new()));
 }
 
 #[test]
-fn nothing_is_read_while_something_is_owed() {
+fn nothing_is_read_while_a_request_is_pending() {
     let mut session = Session::new(Codec::Json);
     assert_eq!(session.step(), Step::Receive);
     session.received(b"{\"id\":1,\"method\":2}{\"id\":2,\"method\":2}");
@@ -142,13 +142,13 @@ fn nothing_is_read_while_something_is_owed() {
     session.sent(session.output().len());
     assert_eq!(session.step(), Step::Request(Request::Status));
     session.reply(&Reply::Done);
-    // A reply that nobody waits for changes nothing.
+    // An unexpected reply is ignored.
     session.reply(&Reply::Done);
     assert_eq!(send(&mut session), "{\"id\":2,\"method\":3,\"body\":{}}\n");
     assert_eq!(session.step(), Step::Receive);
 }
 
-/// Whatever the cuts, the delays of the engine and the appetite of the client: every request is answered once, in order.
+/// Every request is answered once, in order, for any parts, delays of the engine and reads of the client.
 #[test]
 fn random_conversations_are_answered_in_order() {
     for seed in 0..300 {
@@ -178,7 +178,7 @@ fn random_conversations_are_answered_in_order() {
                 Step::Request(_) => asked = true,
                 Step::Ignored => {}
                 Step::Wait => {
-                    assert!(std::mem::take(&mut asked), "seed {seed}: waits without having asked");
+                    assert!(std::mem::take(&mut asked), "seed {seed}: waits without a request");
                     session.reply(&Reply::Done);
                 }
                 Step::Receive if rest.is_empty() => session.end(),

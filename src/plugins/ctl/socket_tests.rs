@@ -79,7 +79,7 @@ fn a_dead_socket_is_replaced() {
 }
 
 #[test]
-fn what_is_alive_or_no_socket_is_left_alone() {
+fn other_files_and_sockets_in_use_are_left_alone() {
     let directory = Directory::new();
     let settings = directory.settings();
 
@@ -114,7 +114,7 @@ fn what_is_alive_or_no_socket_is_left_alone() {
 }
 
 #[test]
-fn the_file_of_a_successor_is_not_removed() {
+fn file_of_another_daemon_is_not_removed() {
     let directory = Directory::new();
     let settings = directory.settings();
     let (_listener, file) = open(&settings).unwrap();

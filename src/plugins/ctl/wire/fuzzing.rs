@@ -1,4 +1,4 @@
-//! The fuzz targets of both codecs. See [`crate::fuzzing`].
+//! Fuzz targets of both codecs. See [`crate::fuzzing`].
 
 use ciborium::Value;
 
@@ -15,8 +15,8 @@ pub fn json(bytes: &[u8]) {
 /// Reads CBOR packets. The first byte chooses how the stream is cut, and the limit.
 ///
 /// # Panics
-/// A stream gives other packets when it is cut in another way, a packet is longer than the limit, or it is another one
-/// when it is written and read again.
+/// A stream gives other packets in other parts, a packet is longer than the limit, or it changes when it is written and
+/// read again.
 pub fn cbor(bytes: &[u8]) {
     stream(Codec::Cbor, bytes);
 }
@@ -28,7 +28,7 @@ fn stream(codec: Codec, bytes: &[u8]) {
     let (whole, whole_failed) = read(codec, bytes, limit, bytes.len().max(1));
     let (parts, parts_failed) = read(codec, bytes, limit, cut);
     assert_eq!(parts, whole);
-    // What is no packet is noticed at the latest when all of it has come.
+    // A malformed packet is noticed at the latest when all of it has arrived.
     assert!(whole_failed || !parts_failed, "cut into parts it fails");
     for packet in whole {
         // There is more than one way to write a large number in CBOR: the first copy has the one that is kept.
@@ -48,7 +48,7 @@ fn written_and_read(codec: Codec, packet: &Packet) -> Packet {
     }
 }
 
-/// All packets of a stream that comes in parts of so many bytes, and whether an error ended it.
+/// All packets of a stream in parts of `cut` bytes, and whether an error ended it.
 fn read(codec: Codec, bytes: &[u8], limit: usize, cut: usize) -> (Vec<Packet>, bool) {
     let mut reader = Reader::new(codec, limit);
     let mut packets = Vec::new();

@@ -243,7 +243,7 @@ fn numbers_out_of_range_are_malformed() {
 }
 
 #[test]
-fn an_error_knows_the_id_if_it_came_first() {
+fn error_has_the_id_if_it_came_first() {
     let id = |codec, stream: &[u8]| read_all(codec, stream).unwrap_err().id;
     assert_eq!(id(Codec::Json, b" { \"id\" : 7 , \"method\":-1}"), Some(7));
     assert_eq!(id(Codec::Json, b"{\"id\":7,!"), Some(7));
@@ -258,7 +258,7 @@ fn an_error_knows_the_id_if_it_came_first() {
 }
 
 #[test]
-fn too_long_is_an_error_as_soon_as_it_is_known() {
+fn packet_over_the_limit_fails_at_once() {
     let of_length = |length: usize| {
         let frame = "{\"id\":3,\"method\":2,\"body\":\"\"}".len();
         format!("{{\"id\":3,\"method\":2,\"body\":\"{}\"}}", "x".repeat(length - frame))
@@ -297,7 +297,7 @@ fn nesting_is_bounded() {
     assert!(read_all(Codec::Json, nested(64).as_bytes()).is_err());
 }
 
-/// Any cutting of any stream of packets gives the same packets, and bytes that are turned over never panic.
+/// A stream in any parts gives the same packets, and damaged bytes never panic.
 #[test]
 fn random_cuts_and_damage() {
     for seed in 0..300 {
