@@ -46,3 +46,42 @@ fn cannot(what: &str, error: &io::Error) -> String {
     };
     hint.to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn only_regular_files_of_bounded_size_are_read() {
+        let folder = std::env::temp_dir().join(format!("proxygw-config-file-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a directory");
+        let fifo = folder.join("fifo");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::RUSR).expect("a fifo");
+        let socket = folder.join("socket");
+        let _listener = UnixListener::bind(&socket).expect("a socket");
+        let (full, large) = (folder.join("full"), folder.join("large"));
+        fs::write(&full, vec![b'#'; MAX_SIZE]).expect("a file");
+        fs::write(&large, vec![b'#'; MAX_SIZE + 1]).expect("a file");
+        let irregular = "is not a regular file: pipes and devices are not read";
+        let results = [
+            (folder.join("none"), "there is no such file (--config names another)"),
+            (folder.clone(), "is a directory: give the configuration file itself"),
+            (fifo, irregular),
+            (socket, "cannot open it: No such device or address (os error 6)"),
+            ("/dev/zero".into(), irregular),
+            (large, "is larger than 8 MiB"),
+        ]
+        .map(|(path, expected)| (read(&path), expected));
+        let full = read(&full).map(|bytes| bytes.len());
+        fs::remove_dir_all(&folder).expect("it is there");
+        for (result, expected) in results {
+            assert_eq!(result, Err(expected.to_owned()));
+        }
+        assert_eq!(full, Ok(MAX_SIZE));
+        let denied = cannot("open", &io::Error::from(io::ErrorKind::PermissionDenied));
+        assert_eq!(denied, "permission denied: run as root or change its mode");
+    }
+}

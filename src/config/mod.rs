@@ -10,6 +10,8 @@ mod address;
 mod draft;
 mod duration;
 mod element;
+#[cfg(test)]
+mod error_tests;
 mod file;
 mod from_node;
 mod frontend;
@@ -20,6 +22,8 @@ mod ports;
 mod problem;
 mod route;
 mod section;
+#[cfg(test)]
+mod spec_tests;
 mod suggest;
 mod target;
 mod values;

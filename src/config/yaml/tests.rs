@@ -235,3 +235,73 @@ fn large_but_plain_files_are_read() {
         assert!(parse(&text).is_ok(), "{name}");
     }
 }
+
+#[test]
+fn limits_of_the_scan_are_exact() {
+    let scan = |text: &str| scan::check(text).map_err(|invalid| invalid.what);
+    let deep = Err("nested too deeply".to_owned());
+    assert_eq!(scan(&"[".repeat(512)), Ok(()));
+    assert_eq!(scan(&"{".repeat(513)), deep);
+    assert_eq!(scan(&"[]".repeat(513)), Ok(()));
+    assert_eq!(scan(&"- ".repeat(512)), Ok(()));
+    assert_eq!(scan(&"- ".repeat(513)), deep);
+    assert_eq!(scan(&"- ? ".repeat(257)), deep);
+    assert_eq!(scan(&"- \n".repeat(513)), Ok(()));
+    assert_eq!(scan(&"-x".repeat(513)), Ok(()));
+    assert_eq!(scan(&format!("a {}", "- ".repeat(513))), Ok(()));
+    for unit in [",", ":", "?", "*", "&", "[]", "{}", "a - "] {
+        let many = unit.repeat(MAX_VALUES - 1);
+        assert_eq!(scan(&many), Ok(()), "{unit}");
+        assert_eq!(
+            scan(&(many + unit)),
+            Err("more than 1000000 values: too many for a configuration".to_owned()),
+            "{unit}"
+        );
+    }
+    assert_eq!(scan("a: %TAG\n\t\r"), Ok(()));
+    let invalid = scan::check("a\n\u{e9}\u{1}").expect_err("a control character");
+    assert_eq!(invalid.at, Some(Position { line: 2, column: 2 }));
+}
+
+#[test]
+fn aliases_are_counted_as_what_they_stand_for() {
+    let list = |values: usize| format!("a: &a [{}]\nb: [{}]\n", "x,".repeat(998), "*a,".repeat(values));
+    assert!(parse(&list(999)).is_ok());
+    let invalid = parse(&list(1000)).expect_err("too many values");
+    assert!(invalid.what.contains("more than 1000000 values"), "{}", invalid.what);
+    let text = |copies: usize| format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), "*a,".repeat(copies));
+    assert!(parse(&text(30)).is_ok());
+    assert!(parse(&text(32)).is_err());
+}
+
+#[test]
+fn numbers_keep_their_type() {
+    let node =
+        parse("[0, -5, 9223372036854775807, 9223372036854775808, 1.5, true, ~, 0x10, 99999999999999999999999999]");
+    let Ok(Node::Seq(values)) = node else { panic!("a list") };
+    let expected = [
+        Node::Int(0),
+        Node::Int(-5),
+        Node::Int(i64::MAX),
+        Node::Float(9223372036854775808.0),
+        Node::Float(1.5),
+        Node::Bool(true),
+        Node::Null,
+        Node::Int(16),
+        Node::Float(1e26),
+    ];
+    assert_eq!(values, expected);
+}
+
+/// A list of keys is searched by a set once it is long.
+#[test]
+fn duplicate_keys_are_found_in_long_mappings() {
+    for length in [15, 16, 17, 18, 100] {
+        let keys: String = (0..length).map(|key| format!("k{key}: 1\n")).collect();
+        assert!(parse(&keys).is_ok());
+        for again in [0, length / 2, length - 1] {
+            let what = parse(&format!("{keys}k{again}: 2\n")).expect_err("a duplicate").what;
+            assert_eq!(what, format!("duplicate key \"k{again}\""), "{length}");
+        }
+    }
+}
