@@ -1,15 +1,14 @@
-//! Addresses as text: `IP:port` and `[IPv6]:port`, also with a range of ports, and with a reason and a remedy for everything
-//! else.
+//! Addresses as text: `IP:port` and `[IPv6]:port`, also with a range of ports. Every error has a reason and a remedy.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::suggest::quoted;
 use super::{Address, Ports};
 
-/// What every message ends with that has no better remedy.
+/// Remedy where there is no better one.
 const FORM: &str = "write IP:port or [IPv6]:port, such as 127.0.0.1:8080 or [::1]:8080";
 
-/// What to write instead of a number that is no port.
+/// Remedy for a number that is no port.
 const TOO_LARGE: &str = "the port is too large, write one from 1 to 65535";
 
 /// Reads an address with a port from 1 to 65535, or with a range of them, such as `10.0.0.1:27015-27030`.
@@ -61,7 +60,7 @@ fn check(address: Address) -> Result<Address, String> {
     Ok(address)
 }
 
-/// What to write instead of a text that is no address.
+/// Remedy for a string that is no address.
 fn remedy(text: &str) -> String {
     if text.parse::<Ipv4Addr>().is_ok() {
         return format!("the port is missing, write {text}:PORT");
@@ -110,10 +109,10 @@ fn remedy(text: &str) -> String {
     FORM.to_owned()
 }
 
-/// Refuses what no backend can be reached at.
+/// Rejects addresses that no backend can have.
 ///
 /// # Errors
-/// Which sort of address it is.
+/// The kind of address that it is.
 pub(crate) fn check_endpoint(address: Address) -> Result<Address, String> {
     if address.ip.is_unspecified() {
         let own = if address.is_ipv4() { "127.0.0.1" } else { "[::1]" };
@@ -125,10 +124,10 @@ pub(crate) fn check_endpoint(address: Address) -> Result<Address, String> {
     check_unicast(address)
 }
 
-/// Refuses what no client can open a flow to.
+/// Rejects addresses that no client can open a flow to.
 ///
 /// # Errors
-/// Which sort of address it is.
+/// The kind of address that it is.
 pub(crate) fn check_unicast(address: Address) -> Result<Address, String> {
     let sort = match address.ip {
         ip if ip.is_multicast() => "a multicast",

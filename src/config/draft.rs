@@ -113,8 +113,7 @@ fn frontends<'a>(top: &mut Section<'a>, targets: &[ReadTarget<'_>]) -> Vec<Eleme
     frontends
 }
 
-/// Bounds what ranges cost that lead to other ports than their own: a map with an element for each port. Frontends with the
-/// same ranges share one.
+/// Bounds the total size of the maps for ranges that lead to other ports. Frontends with the same ranges share a map.
 fn count_shifted(top: &mut Section<'_>, frontends: &[Element<'_, FrontendSpec>]) {
     let mut shifts = HashSet::new();
     for Element { spec, .. } in frontends {

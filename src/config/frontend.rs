@@ -13,7 +13,7 @@ use super::{Access, Address, FrontendSpec, Kind, Protocol, Section};
 /// A frontend as far as it could be read.
 pub(super) struct ReadFrontend<'a> {
     pub(super) element: Element<'a, FrontendSpec>,
-    /// Whether its protocol and its listens are what the file says.
+    /// Whether its protocol and its listens are valid.
     pub(super) listens: bool,
 }
 
@@ -70,7 +70,7 @@ pub(super) fn read<'a>(mut section: Section<'a>, targets: &Targets<'_>) -> ReadF
     ReadFrontend { element: Element { spec, section, options }, listens }
 }
 
-/// Reads `listen` and `dual_stack`, which is short for a list.
+/// Reads `listen`, and `dual_stack`, which stands for a second listen.
 fn read_listen(section: &mut Section<'_>) -> Option<Vec<Address>> {
     let listen = section.required("listen").map(|ListenAddresses(listen)| listen);
     let dual_stack = section.optional("dual_stack").unwrap_or(false);
@@ -93,7 +93,7 @@ fn read_listen(section: &mut Section<'_>) -> Option<Vec<Address>> {
     }
 }
 
-/// Finds the target and the endpoint that a reference means.
+/// Finds the target and the endpoint of a reference.
 fn resolve<'t>(
     section: &mut Section<'_>,
     reference: &Reference,
@@ -136,8 +136,8 @@ fn resolve<'t>(
     Some((found, endpoint?))
 }
 
-/// Checks that a packet to the frontend could be sent to the endpoint: DNAT changes neither protocol nor address family, each
-/// port of a range has one of its own, and where nothing is changed the kernel does not mark the flow as translated.
+/// Checks that DNAT can send a packet for the frontend to the endpoint. It changes neither protocol nor address family, maps
+/// each port to one other port, and marks a flow as translated only if an address or a port changes.
 fn agree(
     section: &mut Section<'_>,
     protocol: Option<Protocol>,

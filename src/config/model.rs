@@ -19,7 +19,7 @@ pub struct Log {
     pub level: log::LevelFilter,
 }
 
-/// Where log lines go.
+/// Output of the log.
 #[derive(Debug, Clone, PartialEq)]
 pub enum LogOutput {
     /// Standard output.
@@ -41,7 +41,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The name that the configuration, the status and nft use.
+    /// Name in the configuration, the status and nft.
     pub fn name(self) -> &'static str {
         match self {
             Protocol::Tcp => "tcp",
@@ -84,17 +84,17 @@ impl fmt::Display for Kind {
 pub struct TargetSpec {
     /// Unique among the targets.
     pub name: String,
-    /// Which plugin's handler runs it.
+    /// Kind that runs it.
     pub kind: Kind,
-    /// How long after its last flow has ended the target drains.
+    /// Time from the end of the last flow until the target drains.
     pub idle_timeout: Duration,
-    /// Minimum time that it stays active, unless it dies or an operator drains it.
+    /// Minimum time that it stays active, unless it ends on its own or an operator drains it.
     pub min_uptime: Duration,
-    /// After how long it is drained, in use or not.
+    /// Maximum time that it stays active, in use or not.
     pub max_uptime: Option<Duration>,
-    /// Where it can be reached; at least one, with unique names.
+    /// Its addresses; at least one, with unique names.
     pub endpoints: Vec<Endpoint>,
-    /// When it counts as ready.
+    /// Condition for being ready.
     pub readiness: Readiness,
 }
 
@@ -103,34 +103,34 @@ pub struct TargetSpec {
 pub struct Endpoint {
     /// Unique within its target.
     pub name: String,
-    /// What it speaks.
+    /// Its protocol.
     pub protocol: Protocol,
-    /// Where it listens: one address, or one of each family.
+    /// Addresses that it listens on: one, or one of each family.
     pub addresses: Vec<Address>,
 }
 
 /// A target's `readiness`: what must be true before it is routed to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Readiness {
-    /// What is asked at each address of each endpoint.
+    /// Probe of each address of each endpoint.
     pub probe: Probe,
-    /// How long the target may take from its start until it is ready.
+    /// Maximum time from the start until the target is ready.
     pub deadline: Duration,
 }
 
-/// How an endpoint is asked whether it is ready.
+/// Probe of an endpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Probe {
-    /// [`Probe::Bound`] for an endpoint on this host, [`Probe::Connect`] for a TCP endpoint elsewhere, nothing for a
-    /// UDP endpoint elsewhere.
+    /// [`Probe::Bound`] for an endpoint on this host, [`Probe::Connect`] for a remote TCP endpoint, [`Probe::None`] for a
+    /// remote UDP endpoint.
     Auto,
-    /// A socket of this host is bound to the address (asked of the kernel, without connecting).
+    /// A socket of this host is bound to the address, as the kernel lists it; there is no connection.
     Bound,
     /// The endpoint accepts a TCP connection.
     Connect,
     /// The endpoint answers `GET path` with a status below 400.
     Http {
-        /// The path that is asked for, with its leading slash.
+        /// The path of the request, with its leading slash.
         path: String,
     },
     /// Ready as soon as it has been started.
@@ -142,39 +142,39 @@ pub enum Probe {
 pub struct FrontendSpec {
     /// Unique among the frontends.
     pub name: String,
-    /// Which plugin's handler runs it.
+    /// Kind that runs it.
     pub kind: Kind,
-    /// What its clients speak.
+    /// Protocol of its clients.
     pub protocol: Protocol,
-    /// What clients connect to: at least one address, each with a counterpart of its family and its number of ports at the
-    /// endpoint. An unspecified address stands for every address of this host.
+    /// Addresses that clients connect to; at least one. The endpoint has an address of the family and the number of ports of
+    /// each. An unspecified address stands for every address of this host.
     pub listen: Vec<Address>,
-    /// How long a silent flow lives.
+    /// Time that an idle flow lives.
     pub flow_timeout: Duration,
     /// Name of the target.
     pub target: String,
     /// The target's endpoint that it leads to.
     pub endpoint: Endpoint,
-    /// Who may reach it.
+    /// Clients that may reach it.
     pub access: Access,
-    /// Whose source address the endpoint sees.
+    /// Source address that the endpoint sees.
     pub masquerade: Masquerade,
 }
 
-/// When the endpoint sees this gateway's address instead of the client's.
+/// Choice between the client's address and the gateway's, as the endpoint sees it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Masquerade {
-    /// Where the client's could not work.
+    /// The gateway's where replies to the client's would not come back through the gateway.
     #[default]
     Auto,
-    /// At all times, but for endpoints on this host.
+    /// The gateway's, except for endpoints on this host.
     Always,
-    /// Never.
+    /// The client's.
     Never,
 }
 
 impl Endpoint {
-    /// Where each of these listens leads: to the address of its own family.
+    /// Routes from these listens, each to the address of its own family.
     pub fn routes(&self, listens: &[Address]) -> impl Iterator<Item = Route> {
         let to = |listen: &Address| self.addresses.iter().find(|address| address.is_ipv4() == listen.is_ipv4());
         listens.iter().filter_map(move |listen| Some(Route { listen: *listen, endpoint: *to(listen)? }))

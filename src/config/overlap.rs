@@ -1,28 +1,30 @@
-//! Finds frontends that would match the same packet. Takes time in proportion to their number.
+//! Search for frontends that match the same packet, in time proportional to their number.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use super::{Address, PortMap, Protocol};
+use crate::ids::Family;
 
 /// A listen: the frontend's position, and its own in the frontend.
 pub(super) type ListenId = (usize, usize);
 
-/// What frontends listen on so far.
+/// The listens of frontends so far.
 #[derive(Default)]
 pub(super) struct Listeners {
     /// By address; the unspecified ones are addresses of their own.
     addresses: HashMap<(Protocol, IpAddr), PortMap<ListenId>>,
     /// By family, whatever the address.
-    families: HashMap<(Protocol, bool), PortMap<ListenId>>,
+    families: HashMap<(Protocol, Family), PortMap<ListenId>>,
 }
 
 impl Listeners {
-    /// Adds a listen, and returns one that was added before and overlaps with it, if there is one.
+    /// Adds a listen. Returns an earlier one that overlaps with it, if there is one.
     pub(super) fn add(&mut self, id: ListenId, protocol: Protocol, listen: Address) -> Option<ListenId> {
-        let any: IpAddr = if listen.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let family = Family::of(listen.ip);
+        let any = family.unspecified();
         let of = |ip| self.addresses.get(&(protocol, ip)).and_then(|ports| ports.overlapping(listen.ports));
-        let family = self.families.entry((protocol, listen.is_ipv4())).or_default();
+        let family = self.families.entry((protocol, family)).or_default();
         let overlap =
             of(listen.ip).or_else(|| if listen.ip == any { family.overlapping(listen.ports) } else { of(any) });
         family.insert(listen.ports, id);
@@ -35,7 +37,7 @@ impl Listeners {
 mod tests {
     use super::*;
 
-    /// Every pair, by the definition.
+    /// Compares every pair, by the definition.
     fn slowly(listeners: &[(Protocol, Address)], index: usize) -> bool {
         let (protocol, own) = listeners[index];
         listeners[..index].iter().any(|(other_protocol, other)| {
@@ -47,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_what_comparing_every_pair_finds() {
+    fn overlaps_are_those_of_all_pairs() {
         const ADDRESSES: [&str; 6] = ["0.0.0.0", "10.0.0.1", "10.0.0.2", "[::]", "[::1]", "[::2]"];
         let mut seed = 7_u64;
         let mut random = move |below: u64| {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-/// Ports that follow each other; most often it is one. At least one, and none is 0 in a configuration.
+/// A range of ports; most often of one. A valid configuration has no port 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ports {
     first: u16,
@@ -33,7 +33,7 @@ impl Ports {
         self.last
     }
 
-    /// How many they are.
+    /// Number of ports.
     pub fn count(self) -> u32 {
         u32::from(self.last - self.first) + 1
     }
@@ -48,7 +48,7 @@ impl Ports {
         (self.first..=self.last).contains(&port)
     }
 
-    /// Those that are in both.
+    /// Ports that are in both ranges.
     pub fn common(self, other: Ports) -> Option<Ports> {
         Ports::range(self.first.max(other.first), self.last.min(other.last))
     }
@@ -63,7 +63,7 @@ impl fmt::Display for Ports {
     }
 }
 
-/// An IP address, and one port or a range of ports there.
+/// An IP address with one port or a range of ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
     /// As a listen, the unspecified address stands for every address of this host of its family.
@@ -83,7 +83,7 @@ impl Address {
         (self.ports.first..=self.ports.last).map(move |port| SocketAddr::new(self.ip, port))
     }
 
-    /// Whether it is of IPv4.
+    /// Whether it is an IPv4 address.
     pub fn is_ipv4(self) -> bool {
         self.ip.is_ipv4()
     }
@@ -117,7 +117,7 @@ impl FromStr for Address {
     }
 }
 
-/// Whose each port is. Look-ups and insertions take logarithmic time, however long the ranges are.
+/// Owners of ports. Lookups and insertions take logarithmic time for ranges of any length.
 #[derive(Debug, Clone)]
 pub(crate) struct PortMap<T> {
     /// By first port, with the last; none overlaps with another.
@@ -131,18 +131,18 @@ impl<T> Default for PortMap<T> {
 }
 
 impl<T: Copy> PortMap<T> {
-    /// Whose a port is.
+    /// Owner of a port.
     pub(crate) fn get(&self, port: u16) -> Option<T> {
         self.overlapping(Ports::one(port))
     }
 
-    /// Whose one of these ports is, if any is somebody's.
+    /// Owner of one of these ports, if any has an owner.
     pub(crate) fn overlapping(&self, ports: Ports) -> Option<T> {
         let (_, (last, owner)) = self.owners.range(..=ports.last).next_back()?;
         (*last >= ports.first).then_some(*owner)
     }
 
-    /// Gives ports to an owner. Where some are another's already, either is the owner of those afterwards.
+    /// Assigns ports to an owner. Ports that had another owner have either owner afterwards.
     pub(crate) fn insert(&mut self, ports: Ports, owner: T) {
         let Ports { mut first, last } = ports;
         if let Some((_, (before, _))) = self.owners.range(..=first).next_back()
@@ -153,7 +153,7 @@ impl<T: Copy> PortMap<T> {
             }
             first = *before + 1;
         }
-        // What the new ports cover goes: they stand for it.
+        // The new ports replace the ranges that they cover.
         while let Some((&next, &(end, _))) = self.owners.range(first..=last).next() {
             if end > last {
                 if next > first {
@@ -184,9 +184,9 @@ mod tests {
         assert_eq!(address.sockets().count(), 2);
     }
 
-    /// Against a table of every port: what is owned, and that the owner is one of those who claimed it.
+    /// Compares with a table of every port.
     #[test]
-    fn a_port_map_is_what_a_table_of_ports_is() {
+    fn a_port_map_equals_a_table_of_ports() {
         let mut seed = 11_u64;
         let mut random = move |below: u64| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -1,4 +1,4 @@
-//! Everything that is wrong with a file, collected, located, sorted and bounded.
+//! The problems of a file: collected, located, sorted and bounded in number.
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
@@ -6,17 +6,17 @@ use std::fmt;
 
 use super::yaml::{Invalid, Place, Position, locate};
 
-/// The most problems that are shown. The others are counted.
-const SHOWN: usize = 100;
+/// Maximum number of problems that are shown. The others are counted.
+const MAX_SHOWN: usize = 100;
 
-/// How many problems are kept before those that will not be shown are dropped.
-const KEPT: usize = 4 * SHOWN;
+/// Number of problems from which on those that will not be shown are dropped.
+const MAX_KEPT: usize = 4 * MAX_SHOWN;
 
 /// The problems of one file so far.
 #[derive(Default)]
 pub(crate) struct Problems {
     list: RefCell<Vec<Problem>>,
-    /// What will not work as its author may expect, and is no problem all the same.
+    /// Parts that may not work as intended.
     warnings: RefCell<Vec<Problem>>,
     dropped: Cell<usize>,
 }
@@ -24,7 +24,7 @@ pub(crate) struct Problems {
 struct Problem {
     place: Place,
     text: String,
-    /// Another place that the text names, whose line is added to it.
+    /// Another place that the text names, whose line is appended.
     related: Option<Place>,
 }
 
@@ -33,22 +33,22 @@ impl Problems {
     pub(crate) fn add(&self, place: Place, text: String, related: Option<Place>) {
         let mut list = self.list.borrow_mut();
         list.push(Problem { place, text, related });
-        if list.len() >= KEPT {
+        if list.len() >= MAX_KEPT {
             list.sort_by(by_place);
-            self.dropped.set(self.dropped.get() + list.len() - SHOWN);
-            list.truncate(SHOWN);
+            self.dropped.set(self.dropped.get() + list.len() - MAX_SHOWN);
+            list.truncate(MAX_SHOWN);
         }
     }
 
-    /// Adds a warning, which keeps nobody from using the file.
+    /// Adds a warning. The file can be used anyway.
     pub(crate) fn warn(&self, place: Place, text: String) {
         let mut warnings = self.warnings.borrow_mut();
-        if warnings.len() < SHOWN {
+        if warnings.len() < MAX_SHOWN {
             warnings.push(Problem { place, text, related: None });
         }
     }
 
-    /// The warnings as they are shown, in the order of the document.
+    /// The warnings in the order of the document, a line each.
     pub(crate) fn into_warnings(self, name: &str, text: &str) -> Vec<String> {
         let warnings = self.warnings.into_inner();
         let places: Vec<Place> = warnings.iter().map(|warning| warning.place.clone()).collect();
@@ -59,7 +59,7 @@ impl Problems {
         warnings.iter().zip(positions).map(|(warning, at)| line(name, at, &warning.text)).collect()
     }
 
-    /// Whether there is none.
+    /// Whether there is no problem.
     pub(crate) fn is_empty(&self) -> bool {
         self.list.borrow().is_empty()
     }
@@ -69,12 +69,12 @@ impl Problems {
         self.list.borrow().len() + self.dropped.get()
     }
 
-    /// All of them, with their positions in the text, as the error that the user sees.
+    /// The error that shows all problems with their positions.
     pub(crate) fn into_error(self, name: &str, text: &str) -> LoadError {
         let mut list = self.list.into_inner();
         list.sort_by(by_place);
-        let more = self.dropped.get() + list.len().saturating_sub(SHOWN);
-        list.truncate(SHOWN);
+        let more = self.dropped.get() + list.len().saturating_sub(MAX_SHOWN);
+        list.truncate(MAX_SHOWN);
 
         let places: Vec<Place> = list.iter().map(|problem| problem.place.clone()).collect();
         let related: Vec<Place> = list.iter().filter_map(|problem| problem.related.clone()).collect();
@@ -104,7 +104,7 @@ impl Problems {
     }
 }
 
-/// The order of the document. The sort is stable, so that what is found first at a place is told first.
+/// Order of the document. The sort is stable, so problems of one place stay in the order in which they were found.
 fn by_place(a: &Problem, b: &Problem) -> Ordering {
     a.place.cmp(&b.place)
 }
@@ -116,7 +116,7 @@ fn line(name: &str, at: Option<Position>, text: &str) -> String {
     }
 }
 
-/// Why a configuration cannot be used. Shows every problem, one per line, in the order of the file:
+/// The problems of a configuration, one per line, in the order of the file:
 /// `/etc/proxygw.yaml:12:5: frontends[0] "public-http": listen: port 0 is not a port: write one from 1 to 65535`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadError {
@@ -124,7 +124,7 @@ pub struct LoadError {
 }
 
 impl LoadError {
-    /// The problems as they are shown. At most a hundred and one: the last then counts the others.
+    /// At most a hundred problems, and a line that counts the others.
     pub fn lines(&self) -> &[String] {
         &self.lines
     }

@@ -1,13 +1,13 @@
-//! Where what comes to one listen goes.
+//! Translation of one listen to one address of an endpoint.
 
 use std::net::SocketAddr;
 
 use super::{Address, Ports};
 
-/// One listen of a frontend and its counterpart at the endpoint: of the same family, with as many ports.
+/// One listen of a frontend and its counterpart at the endpoint: of the same family, with the same number of ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Route {
-    /// The original destination; an unspecified address is any address of this host.
+    /// Original destination; an unspecified address stands for any address of this host.
     pub listen: Address,
     /// The new destination.
     pub endpoint: Address,
@@ -30,34 +30,34 @@ impl Shift {
 }
 
 impl Route {
-    /// Whether it stands for every address of this host.
+    /// Whether the listen stands for every address of this host.
     pub fn is_wildcard(self) -> bool {
         self.listen.ip.is_unspecified()
     }
 
-    /// Whether what is sent to `destination` comes this way.
+    /// Whether a packet to `destination` takes this route.
     pub fn matches(self, destination: SocketAddr) -> bool {
         let (ip, port) = (destination.ip(), destination.port());
-        let there_already = || ip == self.endpoint.ip && self.endpoint.ports.contains(port);
+        let is_endpoint = || ip == self.endpoint.ip && self.endpoint.ports.contains(port);
         self.listen.ports.contains(port)
             && self.listen.is_ipv4() == destination.is_ipv4()
-            && (self.listen.ip == ip || (self.is_wildcard() && !there_already()))
+            && (self.listen.ip == ip || (self.is_wildcard() && !is_endpoint()))
     }
 
-    /// The new destination of what was sent to this one, which [`matches`](Route::matches).
+    /// New destination of a packet to `destination`, which [`matches`](Route::matches).
     pub fn translate(self, destination: SocketAddr) -> SocketAddr {
         let offset = destination.port().wrapping_sub(self.listen.ports.first());
         SocketAddr::new(self.endpoint.ip, self.endpoint.ports.first().wrapping_add(offset))
     }
 
-    /// The range that leads to another, if it does.
+    /// The ranges of ports, if they differ.
     pub fn shift(self) -> Option<Shift> {
         let shift = Shift { from: self.listen.ports, to: self.endpoint.ports.first() };
         (shift.from.is_range() && shift.from.first() != shift.to).then_some(shift)
     }
 
-    /// The ports at which the endpoint itself is among the addresses that a wildcard stands for: what is addressed to it there
-    /// needs no DNAT, and a readiness probe of ours must not be held.
+    /// Ports at which a wildcard includes the endpoint itself. A packet to it there needs no DNAT, and a readiness probe must
+    /// not be held.
     pub fn shadows_endpoint(self) -> Option<Ports> {
         self.listen.ports.common(self.endpoint.ports).filter(|_| self.is_wildcard())
     }

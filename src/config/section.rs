@@ -9,24 +9,25 @@ use super::{FromNode, Node};
 
 /// A mapping of the configuration that is being read: typed access to its keys, with every problem collected.
 ///
-/// A key that is never asked for is a problem too, so ask for all of them, also after one was wrong.
+/// A key that is never read is a problem too, so read all of them, also after one was wrong.
 pub struct Section<'a> {
     entries: &'a [(String, Node)],
     path: Vec<u32>,
-    /// What a message begins with, ready for a key to follow: `targets[0] "backend": options.`
+    /// Start of a message, before a key: `targets[0] "backend": options.`
     prefix: String,
-    asked: Vec<&'static str>,
+    /// Keys that were read.
+    read: Vec<&'static str>,
     failed: bool,
-    /// It is not a mapping at all, so nothing more is to be said of missing keys.
+    /// It is not a mapping, so missing keys are not reported.
     broken: bool,
     problems: &'a Problems,
 }
 
 impl<'a> Section<'a> {
-    /// The section that a value is. Null is an empty one; what is no mapping is a problem and an empty one.
+    /// The section of a value. Null is an empty section. Other values that are no mapping are a problem and an empty section.
     pub(crate) fn new(node: &'a Node, path: Vec<u32>, prefix: String, problems: &'a Problems) -> Section<'a> {
         let mut section =
-            Section { entries: &[], path, prefix, asked: Vec::new(), failed: false, broken: false, problems };
+            Section { entries: &[], path, prefix, read: Vec::new(), failed: false, broken: false, problems };
         match node {
             Node::Map(entries) => section.entries = entries,
             Node::Null => {}
@@ -38,9 +39,9 @@ impl<'a> Section<'a> {
         section
     }
 
-    /// The value of a key that must be there, or `None` and a problem if it is missing or wrong.
+    /// Value of a required key, or `None` and a problem if it is missing or wrong.
     pub fn required<T: FromNode>(&mut self, key: &'static str) -> Option<T> {
-        match self.ask(key) {
+        match self.look_up(key) {
             None if self.broken => None,
             None => {
                 self.problem("", format_args!("{key} is missing: {} is required", T::EXPECTED));
@@ -50,15 +51,15 @@ impl<'a> Section<'a> {
                 self.problem(key, format_args!("{} is expected, found nothing", T::EXPECTED));
                 None
             }
-            Some(node) => self.read(key, node),
+            Some(node) => self.convert(key, node),
         }
     }
 
-    /// The value of a key, or `None` if it is missing or null, or `None` and a problem if it is wrong.
+    /// Value of an optional key, or `None` if it is missing or null, or `None` and a problem if it is wrong.
     pub fn optional<T: FromNode>(&mut self, key: &'static str) -> Option<T> {
-        match self.ask(key) {
+        match self.look_up(key) {
             None | Some(Node::Null) => None,
-            Some(node) => self.read(key, node),
+            Some(node) => self.convert(key, node),
         }
     }
 
@@ -72,12 +73,12 @@ impl<'a> Section<'a> {
         self.failed
     }
 
-    /// How many problems the whole file has so far.
+    /// Number of problems of the whole file so far.
     pub(crate) fn problem_count(&self) -> usize {
         self.problems.count()
     }
 
-    /// Reports a problem whose message ends with another place; its line is added.
+    /// Reports a problem that names another place, whose line is appended.
     pub(crate) fn problem_about(&mut self, key: &str, message: impl Display, related: Option<Place>) {
         let text = match (key, self.prefix.trim_end_matches([' ', '.', ':'])) {
             ("", "") => message.to_string(),
@@ -87,29 +88,29 @@ impl<'a> Section<'a> {
         self.add(self.place(key), text, related);
     }
 
-    /// Says what will not work as its author may expect, and is no problem all the same.
+    /// Reports a part that may not work as intended. The file can be used anyway.
     pub(crate) fn warn(&mut self, key: &str, message: impl Display) {
         self.problems.warn(self.place(key), format!("{}{key}: {message}", self.prefix));
     }
 
-    /// The place of a key's value, or of the section itself if there is no such key.
+    /// Place of a key's value, or of the section if there is no such key.
     pub(crate) fn place(&self, key: &str) -> Place {
         let mut path = self.path.clone();
         path.extend(self.index(key));
         Place { path, key: false }
     }
 
-    /// A mapping under a key; an empty one if it is missing. Its problems are reported with its own path; call
-    /// [`Section::finish`] when all its keys have been asked for.
+    /// The mapping under a key; an empty one if it is missing. Its problems are reported with its own path. Call
+    /// [`Section::finish`] once all its keys have been read.
     pub fn child(&mut self, key: &'static str) -> Section<'a> {
-        let node = self.ask(key).unwrap_or(&Node::Null);
+        let node = self.look_up(key).unwrap_or(&Node::Null);
         Section::new(node, self.place(key).path, format!("{}{key}.", self.prefix), self.problems)
     }
 
-    /// The elements of a list of mappings under a key. Each is called by its place and its name. `None` if there is no such
-    /// key. Call [`Section::finish`] on each element when all its keys have been asked for.
+    /// The elements of a list of mappings under a key, or `None` if there is no such key. Messages name each by its position
+    /// and its name. Call [`Section::finish`] on each element once all its keys have been read.
     pub fn elements(&mut self, key: &'static str) -> Option<Vec<Section<'a>>> {
-        let elements: &[Node] = match self.ask(key)? {
+        let elements: &[Node] = match self.look_up(key)? {
             Node::Null => return None,
             Node::Seq(elements) => elements,
             other => {
@@ -134,7 +135,7 @@ impl<'a> Section<'a> {
         Some(elements.iter().enumerate().map(element).collect())
     }
 
-    /// The text under `name`, whether it is a good name or not.
+    /// The string under `name`, even if it is no valid name.
     pub(crate) fn name(&self) -> Option<&'a str> {
         match &self.entries[self.index("name")? as usize].1 {
             Node::Str(name) if !name.is_empty() => Some(name),
@@ -148,7 +149,7 @@ impl<'a> Section<'a> {
         matches!(node, Some(Node::Seq(elements)) if elements.is_empty())
     }
 
-    /// Whether it is not a mapping at all.
+    /// Whether it is no mapping.
     pub(crate) fn broken(&self) -> bool {
         self.broken
     }
@@ -159,21 +160,21 @@ impl<'a> Section<'a> {
         Section::new(node, self.place(key).path, format!("{}{key}.", self.prefix), self.problems)
     }
 
-    /// Reports the keys that nobody has asked for. For [`Section::child`] and [`Section::elements`]; the sections that a
-    /// plugin is handed are finished by the loader.
+    /// Reports the keys that were not read. For [`Section::child`] and [`Section::elements`]; the sections that a plugin
+    /// receives are finished for it.
     pub fn finish(mut self) {
-        let asked = std::mem::take(&mut self.asked);
-        self.only(&asked, |key| {
-            let hint = match nearest(key, &asked) {
-                Some(known) => format!("did you mean {known}?"),
-                None if asked.is_empty() => "no keys are known here".to_owned(),
-                None => format!("known keys are {}", listed(asked.iter().copied())),
+        let known = std::mem::take(&mut self.read);
+        self.only(&known, |key| {
+            let hint = match nearest(key, &known) {
+                Some(nearest) => format!("did you mean {nearest}?"),
+                None if known.is_empty() => "no keys are known here".to_owned(),
+                None => format!("known keys are {}", listed(known.iter().copied())),
             };
             format!("unknown key {}: {hint}", quoted(key))
         });
     }
 
-    /// Reports each key that is not one of these, with the message that is made for it.
+    /// Reports each other key with a message.
     pub(crate) fn only(&mut self, known: &[&str], message: impl Fn(&str) -> String) {
         let entries = self.entries.iter().enumerate();
         for (index, (key, _)) in entries.filter(|(_, (key, _))| key != MERGE && !known.contains(&key.as_str())) {
@@ -188,14 +189,14 @@ impl<'a> Section<'a> {
         self.entries.iter().position(|(name, _)| name == key).map(|index| index as u32)
     }
 
-    fn ask(&mut self, key: &'static str) -> Option<&'a Node> {
-        if !self.asked.contains(&key) {
-            self.asked.push(key);
+    fn look_up(&mut self, key: &'static str) -> Option<&'a Node> {
+        if !self.read.contains(&key) {
+            self.read.push(key);
         }
         self.index(key).map(|index| &self.entries[index as usize].1)
     }
 
-    fn read<T: FromNode>(&mut self, key: &'static str, node: &Node) -> Option<T> {
+    fn convert<T: FromNode>(&mut self, key: &'static str, node: &Node) -> Option<T> {
         T::from_node(node).map_err(|wrong| self.problem(key, wrong)).ok()
     }
 

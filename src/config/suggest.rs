@@ -1,14 +1,14 @@
-//! What an error message shows of the file, and what it proposes instead; all of it bounded.
+//! Parts of error messages: values of the file and proposals, all of bounded length.
 
-/// The most characters of a value that a message shows.
-const SHOWN: usize = 60;
+/// Maximum characters of a value in a message.
+const MAX_SHOWN: usize = 60;
 
-/// The most names that a message lists.
-const LISTED: usize = 10;
+/// Maximum number of names in a message.
+const MAX_LISTED: usize = 10;
 
 /// A value of the file in quotes: escaped, and cut where it is long.
 pub(crate) fn quoted(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
+    match text.char_indices().nth(MAX_SHOWN) {
         None => format!("{text:?}"),
         Some((end, _)) => format!("{:?}...", &text[..end]),
     }
@@ -17,7 +17,7 @@ pub(crate) fn quoted(text: &str) -> String {
 /// `a, b and c`; after ten, `and N more`. `none` if there are none.
 pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let mut names = names.into_iter();
-    let mut shown: Vec<&str> = names.by_ref().take(LISTED).collect();
+    let mut shown: Vec<&str> = names.by_ref().take(MAX_LISTED).collect();
     let more = names.count();
     if more > 0 {
         return format!("{} and {more} more", shown.join(", "));
@@ -29,9 +29,9 @@ pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     }
 }
 
-/// The known name that is written most like the given one, if one is close enough to be what was meant.
+/// The known name with the smallest distance from a name, if it is small enough for a typing error.
 pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    if name.len() > SHOWN {
+    if name.len() > MAX_SHOWN {
         return None;
     }
     let lower = name.to_lowercase().replace(['-', ' '], "_");
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn near_misses_are_found_and_strangers_are_not() {
+    fn only_near_names_are_proposed() {
         let known = ["name", "kind", "idle_timeout", "endpoints"];
         for (name, expected) in [
             ("nmae", None),

@@ -7,13 +7,13 @@ use super::element::{Element, Names};
 use super::values::{EndpointAddresses, Name, Timeout};
 use super::{Address, Endpoint, Kind, Ports, Probe, Protocol, Readiness, Section, TargetSpec};
 
-/// How long a target may take until it is ready, unless it says otherwise.
+/// Default of `readiness.deadline`.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// An address for an element whose own is wrong. The file is refused, but its other problems are to be found.
+/// A placeholder for a wrong address, so that the other problems of the file are found.
 pub(super) const NO_ADDRESS: Address = Address { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), ports: Ports::one(1) };
 
-/// A placeholder for the endpoint of a wrong reference, or of none.
+/// A placeholder for a missing endpoint.
 pub(super) fn no_endpoint() -> Endpoint {
     Endpoint { name: String::new(), protocol: Protocol::Tcp, addresses: vec![NO_ADDRESS] }
 }
@@ -21,7 +21,7 @@ pub(super) fn no_endpoint() -> Endpoint {
 /// A target as far as it could be read.
 pub(super) struct ReadTarget<'a> {
     pub(super) element: Element<'a, TargetSpec>,
-    /// What frontends refer to: also endpoints with something wrong, so that a reference to them is no problem of its own.
+    /// Endpoints that frontends refer to, the invalid ones included: a reference to one is no further problem.
     pub(super) endpoints: Vec<ReadEndpoint>,
 }
 
@@ -117,7 +117,7 @@ fn read_readiness(mut section: Section<'_>) -> Readiness {
     Readiness { probe, deadline }
 }
 
-/// A path goes into a request line as it is.
+/// Checks a path, which is copied into the request line.
 fn check_path(path: &str) -> Result<(), String> {
     let shown = super::suggest::quoted(path);
     if !path.starts_with('/') {

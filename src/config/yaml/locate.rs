@@ -1,9 +1,9 @@
-//! Finds where in the text some values of the tree are.
+//! Search for the positions of some values of the tree.
 //!
-//! `serde_yaml` tells positions only in errors: one that a visitor raises carries the place of the value being visited.
-//! After an error at a key or a scalar the surrounding mapping or list can be read on, so one walk through the document
-//! finds any number of them. A mapping or a list counts as being where its first key or element is; only one that is
-//! empty ends the walk with its error, so a few walks may be needed.
+//! `serde_yaml` returns positions only in errors: an error of a visitor has the position of the visited value. After an
+//! error at a key or a scalar the surrounding mapping or list can be read on, so one walk through the document finds any
+//! number of positions. That of a mapping or a list is that of its first key or element; only an empty one ends the walk
+//! with its error, so a few walks may be needed.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -12,20 +12,20 @@ use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, Ma
 
 use super::{Position, without_mark};
 
-/// The most walks. Empty mappings and lists beyond that are shown where what they are in is.
+/// Maximum number of walks. Further empty mappings and lists have the position of what contains them.
 const MAX_WALKS: usize = 16;
 
 /// A value or a key in the tree.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Place {
-    /// The way from the root: for each list or mapping on it, which of its elements or entries, counted from 0.
+    /// Path from the root: the index of an element or entry in each list or mapping on it.
     pub(crate) path: Vec<u32>,
     /// Whether it is the key of the last entry, not its value.
     pub(crate) key: bool,
 }
 
-/// The positions of some places, in their order. `None` for what the text does not have, such as merged entries, and for
-/// what is behind an error of syntax.
+/// Positions of some places, in their order. `None` for what the text does not have, such as merged entries, and for places
+/// after an error of syntax.
 pub(crate) fn locate(text: &str, places: &[Place]) -> Vec<Option<Position>> {
     let mut order: Vec<usize> = (0..places.len()).collect();
     order.sort_by_key(|index| &places[*index]);
@@ -39,7 +39,7 @@ pub(crate) fn locate(text: &str, places: &[Place]) -> Vec<Option<Position>> {
             Ok(at) => at,
             Err(error) => match state.caught(error) {
                 Ok(at) => at,
-                // There may be more of a file than what was read of it: the rest need not be YAML.
+                // The file may be broken after the part that was read.
                 Err(_) => break,
             },
         };
@@ -52,8 +52,8 @@ pub(crate) fn locate(text: &str, places: &[Place]) -> Vec<Option<Position>> {
     state.found.into_inner()
 }
 
-/// Place at which an error of [`State::raise`] was raised. A visitor's error type is not known to be `serde_yaml`'s, so it can only be shown,
-/// which leaves the first column of the first line out.
+/// Position of an error of [`State::raise`]. A visitor cannot know that the error is `serde_yaml`'s, only its message, which
+/// omits the first column of the first line.
 fn position(error: &impl fmt::Display) -> Position {
     let shown = error.to_string();
     let parse = || {
@@ -66,25 +66,25 @@ fn position(error: &impl fmt::Display) -> Position {
 struct State<'p> {
     places: &'p [Place],
     found: RefCell<Vec<Option<Position>>>,
-    /// The error on its way up was raised here, and is not one of syntax.
+    /// The current error was raised here, and is no error of syntax.
     raised: Cell<bool>,
-    /// The walk is ending with the position of an empty value.
+    /// The walk ends with the position of an empty value.
     ended: Cell<bool>,
 }
 
 impl State<'_> {
-    /// Raises the error that carries the position of the visited value.
+    /// Raises an error with the position of the visited value.
     fn raise<T, E: Error>(&self) -> Result<T, E> {
         self.raised.set(true);
         Err(E::custom("here"))
     }
 
-    /// The position that an error of [`State::raise`] carries. Any other error comes again and again, so it must end the walk.
+    /// Position of an error of [`State::raise`]. Any other error repeats itself, so it must end the walk.
     fn caught<E: fmt::Display>(&self, error: E) -> Result<Option<Position>, E> {
         if self.raised.take() { Ok(Some(position(&error))) } else { Err(error) }
     }
 
-    /// Notes a position for those places that have none yet.
+    /// Sets the position of those places that have none yet.
     fn fill<'i>(&self, places: impl Iterator<Item = &'i usize>, at: Option<Position>) {
         let mut found = self.found.borrow_mut();
         for index in places {
@@ -93,7 +93,7 @@ impl State<'_> {
     }
 }
 
-/// Walks through one value. Returns where its first key or element is, if that was asked for.
+/// Walks through one value. Returns the position of its first key or element, if wanted.
 #[derive(Clone, Copy)]
 struct Walk<'w> {
     state: &'w State<'w>,
@@ -129,7 +129,7 @@ impl<'w> Walk<'w> {
     }
 }
 
-/// Raises the position of every sort of scalar but nothing at all.
+/// Raises the position of every type of scalar except null.
 macro_rules! visit_scalars {
     () => {
         visit_scalars!(visit_bool: bool, visit_i64: i64, visit_i128: i128, visit_u64: u64, visit_u128: u128, visit_f64: f64, visit_str: &str);
@@ -222,7 +222,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
                 start = key_at;
             }
         }
-        // What `<<` has brought is not an entry of this mapping's text.
+        // Merged entries are not in this mapping's text.
         self.state.fill(self.wanted.iter(), start);
         Ok(start)
     }

@@ -1,9 +1,18 @@
 //! From a file's bytes to a [`Node`], with bounds on time and memory whatever the bytes are.
 //!
-//! `serde_yaml` parses, but it keeps an event per value of the whole file before the first one can be looked at, and some
-//! of its costs grow with the square of the nesting. So [`scan`] first refuses, in one cheap pass, what could hold more
-//! values than any configuration does; [`tree`] then builds our own tree and counts again, because an alias can stand for
-//! any number of values. Positions are not part of the tree: [`locate`] finds those that are wanted afterwards.
+//! `serde_yaml` parses, but it holds an event per value of the whole file before the first one can be read, and some of
+//! its costs grow with the square of the nesting. So [`scan`] first rejects, in one cheap pass, files with more values than
+//! any configuration has. [`tree`] then builds our own tree and counts again, because an alias can stand for any number of
+//! values. Positions are not part of the tree: [`locate`] finds those that are needed afterwards.
+//!
+//! State of the crates at the end of 2026, for a later change:
+//! - `yaml_serde` 0.10, the YAML organisation's fork, is the maintained drop-in for the archived `serde_yaml` 0.9. It has
+//!   the same limits: no budget, no spans. `serde_yaml_ng` 0.10 and `serde_norway` 0.9 have had no release since 2024.
+//! - `serde-saphyr` 2.2 has budgets, rejects duplicate keys, applies merge keys and returns spans (`Spanned`). It would
+//!   replace most of this module, but needs Rust 1.89, one version more than this project.
+//! - `saphyr` 0.3 and `yaml-rust2` 0.13 return events with markers, without budgets or serde: [`tree`] would stay, [`locate`]
+//!   would go. `marked-yaml` 0.8 builds on the latter, has spans, but neither aliases nor types of scalars.
+//! - `libyaml-safer` 0.3 is the parser of `serde_yaml` in safe Rust, at the level of events.
 
 mod locate;
 mod scan;
@@ -14,7 +23,7 @@ pub(crate) use tree::MERGE;
 
 use super::Node;
 
-/// The most values that a file may have, aliases replaced by what they stand for.
+/// Maximum number of values of a file, aliases replaced by their values.
 pub(crate) const MAX_VALUES: usize = 1_000_000;
 
 /// A line and a column, both counted from 1; the column in characters.
@@ -24,10 +33,10 @@ pub(crate) struct Position {
     pub(crate) column: usize,
 }
 
-/// Why a file is no YAML that can be used.
+/// An error of YAML.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Invalid {
-    /// Where, if that is known.
+    /// Its position, if known.
     pub(crate) at: Option<Position>,
     /// What is wrong and what would be right, in lower case.
     pub(crate) what: String,

@@ -1,16 +1,16 @@
-//! A look at the characters of a file before it is parsed. It knows nothing of quotes and comments, so it only refuses
-//! what no configuration comes near.
+//! Limits that are checked before a file is parsed. The check knows no quotes and no comments, so the limits are far from
+//! any configuration.
 
 use super::{Invalid, MAX_VALUES, Position};
 
-/// The most brackets that may be open at once, and the most dashes that a line may begin with. `serde_yaml` stops at 128 values inside each other, but only after
+/// Maximum number of open brackets, and of dashes at the start of a line. `serde_yaml` stops at 128 levels, but only after
 /// `libyaml` has read all of them.
 const MAX_OPEN: usize = 512;
 
-/// Refuses what `libyaml` would need much time or memory for, and what it would refuse without naming the place.
+/// Rejects what `libyaml` would need much time or memory for, or would reject without a position.
 ///
 /// # Errors
-/// What was found, and where.
+/// The first violation.
 pub(super) fn check(text: &str) -> Result<(), Invalid> {
     let bytes = super::without_mark(text).as_bytes();
     let (mut line, mut line_start) = (1, 0);
@@ -63,7 +63,7 @@ pub(super) fn check(text: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// What is said of a file that has too many values, here or in the tree.
+/// The message for a file with too many values, here or in the tree.
 pub(super) fn too_many() -> String {
     format!("more than {MAX_VALUES} values: too many for a configuration")
 }

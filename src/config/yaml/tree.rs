@@ -10,13 +10,13 @@ use super::{Invalid, MAX_VALUES, Position, without_mark};
 use crate::config::Node;
 use crate::config::suggest::quoted;
 
-/// The most bytes of text in a tree: an alias can repeat a text any number of times.
+/// Maximum bytes of all strings in a tree: an alias can repeat a string any number of times.
 const MAX_TEXT: usize = 4 * crate::config::file::MAX_SIZE;
 
-/// From how many keys on a set finds duplicates sooner than a look at each.
+/// Number of keys from which on a set finds duplicates faster than a search.
 const MANY_KEYS: usize = 16;
 
-/// The most characters of a message of the parser that are shown.
+/// Maximum characters of a message of the parser.
 const MAX_MESSAGE: usize = 300;
 
 /// Reads the only document of a file. With `only`, the values of other keys of the topmost mapping are null, and an error
@@ -65,7 +65,7 @@ fn invalid(text: &str, error: &serde_yaml::Error) -> Invalid {
     Invalid { at: Some(at), what }
 }
 
-/// Where the second document begins: where a visitor that may build nothing fails.
+/// Position of the second document: that of the error of a visitor that may build nothing.
 fn second_document(text: &str) -> Option<Position> {
     let document = serde_yaml::Deserializer::from_str(text).nth(1)?;
     let mut budget = Budget { values: 0, text: 0 };
@@ -73,7 +73,7 @@ fn second_document(text: &str) -> Option<Position> {
     Some(Position { line: location.line(), column: location.column() })
 }
 
-/// How much more may be built.
+/// What may still be built.
 struct Budget {
     values: usize,
     text: usize,
@@ -95,7 +95,7 @@ impl Budget {
 /// A mapping in file order.
 type Entries = Vec<(String, Node)>;
 
-/// Builds one value and all that is in it.
+/// Builds one value with its contents.
 struct Tree<'b> {
     budget: &'b mut Budget,
     /// For a part of the topmost mapping: the keys whose values are built, and the entries so far.
@@ -203,11 +203,11 @@ impl<'de> Visitor<'de> for Tree<'_> {
     }
 }
 
-/// The key that takes the entries of other mappings over, as the YAML library of v1 had it.
+/// The key that merges other mappings, as in the YAML library of v1.
 pub(crate) const MERGE: &str = "<<";
 
-/// Appends what `<<` brings and the mapping does not have, and leaves an empty `<<` in its place, so that the positions of
-/// the entries in the file stay what they are.
+/// Appends the entries of `<<` that the mapping does not have, and leaves `<<` null, so that the positions of the other
+/// entries stay the same.
 fn merge(entries: &mut Entries) -> Result<(), String> {
     let mut known: HashSet<String> = entries.iter().map(|(key, _)| key.clone()).collect();
     let sources: Vec<Node> = entries
@@ -230,7 +230,7 @@ fn merge(entries: &mut Entries) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads a key, which must be a text that the mapping does not have yet.
+/// Reads a key, which must be a string that the mapping does not have yet.
 struct Key<'b> {
     budget: &'b mut Budget,
     before: &'b [(String, Node)],
