@@ -52,7 +52,7 @@ impl fmt::Write for Line {
     }
 }
 
-/// Whether a character only shows: no control character but the tab, no line or paragraph separator, no invisible character
+/// True if a character only shows: no control character but the tab, no line or paragraph separator, no invisible character
 /// and none that changes the direction of the text (Unicode Technical Report 36).
 fn is_harmless(character: char) -> bool {
     match character {

@@ -75,7 +75,7 @@ pub fn reopen() {
     }
 }
 
-/// Waits until everything is written, for half a second at most. For the end of the process.
+/// Waits until everything is written, for at most half a second. For the end of the process.
 pub fn flush() {
     if let Some(logger) = LOGGER.get() {
         logger.queue.flush(FLUSH);

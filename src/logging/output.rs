@@ -34,7 +34,7 @@ impl Output {
         Ok(Output { path: Some(path.to_owned()), file: open(path)? })
     }
 
-    /// Whether the output is open, which a FIFO without a reader is not.
+    /// True if the output is open, which a FIFO without a reader is not.
     pub(super) fn is_open(&self) -> bool {
         self.file.is_some()
     }

@@ -76,7 +76,7 @@ impl Queue {
         self.waker.wake();
     }
 
-    /// Whether a reopen was requested since the last call.
+    /// True if a reopen was requested since the last call.
     pub(super) fn take_reopen(&self) -> bool {
         self.waker.reset();
         std::mem::take(&mut self.lock().reopen)

@@ -131,7 +131,7 @@ impl Writer<'_> {
 /// Length of the whole lines that are written at once, at least one.
 fn chunk_of(lines: &[u8]) -> usize {
     let end_of_line = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
-    let most = &lines[..lines.len().min(CHUNK)];
+    let whole = &lines[..lines.len().min(CHUNK)];
     let first = || lines.iter().position(|byte| *byte == b'\n').map_or(lines.len(), |at| at + 1);
-    end_of_line(most).unwrap_or_else(first)
+    end_of_line(whole).unwrap_or_else(first)
 }

@@ -72,7 +72,7 @@ impl AddressWatch {
         EventSocket::open(None)?.join(GROUPS).map(AddressWatch)
     }
 
-    /// Whether an address was added or removed since the last call, as far as is known. Does not block.
+    /// True if an address was added or removed since the last call, or notifications were lost. Does not block.
     ///
     /// # Errors
     /// The operating system's error.

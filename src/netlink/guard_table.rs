@@ -145,7 +145,7 @@ fn parse(table: &Attributes<'_>) -> Option<Found> {
     Some(Found { owner, handle: table.find(TABLE_HANDLE).and_then(be64)? })
 }
 
-/// Whether the socket of this port has replaced the table. A socket of another namespace can have the same port id: then that
+/// True if the socket of this port has replaced the table. A socket of another namespace can have the same port id: then that
 /// namespace's table has changed, and the one here is still the same.
 fn is_replaced(port: u32, before: Found, after: Option<Found>) -> bool {
     after.is_some_and(|after| after.owner == port && after.handle != before.handle)

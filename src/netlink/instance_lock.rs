@@ -131,7 +131,7 @@ fn retry<T>(timeout: Duration, mut attempt: impl FnMut() -> Result<T, LockError>
     }
 }
 
-/// Whether a daemon runs in the calling thread's network namespace. Without the right to read NFLOG's groups, a process of
+/// True if a daemon runs in the calling thread's network namespace. Without the right to read NFLOG's groups, a process of
 /// this program's name with a netfilter socket counts as one.
 pub fn is_claimed() -> bool {
     let is_daemon = |pid| pid != std::process::id() && name_of(pid).is_some_and(|name| is_our_name(&name));

@@ -1,4 +1,4 @@
-//! What the subsystems of netfilter's netlink have in common (linux/netfilter/nfnetlink.h).
+//! Headers and transactions of netfilter's subsystems (linux/netfilter/nfnetlink.h).
 
 use neli::consts::nl::NlmF;
 

@@ -45,7 +45,7 @@ pub struct Nflog(EventSocket);
 pub struct Logged<'a> {
     /// From its network header on.
     pub payload: &'a [u8],
-    /// Whether it comes from this host itself.
+    /// True if it comes from this host itself.
     pub from_here: bool,
 }
 

@@ -24,7 +24,7 @@ const UNROUTABLE: [Errno; 6] =
 /// Result of a lookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
-    /// Whether the packet would be delivered to this host (`RTN_LOCAL`).
+    /// True if the packet would be delivered to this host (`RTN_LOCAL`).
     pub local: bool,
     /// Index of the interface that the packet would leave by.
     pub interface: Option<u32>,
@@ -45,7 +45,7 @@ impl Routes {
         Ok(Routes { socket: Socket::open(None)? })
     }
 
-    /// Whether the kernel would deliver a packet for `address` to this host (`RTN_LOCAL`). Unlike an attempt to bind to it,
+    /// True if the kernel would deliver a packet for `address` to this host (`RTN_LOCAL`). Unlike an attempt to bind to it,
     /// `net.ipv4.ip_nonlocal_bind` makes no difference. An IPv4-mapped IPv6 address counts as the IPv4 address.
     ///
     /// # Errors
@@ -109,7 +109,7 @@ mod tests {
     }
 
     /// The bytes after the message's header.
-    fn asked(kernel: std::thread::JoinHandle<Vec<Vec<u8>>>) -> Vec<u8> {
+    fn sent(kernel: std::thread::JoinHandle<Vec<Vec<u8>>>) -> Vec<u8> {
         let requests = kernel.join().expect("played");
         // RTM_GETROUTE, REQUEST | ACK
         assert_eq!(requests[0][4..8], [26, 0, 5, 0]);
@@ -119,7 +119,7 @@ mod tests {
     fn recorded_lookup(recorded: Vec<Vec<u8>>, address: &str) -> (Option<Route>, Vec<u8>) {
         let (socket, kernel) = played(vec![recorded]);
         let route = Routes { socket }.look_up(ip(address)).expect("a result");
-        (route, asked(kernel))
+        (route, sent(kernel))
     }
 
     #[test]
@@ -145,7 +145,7 @@ mod tests {
         let (socket, kernel) = played(vec![recorded!("route_input")]);
         let route = Routes { socket }.look_up_input(ip("10.9.0.2"), 2, ip("10.9.0.1")).expect("a result");
         assert_eq!(route, Some(Route { local: true, interface: LO }));
-        assert_eq!(asked(kernel)[12..], [8, 0, 1, 0, 10, 9, 0, 1, 8, 0, 2, 0, 10, 9, 0, 2, 8, 0, 3, 0, 2, 0, 0, 0]);
+        assert_eq!(sent(kernel)[12..], [8, 0, 1, 0, 10, 9, 0, 1, 8, 0, 2, 0, 10, 9, 0, 2, 8, 0, 3, 0, 2, 0, 0, 0]);
     }
 
     #[test]

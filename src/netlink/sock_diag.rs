@@ -45,7 +45,7 @@ impl AsFd for Diag {
     }
 }
 
-/// How a socket is bound.
+/// Scope of a socket's binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
     /// To one address.

@@ -165,10 +165,10 @@ mod tests {
 
     #[test]
     fn an_output_is_collected_or_too_long() {
-        let run = |most| {
+        let run = |max| {
             let mut command = Command::new("/bin/sh");
             command.args(["-c", "head -c 300000 /dev/zero; echo no >&2"]);
-            run_for_output(&mut command, most, Instant::now() + Duration::from_secs(30))
+            run_for_output(&mut command, max, Instant::now() + Duration::from_secs(30))
         };
         let ended = run(300_000).expect("it fits");
         assert_eq!((ended.stdout.len(), ended.stderr.as_slice()), (300_000, &b"no\n"[..]));

@@ -41,7 +41,7 @@ pub fn wait(child: &mut Child) -> io::Result<ExitStatus> {
     Ok(status)
 }
 
-/// Whether orphans of this process namespace become our children.
+/// True if orphans of this process namespace become children of this process.
 pub fn adopts_orphans() -> bool {
     getpid() == Pid::INIT
 }

@@ -1,6 +1,7 @@
 //! TCP connects that run side by side, so that many unanswered connects take as long as one.
 //!
-//! A [`Connects`] has no thread: its owner polls it like a file descriptor, until its deadline, and collects the results. At most [`MAX_AT_ONCE`] connects are open; the others wait for their turn.
+//! A [`Connects`] has no thread: its owner polls it like a file descriptor, until its deadline, and collects the results.
+//! At most [`MAX_AT_ONCE`] connects are open; the others wait for their turn.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -85,7 +86,7 @@ impl Connects {
         self.open.values().map(|open| open.deadline).chain(queued).min()
     }
 
-    /// Whether every connect has had its result.
+    /// True if every connect has had its result.
     pub fn is_empty(&self) -> bool {
         self.open.is_empty() && self.queued.is_empty()
     }
@@ -150,7 +151,7 @@ pub fn connect_all(addresses: impl Iterator<Item = SocketAddr>, timeout: Duratio
     }
 }
 
-/// Whether a connect failed for a reason of this host's own, which shows nothing about the endpoint: a resource is used up, or
+/// True if a connect failed for a reason of this host's own, which shows nothing about the endpoint: a resource is used up, or
 /// the host's rules forbid the packet.
 pub fn is_own_failure(error: &io::Error) -> bool {
     use Errno as E;
@@ -187,13 +188,13 @@ mod tests {
 
     #[test]
     fn unresponsive_endpoints_take_as_long_as_one_and_hold_up_no_other() {
-        let silent: Vec<_> = (0..30).map(|_| unresponsive()).collect();
+        let unanswered: Vec<_> = (0..30).map(|_| unresponsive()).collect();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
         let open = listener.local_addr().expect("bound");
         let (_refusing, refused) = refusing();
         let timeout = Duration::from_millis(600);
         let mut connects = Connects::new(timeout).expect("a descriptor");
-        silent.iter().for_each(|(_, _, at)| connects.add(*at));
+        unanswered.iter().for_each(|(_, _, at)| connects.add(*at));
         connects.add(open);
         connects.add(refused);
         let began = Instant::now();
@@ -211,7 +212,7 @@ mod tests {
         assert!(answer.is_ok() && *after < timeout, "it is not held up: {after:?}");
         let (answer, after) = &results[&refused];
         assert!(*answer == Err(io::ErrorKind::ConnectionRefused) && *after < timeout, "{answer:?} {after:?}");
-        for (_, _, at) in &silent {
+        for (_, _, at) in &unanswered {
             let (answer, after) = &results[at];
             assert_eq!(*answer, Err(io::ErrorKind::TimedOut));
             assert!(*after >= timeout && *after < 5 * timeout, "side by side: {after:?}");

@@ -101,7 +101,7 @@ fn first_reserved(share: Share, limit: usize, configured: usize) -> usize {
     limit - own_work - control.min(limit - own_work)
 }
 
-/// Whether a client's socket takes a descriptor that is reserved.
+/// True if a client's socket takes a descriptor that is reserved.
 pub fn is_reserved(socket: &impl AsFd, share: Share) -> bool {
     let number = usize::try_from(socket.as_fd().as_raw_fd()).unwrap_or_default();
     number >= first_reserved(share, limit(), CONFIGURED.load(Ordering::Relaxed))

@@ -47,7 +47,7 @@ impl Mark {
         &self.text
     }
 
-    /// Whether a process's environment has the mark.
+    /// True if a process's environment has the mark.
     fn is_in(&self, environment: &[u8]) -> bool {
         environment.split(|byte| *byte == 0).any(|variable| {
             let value = variable.strip_prefix(VARIABLE.as_bytes()).and_then(|rest| rest.strip_prefix(b"="));

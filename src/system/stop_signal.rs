@@ -26,7 +26,7 @@ impl StopSignal {
         self.0.wake();
     }
 
-    /// Whether the signal is set.
+    /// True if the signal is set.
     pub fn is_set(&self) -> bool {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1))

@@ -61,7 +61,7 @@ impl Entry {
         Key { protocol: self.protocol, original: self.original, zone: self.zone }
     }
 
-    /// Whether the backend sees another address than the client's.
+    /// True if the backend sees another address than the client's.
     pub fn is_masqueraded(&self) -> bool {
         self.reply.destination.ip() != self.original.source.ip()
     }

@@ -18,28 +18,28 @@ impl Status {
     /// `IPS_HW_OFFLOAD`: a network card forwards the packets.
     pub const HW_OFFLOAD: u32 = 1 << 15;
 
-    /// Whether another program has set the entry's lifetime: an operator, or the owner of the flowtable.
+    /// True if another program has set the entry's lifetime: an operator, or the owner of the flowtable.
     pub fn held(self) -> bool {
         self.has(Status::FIXED_TIMEOUT) || self.offloaded()
     }
 
-    /// Whether the packets pass a flowtable. While they do, conntrack does not see them, and netlink shows neither the entry's
+    /// True if the packets pass a flowtable. While they do, conntrack does not see them, and netlink shows neither the entry's
     /// timeout nor its TCP state.
     pub fn offloaded(self) -> bool {
         self.has(Status::OFFLOAD | Status::HW_OFFLOAD)
     }
 
-    /// Whether the destination was translated.
+    /// True if the destination was translated.
     pub fn dnat(self) -> bool {
         self.has(Status::DST_NAT)
     }
 
-    /// Whether a reply was seen.
+    /// True if a reply was seen.
     pub fn answered(self) -> bool {
         self.has(Status::SEEN_REPLY)
     }
 
-    /// Whether packets went both ways for long enough that a full table spares the entry.
+    /// True if packets went both ways for long enough that a full table spares the entry.
     pub fn assured(self) -> bool {
         self.has(Status::ASSURED)
     }
@@ -89,7 +89,7 @@ const STATES: [(TcpState, &str); 10] = [
 ];
 
 impl TcpState {
-    /// Whether the handshake is complete and the connection not over.
+    /// True if the handshake is complete and the connection not over.
     pub fn is_open(self) -> bool {
         matches!(self, TcpState::Established | TcpState::FinWait | TcpState::CloseWait | TcpState::LastAck)
     }

@@ -46,17 +46,17 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Whether nothing changed.
+    /// True if nothing changed.
     pub fn is_empty(&self) -> bool {
         self.objects.is_empty() && !self.more
     }
 
-    /// Whether the table was deleted.
+    /// True if the table was deleted.
     pub fn deleted_table(&self) -> bool {
         self.objects.get(&Object::Table).is_some_and(|action| *action != Action::Added)
     }
 
-    /// Whether this part of the table, or possibly it, changed.
+    /// True if this part of the table, or possibly it, changed.
     pub fn has(&self, object: &Object) -> bool {
         self.more || self.objects.contains_key(object)
     }
