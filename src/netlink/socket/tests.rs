@@ -170,3 +170,14 @@ fn a_socket_prints_its_descriptor() {
     let socket = Socket::open(None).expect("NETLINK_ROUTE");
     assert!(format!("{socket:?}").starts_with("Socket { fd: "));
 }
+
+#[test]
+fn datagrams_of_other_processes_are_refused() {
+    // Every user may send on this protocol.
+    let protocol = Some(rustix::net::netlink::USERSOCK);
+    let socket = Socket::open(protocol).expect("NETLINK_USERSOCK");
+    let own = SocketAddrNetlink::try_from(rustix::net::getsockname(&socket).expect("bound")).expect("netlink");
+    let other = open(protocol).expect("NETLINK_USERSOCK");
+    let sent = rustix::net::sendto(&other, &[0; 16], SendFlags::empty(), &SocketAddrNetlink::new(own.pid(), 0));
+    assert_eq!(sent, Err(Errno::CONNREFUSED));
+}
