@@ -202,6 +202,7 @@ impl World {
             assert!(!is_running || self.kernel.cold.contains(&id), "f{id} runs without rules");
             if wanted.refusing.contains(&id) {
                 assert!(!backend.alive, "the clients of f{id} are refused while its target lives");
+                assert!(front.plan.refuses, "the clients of f{id} are refused against its configuration");
                 let until = self.core.life(front.plan.target).retry_at;
                 assert!(until.is_some_and(|at| at > self.now), "the refusal of f{id} does not end");
             }
