@@ -145,3 +145,6 @@ fn no_kind(sort: &str, kind: &Kind, other: Option<&str>, known: &[String]) -> St
         None => format!("unknown {sort} kind {what}: the {sort} kinds are {known}"),
     }
 }
+
+#[cfg(test)]
+mod tests;
