@@ -1,4 +1,4 @@
-//! What is told of which flows.
+//! The flows that lead to a report.
 
 use super::*;
 use crate::netlink::conntrack::{Status, TcpState, Tuple};
@@ -24,8 +24,8 @@ fn flow(client: &str, seen: &str, answered: bool) -> Entry {
     }
 }
 
-/// What is told of a flow of the client 198.51.100.2, or of one that comes from the gateway, 203.0.113.1.
-fn tell(reach: &mut Reach, from_gateway: Option<&str>, answered: bool) -> bool {
+/// Shows a flow of the client 198.51.100.2, or of one that comes from the gateway, 203.0.113.1.
+fn show(reach: &mut Reach, from_gateway: Option<&str>, answered: bool) -> bool {
     let entry = match from_gateway {
         Some(client) => flow(client, "203.0.113.1:50000", answered),
         None => flow("198.51.100.2:50000", "198.51.100.2:50000", answered),
@@ -36,8 +36,8 @@ fn tell(reach: &mut Reach, from_gateway: Option<&str>, answered: bool) -> bool {
 const OWN: Option<&str> = Some("203.0.113.1:40000");
 const MASQUERADED: Option<&str> = Some("127.0.0.1:40000");
 
-/// The first flow that is due by now has waited, and its endpoint is asked. Returns whether anything is told.
-fn ask(reach: &mut Reach, gateway: bool) -> bool {
+/// The first flow that is due by now has waited, and its endpoint is probed. Returns whether a problem is reported.
+fn probe(reach: &mut Reach, gateway: bool) -> bool {
     let due = reach.due(Instant::now() + TIMEOUT);
     let (frontend, candidate) = due.first().expect("it waits");
     reach.probing(Instant::now(), *frontend, candidate);
@@ -46,48 +46,48 @@ fn ask(reach: &mut Reach, gateway: bool) -> bool {
 }
 
 #[test]
-fn answers_to_the_gateway_say_nothing_of_those_to_clients() {
+fn answers_to_the_gateway_show_nothing_about_those_to_clients() {
     let mut reach = Reach::default();
     for from in [OWN, MASQUERADED] {
-        assert!(!tell(&mut reach, from, true));
+        assert!(!show(&mut reach, from, true));
     }
-    assert!(!tell(&mut reach, None, false));
-    assert!(!tell(&mut reach, OWN, true), "nor do they end the wait");
-    assert!(ask(&mut reach, true));
-    assert!(!tell(&mut reach, OWN, true) && !tell(&mut reach, MASQUERADED, true), "the client still is not answered");
-    assert!(tell(&mut reach, None, true) && !tell(&mut reach, None, true));
+    assert!(!show(&mut reach, None, false));
+    assert!(!show(&mut reach, OWN, true), "nor do they end the wait");
+    assert!(probe(&mut reach, true));
+    assert!(!show(&mut reach, OWN, true) && !show(&mut reach, MASQUERADED, true), "the client still is not answered");
+    assert!(show(&mut reach, None, true) && !show(&mut reach, None, true));
     assert_eq!(reach.deadline(), None);
 }
 
 #[test]
-fn a_backend_that_answers_nobody_is_told_by_whichever_flow() {
+fn any_flow_shows_a_backend_that_answers_none() {
     for from in [OWN, MASQUERADED, None] {
         let mut reach = Reach::default();
-        tell(&mut reach, from, false);
-        assert!(ask(&mut reach, false));
-        assert!(tell(&mut reach, OWN, true), "it is back");
-        // Clients are looked at anew.
-        tell(&mut reach, None, false);
-        assert!(ask(&mut reach, true));
+        show(&mut reach, from, false);
+        assert!(probe(&mut reach, false));
+        assert!(show(&mut reach, OWN, true), "it is back");
+        // Clients are watched again.
+        show(&mut reach, None, false);
+        assert!(probe(&mut reach, true));
     }
 }
 
 #[test]
-fn the_gateways_own_flow_says_nothing_of_a_way_back() {
+fn the_gateways_own_flow_shows_nothing_about_the_way_back() {
     let mut reach = Reach::default();
-    tell(&mut reach, MASQUERADED, false);
-    assert!(!ask(&mut reach, true));
-    tell(&mut reach, None, false);
+    show(&mut reach, MASQUERADED, false);
+    assert!(!probe(&mut reach, true));
+    show(&mut reach, None, false);
     assert!(reach.deadline().is_some());
 }
 
 #[test]
-fn the_gateways_own_flow_keeps_no_client_from_being_looked_at() {
+fn the_gateways_own_flow_does_not_hide_a_client() {
     let mut reach = Reach::default();
-    tell(&mut reach, OWN, false);
-    tell(&mut reach, OWN, true);
-    tell(&mut reach, None, false);
-    assert!(ask(&mut reach, true));
+    show(&mut reach, OWN, false);
+    show(&mut reach, OWN, true);
+    show(&mut reach, None, false);
+    assert!(probe(&mut reach, true));
 }
 
 /// A client's SYN is refused.
@@ -99,45 +99,45 @@ fn refuse(reach: &mut Reach, now: Instant) {
 }
 
 #[test]
-fn a_backend_that_is_gone_is_noticed_at_any_time() {
+fn the_end_of_a_backend_is_noticed_at_any_time() {
     for refused in [false, true] {
         let mut reach = Reach::default();
-        tell(&mut reach, None, true);
+        show(&mut reach, None, true);
         assert_eq!(reach.deadline(), None);
         if refused {
             refuse(&mut reach, Instant::now());
             assert_eq!(reach.due(Instant::now()).len(), 1, "at once");
         } else {
-            tell(&mut reach, None, false);
+            show(&mut reach, None, false);
             assert!(reach.due(Instant::now()).is_empty());
         }
-        assert!(ask(&mut reach, false));
-        assert!(tell(&mut reach, None, true), "it is back");
+        assert!(probe(&mut reach, false));
+        assert!(show(&mut reach, None, true), "it is back");
     }
 }
 
 #[test]
-fn one_client_of_many_that_gets_no_answer_says_nothing_if_the_gateway_does() {
+fn one_unanswered_client_of_many_shows_nothing_if_the_gateway_is_answered() {
     for refused in [false, true] {
         let mut reach = Reach::default();
-        tell(&mut reach, None, true);
+        show(&mut reach, None, true);
         if refused {
             refuse(&mut reach, Instant::now())
         } else {
-            _ = tell(&mut reach, None, false)
+            _ = show(&mut reach, None, false)
         }
-        assert!(!ask(&mut reach, true));
+        assert!(!probe(&mut reach, true));
     }
     let mut reach = Reach::default();
     refuse(&mut reach, Instant::now());
-    assert!(!ask(&mut reach, true), "nor does the first, if it is refused");
+    assert!(!probe(&mut reach, true), "nor does the first, if it is refused");
 }
 
 #[test]
-fn a_new_flow_that_is_answered_ends_the_doubt_and_the_end_of_an_old_one_does_not() {
+fn only_a_new_answered_flow_ends_the_wait() {
     let mut reach = Reach::default();
-    tell(&mut reach, None, true);
-    tell(&mut reach, None, false);
+    show(&mut reach, None, true);
+    show(&mut reach, None, false);
     let mut other = flow("198.51.100.3:50000", "198.51.100.3:50000", true);
     other.tcp_state = Some(TcpState::FinWait);
     reach.changed(Instant::now(), F, &other, |_| false);
@@ -145,20 +145,20 @@ fn a_new_flow_that_is_answered_ends_the_doubt_and_the_end_of_an_old_one_does_not
     other.tcp_state = Some(TcpState::SynRecv);
     reach.changed(Instant::now(), F, &other, |_| false);
     assert_eq!(reach.deadline(), None);
-    // Nor does it take back what was told.
-    tell(&mut reach, None, false);
-    assert!(ask(&mut reach, false));
+    // Nor does it withdraw a report.
+    show(&mut reach, None, false);
+    assert!(probe(&mut reach, false));
     other.tcp_state = Some(TcpState::FinWait);
     assert!(!reach.changed(Instant::now(), F, &other, |_| false));
-    assert!(tell(&mut reach, None, true));
+    assert!(show(&mut reach, None, true));
 }
 
 #[test]
-fn refused_clients_make_a_question_a_second_at_the_most() {
+fn refused_clients_cause_one_probe_a_second_at_most() {
     let mut reach = Reach::default();
     let now = Instant::now();
     refuse(&mut reach, now);
-    assert!(!ask(&mut reach, true));
+    assert!(!probe(&mut reach, true));
     refuse(&mut reach, now);
     refuse(&mut reach, now);
     assert!(reach.due(now).is_empty());
@@ -166,18 +166,18 @@ fn refused_clients_make_a_question_a_second_at_the_most() {
 }
 
 #[test]
-fn the_same_is_not_told_again_and_again() {
+fn the_same_problem_is_reported_once_a_minute() {
     let mut reach = Reach::default();
-    let told: Vec<_> = (0..3)
+    let reported: Vec<_> = (0..3)
         .map(|_| {
-            tell(&mut reach, None, false);
-            let told = ask(&mut reach, false);
-            tell(&mut reach, None, true);
-            told
+            show(&mut reach, None, false);
+            let reported = probe(&mut reach, false);
+            show(&mut reach, None, true);
+            reported
         })
         .collect();
-    assert_eq!(told, [true, false, false]);
+    assert_eq!(reported, [true, false, false]);
     reach.reset(F);
-    tell(&mut reach, None, false);
-    assert!(ask(&mut reach, false), "the next start is another matter");
+    show(&mut reach, None, false);
+    assert!(probe(&mut reach, false), "the next start is another matter");
 }

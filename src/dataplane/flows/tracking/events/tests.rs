@@ -14,10 +14,10 @@ const TARGETS: [TargetId; 2] = [TargetId::new(0), TargetId::new(1)];
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How late an event can be read.
+/// Maximum delay of the read of an event.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// Seconds that a silent flow lives.
+/// Lifetime of an idle flow, in seconds.
 const FLOW: Timeouts = Timeouts { silent: 4 };
 
 /// Recheck interval of a flow whose changes are not reported: three quarters of the closed retention.
@@ -34,12 +34,12 @@ struct Real {
     tcp_state: Option<TcpState>,
     expires: Instant,
     /// Whether its changes are events.
-    tells: bool,
+    reported: bool,
 }
 
-/// What the kernel says unasked.
+/// An event of the kernel.
 #[derive(Debug, Clone, Copy)]
-enum Told {
+enum Notice {
     Changed(TargetId, Entry),
     Gone(TargetId, Key, u32),
 }
@@ -60,10 +60,10 @@ struct Kernel {
     seed: u64,
     table: BTreeMap<(TargetId, u16), Real>,
     ids: u32,
-    events: VecDeque<(Instant, Told)>,
+    events: VecDeque<(Instant, Notice)>,
     truth: BTreeMap<TargetId, Truth>,
-    /// Nobody hears of anything since these entries were open. Others that go without a trace cannot be known of.
-    deaf_since: Option<BTreeSet<u32>>,
+    /// Events are lost since these entries were open. Others that vanish cannot be known.
+    lost_since: Option<BTreeSet<u32>>,
 }
 
 /// The flow of a client's port; the even ones speak TCP.
@@ -92,7 +92,7 @@ impl Kernel {
             ids: 0,
             events: VecDeque::new(),
             truth: TARGETS.map(|target| (target, Truth::default())).into(),
-            deaf_since: None,
+            lost_since: None,
         }
     }
 
@@ -133,7 +133,7 @@ impl Kernel {
         self.table.iter().any(|(at, real)| at.0 == target && self.open(*at, real))
     }
 
-    /// Time passes. What expires in it ends then, and nobody is told.
+    /// Time passes. What expires ends then, without an event.
     fn advance(&mut self, to: Instant) {
         for (at, real) in self.table.clone() {
             if self.open(at, &real) && real.expires <= to {
@@ -143,17 +143,17 @@ impl Kernel {
         self.now = self.now.max(to);
     }
 
-    /// An open flow has ended without a trace.
+    /// An open flow has ended without evidence.
     fn gone(&mut self, target: TargetId, real: &Real, ended: Instant) {
-        if self.deaf_since.as_ref().is_none_or(|open| open.contains(&real.id)) {
+        if self.lost_since.as_ref().is_none_or(|open| open.contains(&real.id)) {
             self.of(target).ended = self.of(target).ended.max(Some(ended));
         }
         self.of(target).ended_at_most = self.of(target).ended_at_most.max(Some(ended));
-        self.of(target).excused |= !real.tells;
+        self.of(target).excused |= !real.reported;
     }
 
-    fn tell(&mut self, told: Told) {
-        self.events.push_back((self.now, told));
+    fn notify(&mut self, notice: Notice) {
+        self.events.push_back((self.now, notice));
     }
 
     fn change(&mut self, at: (TargetId, u16), change: impl FnOnce(&mut Real, Instant)) {
@@ -164,10 +164,10 @@ impl Kernel {
         if was_open && !self.open(at, &real) {
             self.of(at.0).ended = Some(self.now);
             self.of(at.0).ended_at_most = Some(self.now);
-            self.of(at.0).excused |= !real.tells;
+            self.of(at.0).excused |= !real.reported;
         }
-        if real.tells {
-            self.tell(Told::Changed(at.0, self.entry(at, &real)));
+        if real.reported {
+            self.notify(Notice::Changed(at.0, self.entry(at, &real)));
         }
     }
 
@@ -177,12 +177,12 @@ impl Kernel {
             self.gone(at.0, &real, self.now);
         }
         self.table.remove(&at);
-        if real.tells {
-            self.tell(Told::Gone(at.0, key(at.0, at.1), real.id));
+        if real.reported {
+            self.notify(Notice::Gone(at.0, key(at.0, at.1), real.id));
         }
     }
 
-    fn create(&mut self, at: (TargetId, u16), tells: bool) {
+    fn create(&mut self, at: (TargetId, u16), reported: bool) {
         self.remove(at);
         self.ids += 1;
         let tcp = at.1.is_multiple_of(2);
@@ -192,11 +192,11 @@ impl Kernel {
             status: Status::DST_NAT,
             tcp_state: tcp.then_some(TcpState::SynSent),
             expires: self.now + FLOW.silent * SECOND,
-            tells,
+            reported,
         };
         self.table.insert(at, real);
-        if tells {
-            self.tell(Told::Changed(at.0, self.entry(at, &real)));
+        if reported {
+            self.notify(Notice::Changed(at.0, self.entry(at, &real)));
         }
     }
 
@@ -222,9 +222,9 @@ impl Kernel {
                     refreshed(real, now);
                 }),
                 0..6 => {
-                    let mut silently = real;
-                    refreshed(&mut silently, self.now);
-                    self.table.insert(at, silently);
+                    let mut refreshed_entry = real;
+                    refreshed(&mut refreshed_entry, self.now);
+                    self.table.insert(at, refreshed_entry);
                 }
                 6 => self.remove(at),
                 _ => {}
@@ -250,26 +250,26 @@ impl Kernel {
             (TcpState::Established, 0) => self.change(at, to(TcpState::FinWait)),
             (TcpState::FinWait, 0..3) => self.change(at, to(TcpState::LastAck)),
             (TcpState::LastAck, 0..=6) => self.change(at, to(TcpState::TimeWait)),
-            // Its port is used again, which takes the trace away: not while nobody hears of it.
-            (TcpState::TimeWait | TcpState::Close, 0) if self.deaf_since.is_none() => self.create(at, true),
+            // Its port is used again, which takes the evidence away: not while events are lost.
+            (TcpState::TimeWait | TcpState::Close, 0) if self.lost_since.is_none() => self.create(at, true),
             (TcpState::TimeWait | TcpState::Close, _) => {}
             (_, 7) => self.change(at, to(TcpState::Close)),
             (_, 8) => self.remove(at),
             (TcpState::Established, 1..7) => {
-                let mut silently = real;
-                refreshed(&mut silently, self.now);
-                self.table.insert(at, silently);
+                let mut refreshed_entry = real;
+                refreshed(&mut refreshed_entry, self.now);
+                self.table.insert(at, refreshed_entry);
             }
             // A change of something else.
-            (_, 9) if real.tells => {
+            (_, 9) if real.reported => {
                 let entry = Entry { tcp_state: None, ..self.entry(at, &real) };
-                self.tell(Told::Changed(at.0, entry));
+                self.notify(Notice::Changed(at.0, entry));
             }
             _ => {}
         }
     }
 
-    /// What a dump shows. It removes what has expired.
+    /// Dumps the table. That removes what has expired.
     fn dump(&mut self) -> Dump {
         let expired: Vec<_> =
             self.table.iter().filter(|(_, real)| real.expires <= self.now).map(|(at, _)| *at).collect();
@@ -279,23 +279,23 @@ impl Kernel {
     }
 }
 
-/// The thread, as far as it matters here.
+/// The thread, reduced to its tracking.
 struct Thread {
     tracking: ByEvents,
 }
 
 impl Thread {
     fn read(&mut self, kernel: &mut Kernel) {
-        for (_, told) in kernel.events.drain(..) {
-            match told {
-                Told::Changed(target, entry) => self.tracking.changed(kernel.now, &found(kernel.now, target, entry)),
-                Told::Gone(target, key, id) => self.tracking.account(target).end(kernel.now, &key, Some(id)),
+        for (_, notice) in kernel.events.drain(..) {
+            match notice {
+                Notice::Changed(target, entry) => self.tracking.changed(kernel.now, &found(kernel.now, target, entry)),
+                Notice::Gone(target, key, id) => self.tracking.account(target).end(kernel.now, &key, Some(id)),
             }
         }
     }
 
-    /// Asks for all that is in doubt.
-    fn ask(&mut self, kernel: &mut Kernel) {
+    /// Makes the lookups that are due.
+    fn refresh(&mut self, kernel: &mut Kernel) {
         // A simple kernel shows every state in a lookup.
         while let Some(((target, id), found)) = self.tracking.unclear.pop_first() {
             let at = (target, found.entry.original.source.port());
@@ -322,33 +322,41 @@ impl Thread {
         }
     }
 
-    /// What is said of the targets, right after the events were read and all doubts asked for, is true.
+    /// Asserts that the account is true, right after events were read and lookups made.
     #[track_caller]
     fn check(&self, kernel: &Kernel, seed: u64) {
         for target in TARGETS {
-            let (true_end, said) = (kernel.truth[&target].ended, self.tracking.ended(target));
+            let (true_end, reported_end) = (kernel.truth[&target].ended, self.tracking.ended(target));
             let late = if kernel.truth[&target].excused { SECOND.max(RECHECK) } else { STEP + 2 * GATHER };
             if self.tracking.state(target) == State::InUse {
                 // It may be out of use for as long as a flow's last second is not over.
                 let now = kernel.now;
                 assert!(
                     kernel.in_use(target) || true_end.is_some_and(|end| now <= end + late),
-                    "seed {seed}: target {target} is said to be in use, and was so until {:?} ago",
+                    "seed {seed}: target {target} counts as in use, and was so until {:?} ago",
                     true_end.map(|end| now - end)
                 );
                 continue;
             }
             assert!(!kernel.in_use(target), "seed {seed}: target {target} is in use");
             let Some(true_end) = true_end else { continue };
-            let Some(said) = said else { panic!("seed {seed}: target {target} has been in use") };
-            assert!(said >= true_end, "seed {seed}: target {target}: said {:?} before the end", true_end - said);
+            let Some(reported_end) = reported_end else { panic!("seed {seed}: target {target} has been in use") };
+            assert!(
+                reported_end >= true_end,
+                "seed {seed}: target {target}: ended, reportedly, {:?} before the end",
+                true_end - reported_end
+            );
             let at_most = kernel.truth[&target].ended_at_most.unwrap_or(true_end);
-            assert!(said <= at_most + late, "seed {seed}: target {target}: said {:?} after the end", said - at_most);
+            assert!(
+                reported_end <= at_most + late,
+                "seed {seed}: target {target}: ended, reportedly, {:?} after the end",
+                reported_end - at_most
+            );
         }
     }
 }
 
-/// Lives through `steps` changes. `lossy`: events are lost at times.
+/// Runs `steps` changes. `lossy`: events are lost at times.
 fn live(seed: u64, steps: u32, lossy: bool) {
     let mut kernel = Kernel::new(seed);
     // Some flows are older than the subscription.
@@ -365,7 +373,7 @@ fn live(seed: u64, steps: u32, lossy: bool) {
     let dump = kernel.dump();
     thread.tracking.observe(&dump);
     for _ in 0..steps {
-        // Mostly many changes at once, and now and then a long silence.
+        // Mostly many changes at once, and now and then a long pause.
         let pause = if kernel.random(40) == 0 { 6000 } else { 120 };
         let next = kernel.now + kernel.random(pause) as u32 * MILLISECOND;
         // Until then, the thread wakes whenever it has to.
@@ -376,11 +384,11 @@ fn live(seed: u64, steps: u32, lossy: bool) {
             let jitter = kernel.random(3) as u32 * MILLISECOND;
             kernel.advance(wake.max(kernel.now) + jitter);
             thread.read(&mut kernel);
-            thread.ask(&mut kernel);
+            thread.refresh(&mut kernel);
             thread.check(&kernel, seed);
-            // What was excused is settled once it is out of use, and known to be.
+            // What was excused is settled once it is not in use, and known to be.
             for target in TARGETS {
-                if kernel.table.iter().all(|(at, real)| at.0 != target || real.tells) && kernel.in_use(target) {
+                if kernel.table.iter().all(|(at, real)| at.0 != target || real.reported) && kernel.in_use(target) {
                     kernel.of(target).excused = false;
                 }
             }
@@ -388,10 +396,10 @@ fn live(seed: u64, steps: u32, lossy: bool) {
         kernel.advance(next);
         kernel.act();
         if lossy && kernel.random(100) == 0 {
-            // Nobody reads for a while, and the kernel keeps only the first events.
+            // Events are unread for a while, and the kernel keeps only the first ones.
             thread.read(&mut kernel);
             let open = kernel.table.iter().filter(|(at, real)| kernel.open(**at, real));
-            kernel.deaf_since = Some(open.map(|(_, real)| real.id).collect());
+            kernel.lost_since = Some(open.map(|(_, real)| real.id).collect());
             for _ in 0..kernel.random(60) {
                 let later = kernel.now + kernel.random(50) as u32 * MILLISECOND;
                 kernel.advance(later);
@@ -405,11 +413,11 @@ fn live(seed: u64, steps: u32, lossy: bool) {
             thread.tracking.overrun();
             thread.tracking.observe(&dump);
             kernel.events.clear();
-            kernel.deaf_since = None;
-            thread.ask(&mut kernel);
+            kernel.lost_since = None;
+            thread.refresh(&mut kernel);
             thread.check(&kernel, seed);
         } else if kernel.random(100) == 0 {
-            // Somebody asks for the status.
+            // An operator queries the status.
             let dump = kernel.dump();
             thread.tracking.observe(&dump);
         }
@@ -417,14 +425,14 @@ fn live(seed: u64, steps: u32, lossy: bool) {
 }
 
 #[test]
-fn the_end_of_use_is_never_said_to_be_earlier_than_it_was_nor_much_later() {
+fn the_end_of_use_is_never_early_and_hardly_late() {
     for seed in 1..400 {
         live(seed, 1000, false);
     }
 }
 
 #[test]
-fn the_end_of_use_is_right_when_events_are_lost() {
+fn the_end_of_use_is_right_after_a_loss_of_events() {
     for seed in 1..400 {
         live(seed, 1000, true);
     }
