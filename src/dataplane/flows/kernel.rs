@@ -143,10 +143,7 @@ impl Kernel for Netlink {
     }
 
     fn reports_changes(&self) -> bool {
-        match std::fs::read_to_string(EVENTS) {
-            Ok(value) => value.trim() != "0",
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
-        }
+        is_on(std::fs::read_to_string(EVENTS))
     }
 
     fn is_local(&mut self, ip: IpAddr) -> bool {
@@ -192,5 +189,60 @@ impl Kernel for Netlink {
 
     fn probes(&self) -> Option<BorrowedFd<'_>> {
         self.connects.as_ref().map(AsFd::as_fd)
+    }
+}
+
+/// Whether events are on. A setting that cannot be read shows nothing.
+fn is_on(setting: io::Result<String>) -> bool {
+    match setting {
+        Ok(value) => value.trim() != "0",
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::system::wait_readable;
+
+    #[test]
+    fn events_are_off_if_the_setting_is_zero_or_missing() {
+        for (setting, expected) in [("0\n", false), ("1\n", true), ("2\n", true)] {
+            assert_eq!(is_on(Ok(setting.to_owned())), expected, "{setting}");
+        }
+        assert!(!is_on(Err(io::ErrorKind::NotFound.into())));
+        assert!(is_on(Err(io::ErrorKind::PermissionDenied.into())));
+    }
+
+    #[test]
+    fn a_probe_has_one_result() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let endpoint = listener.local_addr().expect("bound");
+        let mut kernel = Netlink::default();
+        assert!(kernel.probe_deadline(Instant::now()).is_none() && kernel.probes().is_none());
+        kernel.probe(endpoint);
+        let mut results = Vec::new();
+        while results.is_empty() {
+            let now = Instant::now();
+            results = kernel.probed(now);
+            let Some(probes) = kernel.probes() else { break };
+            wait_readable(&[probes], kernel.probe_deadline(now)).expect("it waits");
+        }
+        assert!(matches!(results[..], [(at, Ok(()))] if at == endpoint), "{results:?}");
+        let now = Instant::now();
+        assert!(kernel.probed(now).is_empty() && kernel.probe_deadline(now).is_none() && kernel.probes().is_none());
+    }
+
+    #[test]
+    fn a_probe_that_cannot_begin_fails_at_once() {
+        let mut kernel = Netlink::default();
+        let endpoint = SocketAddr::from(([203, 0, 113, 2], 80));
+        kernel.failed.push((endpoint, Err(rustix::io::Errno::MFILE.into())));
+        let now = Instant::now();
+        assert_eq!(kernel.probe_deadline(now), Some(now));
+        assert!(matches!(kernel.probed(now)[..], [(at, Err(_))] if at == endpoint));
+        assert_eq!(kernel.probe_deadline(now), None);
     }
 }

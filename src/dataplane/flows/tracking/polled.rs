@@ -185,6 +185,15 @@ mod tests {
     }
 
     #[test]
+    fn polls_have_a_minimum_distance() {
+        let ready = Instant::now();
+        let mut idle = polled(ready, Duration::from_millis(10), 60 * SECOND);
+        assert_eq!(idle.next(), ready + MIN_PAUSE);
+        idle.observe(ready + SECOND, Count { tcp: 1, ..Count::default() });
+        assert_eq!(idle.next(), ready + SECOND + MIN_PAUSE);
+    }
+
+    #[test]
     fn a_closed_flow_counts_from_its_close_to_half_a_second() {
         let ready = Instant::now();
         for step in 0..400u32 {
