@@ -86,7 +86,7 @@ impl Localnet {
         if let Some(kept) = kept.filter(|_| is_needed) {
             let adopted = adopt(kept);
             state.guard = adopted
-                .inspect_err(|error| log::warn!("cannot use the kept socket of the table ip {GUARD_TABLE}: {error}"))
+                .inspect_err(|error| log::warn!("cannot use the stored socket of the table ip {GUARD_TABLE}: {error}"))
                 .ok();
         }
         if state.guard.is_none() {

@@ -126,7 +126,8 @@ impl Table {
     /// nft could not be run, or refused each time.
     pub fn apply(&mut self, state: &State) -> Result<(), NftError> {
         let Some(before) = self.state.take() else { return self.replace(state) };
-        let changes = render::changes(&self.plan, &before, state);
+        // Rendering takes milliseconds with thousands of frontends, and this is called for each that starts.
+        let changes = if before == *state { None } else { render::changes(&self.plan, &before, state) };
         if let Err(error) = changes.map_or(Ok(()), |changes| self.run(Language::Json, &changes)) {
             // A run that hung would hang again, and the engine waits meanwhile. The next attempt replaces the table.
             if error.is_timeout() {

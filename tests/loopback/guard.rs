@@ -25,7 +25,7 @@ fn commands_do_not_inherit_the_stored_socket() {
     let target = command("b", &["e=tcp/127.0.0.1:8080"], &shows);
     let setup = config(&[target], &[always("f", "tcp/0.0.0.0:80", "b:e")]);
     let (mut daemon, _nft) = start_guarded(&lab, &setup, manager.options());
-    eventually("the guard's socket is kept", SOON, || manager.stored().is_some());
+    eventually("the guard's socket is stored", SOON, || manager.stored().is_some());
     daemon.kill9();
     daemon.restart();
     daemon.await_target("b", "active", SOON);
@@ -44,11 +44,11 @@ fn a_stored_socket_of_another_namespace_is_not_adopted() {
     let (lab, other) = (Lab::new(), Lab::new());
     let (_server, setup) = backend(&lab);
     let manager = Manager::start();
-    let (mut elsewhere, _nft) = start_guarded(&other, &setup, manager.options());
-    eventually("the guard's socket is kept", SOON, || manager.stored().is_some());
-    elsewhere.kill9();
+    let (mut remote, _nft) = start_guarded(&other, &setup, manager.options());
+    eventually("the guard's socket is stored", SOON, || manager.stored().is_some());
+    remote.kill9();
     let (daemon, _nft) = start_guarded(&lab, &setup, manager.options());
-    assert!(daemon.log().contains("cannot be used"), "{}", daemon.log());
+    assert!(daemon.log().contains("cannot use the stored socket"), "{}", daemon.log());
     assert!(tables(&lab).contains("table ip proxygw-guard"));
     let flood = Flood::start(&lab);
     assert_eq!(flood.while_doing(|| flush(&lab)), NONE);
