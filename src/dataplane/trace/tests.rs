@@ -170,6 +170,8 @@ fn a_statement_gives_its_verdict_or_is_reported_as_unknown() {
         json!({"dnat": {"addr": "10.0.0.1", "port": 70000}}),
         json!({"limit": {"rate": 1}}),
         json!({"match": {"op": "==", "left": {"new": 1}, "right": 1}}),
+        matches("==", ct("state"), json!(8)),
+        matches("==", json!({"&": [ct("status"), 32]}), json!(32)),
     ] {
         let found = verdict(statement.clone()).expect_err("not known");
         let (kind, _) = statement.as_object().and_then(|object| object.iter().next()).expect("a statement");
