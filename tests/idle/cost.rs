@@ -9,7 +9,7 @@ use crate::support::setup::{SECOND, SOON, at, config};
 use crate::support::{Client, Daemon, Lab, eventually, require_namespaces};
 
 /// What the log says when the doctor has looked, which is a second after the start.
-const DOCTOR: &str = "the doctor has found";
+const DOCTOR: &str = "doctor: ";
 
 /// How often the daemon's threads have waited for something.
 #[track_caller]

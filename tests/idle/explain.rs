@@ -87,7 +87,7 @@ fn a_target_with_flows_is_explained_by_them() {
 
     daemon.process().await_line("target used: inactive", SOON);
     let (text, data) = explain(&daemon, "used");
-    assert_says(&text, &["used is inactive", "It was last woken by", "It has drained because nobody had used it"]);
+    assert_says(&text, &["used is inactive", "It was last woken by", "It has drained because no flow had used it"]);
     assert_eq!((&data["state"], &data["drained_because"]), (&json!("inactive"), &json!("idle")), "{data:#}");
     let error = ctl(&daemon, &["explain", "nobody"]);
     assert!(
@@ -132,7 +132,7 @@ fn a_target_on_its_way_up_or_down_or_failing_is_explained() {
     let (text, data) = explain(&daemon, "broken");
     assert_says(
         &text,
-        &["broken is inactive", "Its last error: ", "It has failed, and is wanted: it is started again in "],
+        &["broken is inactive", "Its last error: ", "It has failed and is needed: it starts again in "],
     );
     assert_eq!(data["drained_because"], "died", "{data:#}");
     assert!(data["retry_in"].is_u64() && data["last_error"].is_string() && data.get("pid").is_none(), "{data:#}");
