@@ -1,6 +1,6 @@
 //! The surroundings of a target's step: its frontends, the rules, and where the effects go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::event::Effect;
@@ -17,6 +17,8 @@ pub(super) struct Around<'a> {
     pub frontends: &'a BTreeMap<FrontendId, Frontend>,
     /// The target's own frontends.
     pub members: &'a [FrontendId],
+    /// Those that pin the target.
+    pub pins: &'a BTreeSet<FrontendId>,
     pub rules: &'a mut Rules,
     pub effects: &'a mut Effects,
 }
@@ -28,7 +30,7 @@ impl Around<'_> {
 
     /// A frontend that pins the target.
     pub(super) fn pinned_by(&self) -> Option<FrontendId> {
-        self.members().find(|(_, frontend)| frontend.pins()).map(|(id, _)| id)
+        self.pins.first().copied()
     }
 
     /// Whether all of its frontends refuse their clients while it backs off.

@@ -65,6 +65,8 @@ pub struct Core {
 struct Member {
     target: Target,
     frontends: Vec<FrontendId>,
+    /// Those of its frontends that pin it.
+    pins: BTreeSet<FrontendId>,
 }
 
 /// Phase of the engine's life.
@@ -130,7 +132,8 @@ type Effects = Vec<Effect>;
 impl Core {
     /// Adds an inactive target.
     pub fn add_target(&mut self, now: Instant, id: TargetId, plan: TargetPlan) {
-        self.targets.insert(id, Member { target: Target::new(plan, now), frontends: Vec::new() });
+        self.targets
+            .insert(id, Member { target: Target::new(plan, now), frontends: Vec::new(), pins: BTreeSet::new() });
     }
 
     /// Adds a stopped frontend of a target that was added before.
@@ -172,7 +175,7 @@ impl Core {
 
     /// The frontends that pin a target.
     pub fn pins(&self, id: TargetId) -> impl Iterator<Item = FrontendId> + '_ {
-        self.targets[&id].frontends.iter().copied().filter(|id| self.frontends[id].pins())
+        self.targets[&id].pins.iter().copied()
     }
 
     /// The state of a frontend, and its last error.
@@ -307,31 +310,34 @@ impl Core {
 
     fn step_target(&mut self, now: Instant, id: TargetId, input: target::Input, effects: &mut Effects) {
         let phase = self.phase;
-        let Some(Member { target, frontends }) = self.targets.get_mut(&id) else { return };
-        let (all, rules) = (&self.frontends, &mut self.rules);
-        target.step(input, &mut Around { id, now, phase, frontends: all, members: frontends, rules, effects });
-        let members = frontends.clone();
-        members.into_iter().for_each(|member| _ = self.publish(member, effects));
+        let Some(Member { target, frontends: members, pins }) = self.targets.get_mut(&id) else { return };
+        let (frontends, rules) = (&self.frontends, &mut self.rules);
+        let before = target.state;
+        target.step(input, &mut Around { id, now, phase, frontends, members, pins, rules, effects });
+        if target.state != before {
+            let members = members.clone();
+            members.into_iter().for_each(|member| _ = self.publish(member, effects));
+        }
         self.index(Subject::Target(id));
     }
 
     fn step_frontend(&mut self, now: Instant, id: FrontendId, input: frontend::Input, effects: &mut Effects) {
         let phase = self.phase;
-        let Some(target) = self.frontends.get(&id).map(|frontend| frontend.plan.target) else { return };
-        let before = self.pins(target).next();
-        let starts_running = self.frontends.get_mut(&id).is_some_and(|frontend| {
-            let was = frontend.state;
-            frontend.step(now, id, phase, input, effects);
-            frontend.state == frontend::State::Running && was != frontend::State::Running
-        });
+        let Some(frontend) = self.frontends.get_mut(&id) else { return };
+        let (target, was) = (frontend.plan.target, frontend.state);
+        frontend.step(now, id, phase, input, effects);
+        let starts_running = frontend.state == frontend::State::Running && was != frontend::State::Running;
+        let pins = frontend.pins();
         if !self.publish(id, effects) && starts_running {
             effects.push(Effect::DeleteStaleFlows(id));
         }
-        let after = self.pins(target).next();
-        match (before, after) {
-            (None, Some(pin)) => self.step_target(now, target, target::Input::Pinned(pin), effects),
-            (Some(_), None) => self.step_target(now, target, target::Input::Unpinned, effects),
-            _ => {}
+        let pinning = self.targets.get_mut(&target).map(|member| &mut member.pins);
+        let input = pinning.and_then(|all| match pins {
+            true => (all.insert(id) && all.len() == 1).then_some(target::Input::Pinned(id)),
+            false => (all.remove(&id) && all.is_empty()).then_some(target::Input::Unpinned),
+        });
+        if let Some(input) = input {
+            self.step_target(now, target, input, effects);
         }
         self.index(Subject::Frontend(id));
     }
