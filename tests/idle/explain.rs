@@ -130,10 +130,7 @@ fn a_target_on_its_way_up_or_down_or_failing_is_explained() {
         target["state"] == "inactive" && target["retry_in"].as_u64() >= Some(2)
     });
     let (text, data) = explain(&daemon, "broken");
-    assert_says(
-        &text,
-        &["broken is inactive", "Its last error: ", "It has failed and is needed: it starts again in "],
-    );
+    assert_says(&text, &["broken is inactive", "Its last error: ", "It has failed and is needed: it starts again in "]);
     assert_eq!(data["drained_because"], "died", "{data:#}");
     assert!(data["retry_in"].is_u64() && data["last_error"].is_string() && data.get("pid").is_none(), "{data:#}");
 
