@@ -18,9 +18,11 @@ pub(super) fn translate(listing: &mut Value, native: &str) {
             lines.insert(handle.trim().parse::<u64>().ok(), rule);
         }
     }
-    for rule in listing["nftables"].as_array_mut().into_iter().flatten().filter_map(|object| object.get_mut("rule")) {
+    // Not by index: that panics where a listing is no object.
+    let objects = listing.get_mut("nftables").and_then(Value::as_array_mut).into_iter().flatten();
+    for rule in objects.filter_map(|object| object.get_mut("rule")) {
         let line = lines.get(&rule["handle"].as_u64()).copied().unwrap_or_default();
-        for statement in rule["expr"].as_array_mut().into_iter().flatten() {
+        for statement in rule.get_mut("expr").and_then(Value::as_array_mut).into_iter().flatten() {
             if let Some(known) = statement.get("xt").and_then(|extension| translated(extension, line)) {
                 *statement = known;
             }
