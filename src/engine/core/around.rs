@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use super::event::Effect;
+use super::event::{Effect, Effects};
 use super::frontend::Frontend;
 use super::rules::Rules;
-use super::{Effects, Phase};
+use super::state::Phase;
 use crate::ids::{Change, FrontendId, TargetId};
 
 /// Surroundings of a step, and where its results go.

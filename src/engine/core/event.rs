@@ -108,3 +108,6 @@ pub enum Effect {
     /// Everything has ended.
     Finished,
 }
+
+/// The effects of one event.
+pub(super) type Effects = Vec<Effect>;

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use super::backoff::Backoff;
-use super::event::Effect;
+use super::event::{Effect, Effects};
 use super::rules::Revision;
-use super::{Deadline, Effects, Phase};
+use super::state::{Deadline, Phase};
 use crate::engine::status::FrontendState;
 use crate::ids::{FrontendId, TargetId};
 

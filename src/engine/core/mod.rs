@@ -31,6 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use event::Effects;
 pub use event::{Effect, Event};
 pub use frontend::FrontendPlan;
 pub use life::{Cause, Life, Woken, WokenBy};
@@ -44,7 +45,7 @@ use crate::ids::{Change, FrontendId, TargetId};
 use around::Around;
 use frontend::{Frontend, Input as OfFrontend};
 use rules::{Path, Rules};
-use state::State;
+use state::{Deadline, Phase, State};
 use target::{Input as OfTarget, Target};
 
 /// The state of all targets and frontends.
@@ -69,31 +70,11 @@ struct Member {
     pins: BTreeSet<FrontendId>,
 }
 
-/// Phase of the engine's life.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    #[default]
-    Running,
-    /// Everything is being stopped.
-    Closing,
-    /// Everything has ended.
-    Finished,
-}
-
 /// A target or a frontend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Subject {
     Target(TargetId),
     Frontend(FrontendId),
-}
-
-/// Something that follows from a state.
-trait Deadline {
-    /// Time at which the state changes on its own.
-    fn deadline(&self) -> Option<Instant>;
-
-    /// Revision of the rules that it waits for.
-    fn awaits(&self) -> Option<Revision>;
 }
 
 /// Subjects in the order of something that follows from their states.
@@ -125,9 +106,6 @@ impl<K: Ord + Copy> Index<K> {
         self.order.first().copied()
     }
 }
-
-/// The effects of one event.
-type Effects = Vec<Effect>;
 
 impl Core {
     /// Adds an inactive target.

@@ -1,10 +1,30 @@
-//! The states of a target, each with what belongs to it.
+//! The phases of the engine, and the states of a target, each with what belongs to it.
 
 use std::time::Instant;
 
 use super::life::Cause;
 use super::rules::Revision;
 use crate::engine::status::TargetState;
+
+/// Phase of the engine's life.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    #[default]
+    Running,
+    /// Everything is being stopped.
+    Closing,
+    /// Everything has ended.
+    Finished,
+}
+
+/// What follows from the state of a target or a frontend.
+pub(super) trait Deadline {
+    /// Time at which the state changes on its own.
+    fn deadline(&self) -> Option<Instant>;
+
+    /// Revision of the rules that it waits for.
+    fn awaits(&self) -> Option<Revision>;
+}
 
 /// State of a target, with what belongs to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
