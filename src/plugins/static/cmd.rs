@@ -203,6 +203,8 @@ impl Run {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use rustix::process::{Resource, Rlimit, setrlimit, test_kill_process_group};
 
     use super::*;
@@ -215,6 +217,8 @@ mod tests {
     const SOON: Duration = Duration::from_secs(10);
 
     fn start(command: &str, grace: Duration) -> (Cmd, TargetContext) {
+        // Like the daemon, it handles SIGINT: a job of a shell's background ignores it, and so would the command.
+        signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::default()).expect("a handler");
         let mut target = Cmd { command: command.to_owned(), grace, run: None };
         let context = TargetContext::new("b", StopSignal::new().expect("a signal"));
         target.start(&context).expect("started");
