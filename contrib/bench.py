@@ -107,8 +107,9 @@ class Daemon:
         self.began = time.monotonic()
         self.process = subprocess.Popen([DAEMON, "--config", CONFIG], env={**os.environ, "NOTIFY_SOCKET": NOTIFY},
                                         stdout=subprocess.DEVNULL, start_new_session=True)
-        said = self.notified.recv(100)
-        assert said == b"READY=1", said
+        # Before it is ready, it hands descriptors to the service manager.
+        while self.notified.recv(100) != b"READY=1":
+            pass
         status = self.ask()
         # How long it took until it was ready and has said so through its control socket.
         self.start = time.monotonic() - self.began
