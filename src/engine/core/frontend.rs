@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::backoff::Backoff;
 use super::event::{Effect, Effects};
 use super::rules::Revision;
-use super::state::{Deadline, Phase};
+use super::state::{Derived, Phase};
 use crate::engine::status::FrontendState;
 use crate::ids::{FrontendId, TargetId};
 
@@ -174,7 +174,7 @@ impl Frontend {
     }
 }
 
-impl Deadline for Frontend {
+impl Derived for Frontend {
     fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Stopped { retry_at } => retry_at,
@@ -184,5 +184,9 @@ impl Deadline for Frontend {
 
     fn awaits(&self) -> Option<Revision> {
         matches!(self.state, State::Publishing | State::Unpublishing).then_some(self.revision)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.state == State::Closed
     }
 }

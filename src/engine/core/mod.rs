@@ -45,7 +45,7 @@ use crate::ids::{Change, FrontendId, TargetId};
 use around::Around;
 use frontend::{Frontend, Input as OfFrontend};
 use rules::{Path, Rules};
-use state::{Deadline, Phase, State};
+use state::{Derived, Phase, State};
 use target::{Input as OfTarget, Target};
 
 /// The state of all targets and frontends.
@@ -58,6 +58,8 @@ pub struct Core {
     deadlines: Index<Instant>,
     /// Index of the revisions that targets and frontends wait for.
     waiting: Index<Revision>,
+    /// Targets and frontends that have not ended for good.
+    open: BTreeSet<Subject>,
     phase: Phase,
 }
 
@@ -110,6 +112,7 @@ impl<K: Ord + Copy> Index<K> {
 impl Core {
     /// Adds an inactive target.
     pub fn add_target(&mut self, now: Instant, id: TargetId, plan: TargetPlan) {
+        self.open.insert(Subject::Target(id));
         self.targets
             .insert(id, Member { target: Target::new(plan, now), frontends: Vec::new(), pins: BTreeSet::new() });
     }
@@ -118,6 +121,7 @@ impl Core {
     pub fn add_frontend(&mut self, id: FrontendId, plan: FrontendPlan) {
         if let Some(member) = self.targets.get_mut(&plan.target) {
             member.frontends.push(id);
+            self.open.insert(Subject::Frontend(id));
             self.frontends.insert(id, Frontend::new(plan));
         }
     }
@@ -275,10 +279,7 @@ impl Core {
     }
 
     fn finish_if_done(&mut self, effects: &mut Effects) {
-        if self.phase == Phase::Closing
-            && self.targets.values().all(|member| member.target.state == State::Closed)
-            && self.frontends.values().all(|frontend| frontend.state == frontend::State::Closed)
-        {
+        if self.phase == Phase::Closing && self.open.is_empty() {
             self.phase = Phase::Finished;
             effects.push(Effect::Finished);
         }
@@ -358,10 +359,13 @@ impl Core {
 
     /// Updates the indexes after a step.
     fn index(&mut self, subject: Subject) {
-        let state: &dyn Deadline = match subject {
+        let state: &dyn Derived = match subject {
             Subject::Target(id) => &self.targets[&id].target,
             Subject::Frontend(id) => &self.frontends[&id],
         };
+        if state.is_closed() {
+            self.open.remove(&subject);
+        }
         self.deadlines.set(subject, state.deadline());
         self.waiting.set(subject, state.awaits());
     }

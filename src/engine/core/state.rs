@@ -18,12 +18,15 @@ pub(super) enum Phase {
 }
 
 /// What follows from the state of a target or a frontend.
-pub(super) trait Deadline {
+pub(super) trait Derived {
     /// Time at which the state changes on its own.
     fn deadline(&self) -> Option<Instant>;
 
     /// Revision of the rules that it waits for.
     fn awaits(&self) -> Option<Revision>;
+
+    /// Whether it has ended for good.
+    fn is_closed(&self) -> bool;
 }
 
 /// State of a target, with what belongs to it.

@@ -14,7 +14,7 @@ use super::backoff::Backoff;
 use super::event::Effect;
 use super::life::{Cause, Life, Woken, WokenBy};
 use super::rules::Revision;
-use super::state::{Backend, Deadline, Idle, IdleDrain, Phase, State, Step, Teardown, Then};
+use super::state::{Backend, Derived, Idle, IdleDrain, Phase, State, Step, Teardown, Then};
 use crate::dataplane::flows::{Scope, Use};
 use crate::engine::status::TargetState;
 use crate::ids::FrontendId;
@@ -500,7 +500,7 @@ impl Target {
     }
 }
 
-impl Deadline for Target {
+impl Derived for Target {
     fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::BackingOff { until, .. } => Some(until),
@@ -515,5 +515,9 @@ impl Deadline for Target {
 
     fn awaits(&self) -> Option<Revision> {
         self.state.awaits()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.state == State::Closed
     }
 }

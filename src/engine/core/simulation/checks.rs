@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::super::rules::RETRY;
 use super::super::state::{Idle, IdleDrain, Step, Teardown};
-use super::super::{Cause, Deadline as _, Effect, Event, State, Subject, WokenBy, backoff, frontend};
+use super::super::{Cause, Derived as _, Effect, Event, State, Subject, WokenBy, backoff, frontend};
 use super::world::World;
 use crate::dataplane::flows::{Report, Scope};
 use crate::engine::status::{FrontendState, TargetState};
