@@ -6,6 +6,7 @@ use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use neli::consts::nl::NlmF;
 use rustix::fs::Access;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, netlink, sockopt};
@@ -140,7 +141,7 @@ impl Host for ThisHost {
     }
 
     fn conntrack(&self) -> io::Result<()> {
-        Socket::open(Some(netlink::NETFILTER))?.request(&mut Request::new(GET_STATS, &[0; 4]), &mut |_| {})
+        Socket::open(Some(netlink::NETFILTER))?.perform(Request::new(GET_STATS, &[0; 4]), NlmF::empty())
     }
 
     fn dnat_flows(&self, each: &mut dyn FnMut(&Entry)) -> io::Result<()> {

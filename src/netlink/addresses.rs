@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use neli::consts::rtnl::{Ifa, Rtm};
 
-use super::events::{EventSocket, Received};
-use super::message::{Attributes, Request, array, ip};
+use super::message::{Attributes, Request, array};
+use super::raw::{RawSocket, Received};
 use super::socket::Socket;
 
 /// `RTNLGRP_IPV4_IFADDR` (number 5) and `RTNLGRP_IPV6_IFADDR` (number 9) as bits of `nl_groups`.
@@ -38,18 +38,13 @@ pub fn dump() -> io::Result<Vec<InterfaceAddress>> {
 }
 
 fn dump_over(socket: &mut Socket) -> io::Result<Vec<InterfaceAddress>> {
-    let mut addresses = Vec::new();
-    let mut request = Request::new(Rtm::Getaddr.into(), &[0; HEADER]);
-    socket.dump(&mut request, &mut |message| {
-        if message.kind == u16::from(Rtm::Newaddr) {
-            addresses.extend(parse(message.payload));
-        }
-    })?;
-    Ok(addresses)
+    socket.list(Request::new(Rtm::Getaddr.into(), &[0; HEADER]), |message| {
+        if message.kind == u16::from(Rtm::Newaddr) { parse(message.payload) } else { None }
+    })
 }
 
 pub(super) fn parse(payload: &[u8]) -> Option<InterfaceAddress> {
-    let find = |kind: Ifa| Attributes::after(payload, HEADER).find(kind.into()).and_then(ip);
+    let find = |kind: Ifa| Attributes::after(payload, HEADER).ip(kind.into());
     let address = find(Ifa::Address)?;
     Some(InterfaceAddress {
         interface: u32::from_ne_bytes(array(payload, 4)?),
@@ -61,7 +56,7 @@ pub(super) fn parse(payload: &[u8]) -> Option<InterfaceAddress> {
 
 /// A socket that becomes readable when an address is added or removed.
 #[derive(Debug)]
-pub struct AddressWatch(EventSocket);
+pub struct AddressWatch(RawSocket);
 
 impl AddressWatch {
     /// Watches the addresses of the calling thread's network namespace.
@@ -69,7 +64,7 @@ impl AddressWatch {
     /// # Errors
     /// The operating system's error.
     pub fn open() -> io::Result<AddressWatch> {
-        EventSocket::open(None)?.join(GROUPS).map(AddressWatch)
+        RawSocket::open(None)?.join(GROUPS).map(AddressWatch)
     }
 
     /// True if an address was added or removed since the last call, or notifications were lost. Does not block.
@@ -78,7 +73,7 @@ impl AddressWatch {
     /// The operating system's error.
     pub fn changed(&mut self) -> io::Result<bool> {
         let mut changed = false;
-        while self.0.receive(|_| {})? != Received::Nothing {
+        while self.0.notification(|_| {})? != Received::Nothing {
             changed = true;
         }
         Ok(changed)
@@ -96,7 +91,7 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
-    use crate::netlink::recorded::{played, recorded};
+    use crate::netlink::testing::{played, recorded};
 
     #[test]
     fn a_dump_has_the_addresses_of_both_families_and_of_a_point_to_point_link() {
@@ -134,7 +129,7 @@ mod tests {
     #[test]
     fn any_notification_is_a_change_and_is_read_once() {
         let (near, far) = UnixDatagram::pair().expect("a pair");
-        let mut watch = AddressWatch(EventSocket::over(near.into()));
+        let mut watch = AddressWatch(RawSocket::over(near.into()));
         assert!(!watch.changed().expect("read"));
         recorded!("address_events").iter().for_each(|datagram| assert!(far.send(datagram).is_ok()));
         assert!(watch.changed().expect("read"));

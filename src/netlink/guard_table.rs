@@ -26,13 +26,14 @@ use rustix::io::Errno;
 use rustix::net::netlink;
 use rustix::net::netlink::SocketAddrNetlink;
 
-use super::message::{Attributes, Request, be32, be64};
+use super::message::{Message, Request};
 use super::netfilter::{NFTABLES, attributes};
-use super::nftables::{
-    CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TYPE, DELETE_TABLE, GET_TABLE, HOOK_NUMBER, HOOK_PRIORITY, RULE_CHAIN,
-    TABLE, TABLE_FLAGS,
+use super::nftables::numbers::{
+    ACCEPT, CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TYPE, DELETE_TABLE, DROP, GET_TABLE, HOOK_NUMBER,
+    HOOK_PRIORITY, RULE_CHAIN, TABLE, TABLE_FLAGS,
 };
-use super::socket::{Socket, unless};
+use super::raw::RawSocket;
+use super::socket::Socket;
 
 /// Name of the table, of the family `ip`.
 pub const GUARD_TABLE: &str = "proxygw-guard";
@@ -57,10 +58,8 @@ const TABLE_HANDLE: u16 = 4;
 const TABLE_OWNER: u16 = 7;
 const OWNER: u32 = 2;
 
-/// `NF_INET_PRE_ROUTING`, `NF_DROP`, `NF_ACCEPT`.
+/// `NF_INET_PRE_ROUTING`.
 const PREROUTING: u32 = 0;
-const DROP: u32 = 0;
-const ACCEPT: u32 = 1;
 
 /// `NFTA_RULE_EXPRESSIONS`; `NFTA_LIST_ELEM`; `NFTA_EXPR_NAME` and `_DATA`.
 const RULE_EXPRESSIONS: u16 = 4;
@@ -115,7 +114,7 @@ impl GuardTable {
         let port = SocketAddrNetlink::try_from(address).map_err(|_| not_owner())?.pid();
         let find = || find(Socket::open(Some(netlink::NETFILTER))?);
         let before = find()?.filter(|found| found.owner == port).ok_or_else(not_owner)?;
-        let guard = GuardTable::replace(Socket::over(fd)?)?;
+        let guard = GuardTable::replace(Socket::over(RawSocket::over(fd))?)?;
         if is_replaced(port, before, find()?) { Ok(guard) } else { Err(not_owner()) }
     }
 
@@ -128,21 +127,18 @@ impl GuardTable {
 
 impl From<GuardTable> for OwnedFd {
     fn from(guard: GuardTable) -> OwnedFd {
-        guard.0.into_fd()
+        guard.0.into()
     }
 }
 
 /// The guard in the network namespace, of any owner.
 fn find(mut socket: Socket) -> io::Result<Option<Found>> {
-    let mut found = None;
-    let mut request = Request::new(GET_TABLE, &IP).string(TABLE, GUARD_TABLE);
-    let result = socket.request(&mut request, &mut |message| found = parse(&attributes(message)));
-    Ok(unless(&[Errno::NOENT], result)?.and(found))
+    socket.find(Request::new(GET_TABLE, &IP).string(TABLE, GUARD_TABLE), &[Errno::NOENT], parse)
 }
 
-fn parse(table: &Attributes<'_>) -> Option<Found> {
-    let owner = table.find(TABLE_OWNER).and_then(be32)?;
-    Some(Found { owner, handle: table.find(TABLE_HANDLE).and_then(be64)? })
+fn parse(message: &Message<'_>) -> Option<Found> {
+    let table = attributes(message);
+    Some(Found { owner: table.be32(TABLE_OWNER)?, handle: table.be64(TABLE_HANDLE)? })
 }
 
 /// True if the socket of this port has replaced the table. A socket of another namespace can have the same port id: then that

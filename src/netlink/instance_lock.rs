@@ -8,12 +8,13 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
+use neli::consts::nl::NlmF;
 use rustix::io::Errno;
 use rustix::net::netlink;
 
 use super::message::Request;
 use super::nflog;
-use super::nftables::GET_GENERATION;
+use super::nftables::numbers::GET_GENERATION;
 use super::socket::Socket;
 use crate::ids::OUR_NUMBER;
 
@@ -103,13 +104,13 @@ impl InstanceLock {
 
     /// One attempt.
     fn over(mut socket: Socket) -> Result<InstanceLock, LockError> {
-        let Err(error) = socket.request(&mut nflog::bind(LOCK_GROUP), &mut |_| {}) else {
+        let Err(error) = socket.perform(nflog::bind(LOCK_GROUP), NlmF::empty()) else {
             return Ok(InstanceLock(socket));
         };
         Err(match Errno::from_io_error(&error) {
             // The kernel has the same error for a group of another socket and for a missing capability. The second query has no
             // arguments that could be wrong, and needs CAP_NET_ADMIN, as all of nfnetlink does.
-            Some(Errno::PERM) if socket.request(&mut Request::new(GET_GENERATION, &[0; 4]), &mut |_| {}).is_err() => {
+            Some(Errno::PERM) if socket.perform(Request::new(GET_GENERATION, &[0; 4]), NlmF::empty()).is_err() => {
                 LockError::NotPermitted
             }
             Some(Errno::PERM | Errno::BUSY) => LockError::Held(holder()),
@@ -237,9 +238,7 @@ mod tests {
 
     #[test]
     fn a_refusal_becomes_its_reason() {
-        use neli::consts::nl::NlmF;
-
-        use crate::netlink::recorded::played;
+        use crate::netlink::testing::played;
 
         // In another process's place: its lock is not this test's.
         let claim = |errors: &[i32]| {

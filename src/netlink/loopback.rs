@@ -8,11 +8,12 @@
 use std::io;
 use std::net::Ipv6Addr;
 
+use neli::consts::nl::NlmF;
 use neli::consts::rtnl::{Rta, Rtm, Rtn};
 use rustix::io::Errno;
 use rustix::net::AddressFamily;
 
-use super::message::{Attributes, Message, Request, ne32};
+use super::message::{Attributes, Message, Request};
 use super::socket::{Socket, unless};
 use crate::ids::OUR_NUMBER;
 
@@ -45,17 +46,16 @@ pub fn remove_all() -> io::Result<()> {
 }
 
 fn add_over(socket: &mut Socket, interface: u32) -> io::Result<()> {
-    unless(&[Errno::EXIST], socket.create(&mut request(Rtm::Newroute.into(), interface))).map(drop)
+    unless(&[Errno::EXIST], socket.perform(request(Rtm::Newroute.into(), interface), NlmF::CREATE | NlmF::APPEND))
+        .map(drop)
 }
 
 fn remove_all_over(socket: &mut Socket) -> io::Result<()> {
     let mut header = [0; HEADER];
     header[0] = AddressFamily::INET6.as_raw() as u8;
-    let mut interfaces = Vec::new();
-    socket.dump(&mut Request::new(Rtm::Getroute.into(), &header), &mut |message| interfaces.extend(ours(message)))?;
-    for interface in interfaces {
+    for interface in socket.list(Request::new(Rtm::Getroute.into(), &header), ours)? {
         // It can be gone with its interface meanwhile.
-        unless(&[Errno::SRCH], socket.request(&mut request(Rtm::Delroute.into(), interface), &mut |_| {}))?;
+        unless(&[Errno::SRCH], socket.perform(request(Rtm::Delroute.into(), interface), NlmF::empty()))?;
     }
     Ok(())
 }
@@ -71,20 +71,18 @@ fn request(kind: u16, interface: u32) -> Request {
 
 /// The interface of a route, if it is one of ours.
 pub(super) fn ours(message: &Message<'_>) -> Option<u32> {
-    let find = |kind: Rta| Attributes::after(message.payload, HEADER).find(kind.into());
+    let route = Attributes::after(message.payload, HEADER);
     let is_ours = message.kind == u16::from(Rtm::Newroute)
         && message.payload.get(4) == Some(&TABLE)
-        && find(Rta::Dst) == Some(&Ipv6Addr::LOCALHOST.octets())
-        && find(Rta::Priority).and_then(ne32) == Some(METRIC);
-    find(Rta::Oif).and_then(ne32).filter(|_| is_ours)
+        && route.ip(Rta::Dst.into()) == Some(Ipv6Addr::LOCALHOST.into())
+        && route.ne32(Rta::Priority.into()) == Some(METRIC);
+    route.ne32(Rta::Oif.into()).filter(|_| is_ours)
 }
 
 #[cfg(test)]
 mod tests {
-    use neli::consts::nl::NlmF;
-
     use super::*;
-    use crate::netlink::recorded::{played, recorded};
+    use crate::netlink::testing::{played, recorded};
 
     /// `struct rtmsg`, `RTA_DST`, `RTA_OIF` and `RTA_PRIORITY` of the route by interface 2.
     #[rustfmt::skip]

@@ -178,6 +178,42 @@ impl<'a> Attributes<'a> {
         self.clone().find_map(|(found, value)| (found == kind).then_some(value))
     }
 
+    /// The bytes of the first attribute of this type, if it has so many.
+    pub fn array<const N: usize>(&self, kind: u16) -> Option<[u8; N]> {
+        self.find(kind)?.try_into().ok()
+    }
+
+    /// The number in the first attribute of this type, in network byte order.
+    pub fn be16(&self, kind: u16) -> Option<u16> {
+        self.array(kind).map(u16::from_be_bytes)
+    }
+
+    /// The number in the first attribute of this type, in network byte order.
+    pub fn be32(&self, kind: u16) -> Option<u32> {
+        self.array(kind).map(u32::from_be_bytes)
+    }
+
+    /// The number in the first attribute of this type, in network byte order.
+    pub fn be64(&self, kind: u16) -> Option<u64> {
+        self.array(kind).map(u64::from_be_bytes)
+    }
+
+    /// The number in the first attribute of this type, in the host's byte order.
+    pub fn ne32(&self, kind: u16) -> Option<u32> {
+        self.array(kind).map(u32::from_ne_bytes)
+    }
+
+    /// The IP address in the first attribute of this type.
+    pub fn ip(&self, kind: u16) -> Option<IpAddr> {
+        self.array::<4>(kind).map(IpAddr::from).or_else(|| self.array::<16>(kind).map(IpAddr::from))
+    }
+
+    /// The string, with or without its final zero, in the first attribute of this type. Names in the kernel are bytes.
+    pub fn text(&self, kind: u16) -> Option<String> {
+        let value = self.find(kind)?;
+        Some(String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned())
+    }
+
     /// The attributes nested in the first attribute of this type.
     pub fn find_nested(&self, kind: u16) -> Option<Attributes<'a>> {
         self.find(kind).map(Attributes::nested)
@@ -200,32 +236,6 @@ impl<'a> Iterator for Attributes<'a> {
 /// A fixed number of bytes at an offset.
 pub fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
-}
-
-/// The value of an attribute in network byte order.
-pub fn be16(value: &[u8]) -> Option<u16> {
-    value.try_into().ok().map(u16::from_be_bytes)
-}
-
-/// The value of an attribute in network byte order.
-pub fn be32(value: &[u8]) -> Option<u32> {
-    value.try_into().ok().map(u32::from_be_bytes)
-}
-
-/// The value of an attribute in network byte order.
-pub fn be64(value: &[u8]) -> Option<u64> {
-    value.try_into().ok().map(u64::from_be_bytes)
-}
-
-/// The value of an attribute in the host's byte order.
-pub fn ne32(value: &[u8]) -> Option<u32> {
-    value.try_into().ok().map(u32::from_ne_bytes)
-}
-
-/// The value of an attribute that is an IP address.
-pub fn ip(value: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
-    v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@
 //! | [`link`] | lists the interfaces |
 //! | `netfilter` | headers and transactions of netfilter's subsystems |
 //! | [`socket`] | requests, dumps and their results |
-//! | `events` | notifications |
+//! | `raw` | sockets, their datagrams and notifications |
 //! | [`message`] | bytes of a message and its attributes |
 //!
 //! Nothing here has a thread of its own or shared state: a value belongs to the thread that uses it, queries the network
@@ -26,7 +26,6 @@
 
 pub mod addresses;
 pub mod conntrack;
-mod events;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub mod guard_table;
@@ -37,8 +36,9 @@ pub mod message;
 mod netfilter;
 pub mod nflog;
 pub mod nftables;
-#[cfg(test)]
-mod recorded;
+mod raw;
 pub mod route;
 pub mod sock_diag;
 pub mod socket;
+#[cfg(test)]
+mod testing;

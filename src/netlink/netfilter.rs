@@ -7,9 +7,8 @@ use super::message::{Attributes, Message, Request};
 /// Bytes in `struct nfgenmsg`: family u8, version u8, resource u16 in network byte order.
 pub(super) const HEADER: usize = 4;
 
-/// `NFNL_SUBSYS_CTNETLINK`, `NFNL_SUBSYS_ULOG` and `NFNL_SUBSYS_NFTABLES`: the upper byte of a message's type.
+/// `NFNL_SUBSYS_CTNETLINK` and `NFNL_SUBSYS_NFTABLES`: the upper byte of a message's type.
 pub(super) const CONNTRACK: u16 = 1 << 8;
-pub(super) const ULOG: u16 = 4 << 8;
 pub(super) const NFTABLES: u16 = 10 << 8;
 
 /// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`.

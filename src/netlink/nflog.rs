@@ -1,34 +1,19 @@
-//! Packets that a rule logged to a group (`log group N`), whole.
-//!
-//! Numbers are those of linux/netfilter/nfnetlink_log.h.
+//! Packets that a rule logged to a group (`log group N`), whole (linux/netfilter/nfnetlink_log.h).
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use neli::consts::netfilter::{LogCmd, LogCopyMode, NetfilterMsg, NfLogAttr, NfLogCfg};
+use neli::consts::nl::NlmF;
 use rustix::io::Errno;
 use rustix::net::netlink;
 
-use super::events::EventSocket;
 use super::message::{Messages, Request};
-use super::netfilter::{ULOG, attributes};
+use super::netfilter::attributes;
+use super::raw::RawSocket;
 use super::socket::Socket;
 
-pub use super::events::Received;
-
-/// `NFULNL_MSG_PACKET` and `NFULNL_MSG_CONFIG`.
-const PACKET: u16 = ULOG;
-const CONFIG: u16 = ULOG | 1;
-
-/// `NFULA_CFG_CMD`, `_MODE`, `_QTHRESH`; `NFULNL_CFG_CMD_BIND`; `NFULNL_COPY_PACKET`.
-const COMMAND: u16 = 1;
-const MODE: u16 = 2;
-const THRESHOLD: u16 = 5;
-const BIND: u8 = 1;
-const COPY_PACKET: u8 = 2;
-
-/// `NFULA_PACKET_HDR` (a protocol, a hook, padding) and `NFULA_PAYLOAD`.
-const HEADER: u16 = 1;
-const PAYLOAD: u16 = 9;
+pub use super::raw::Received;
 
 /// Size of the receive buffer in bytes.
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -38,7 +23,7 @@ const LOCAL_OUT: u8 = 3;
 
 /// A socket that receives the packets of one group of one network namespace. It becomes readable when a packet waits.
 #[derive(Debug)]
-pub struct Nflog(EventSocket);
+pub struct Nflog(RawSocket);
 
 /// A packet that was logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,13 +45,13 @@ impl Nflog {
     }
 
     fn bind(mut socket: Socket, group: u16) -> io::Result<Nflog> {
-        socket.request(&mut bind(group), &mut |_| {}).map_err(|error| match Errno::from_io_error(&error) {
+        socket.perform(bind(group), NlmF::empty()).map_err(|error| match Errno::from_io_error(&error) {
             Some(Errno::BUSY) => io::ErrorKind::AddrInUse.into(),
             _ => error,
         })?;
         // Packets that come before this takes effect are lost.
-        socket.request(&mut whole_packets(group), &mut |_| {})?;
-        let events = EventSocket::over(socket.into_fd());
+        socket.perform(whole_packets(group), NlmF::empty())?;
+        let events = socket.into_raw();
         events.set_receive_buffer(RECEIVE_BUFFER)?;
         Ok(Nflog(events))
     }
@@ -76,24 +61,24 @@ impl Nflog {
     /// # Errors
     /// The operating system's error.
     pub fn receive(&mut self, each: &mut dyn FnMut(Logged<'_>)) -> io::Result<Received> {
-        self.0.receive(|datagram| for_each_packet(datagram, each))
+        self.0.notification(|datagram| for_each_packet(datagram, each))
     }
 }
 
 /// Binds a socket to a group, which one socket of a network namespace can have.
 pub(super) fn bind(group: u16) -> Request {
-    config(group).attribute(COMMAND, &[BIND])
+    config(group).attribute(NfLogCfg::Cmd.into(), &[LogCmd::Bind.into()])
 }
 
 /// Requests whole packets, and each at once: the default waits for a hundred of them, or a second.
 fn whole_packets(group: u16) -> Request {
-    let mode = [&0xffff_u32.to_be_bytes()[..], &[COPY_PACKET, 0]].concat();
-    config(group).attribute(MODE, &mode).be32(THRESHOLD, 1)
+    let mode = [&0xffff_u32.to_be_bytes()[..], &[LogCopyMode::Packet.into(), 0]].concat();
+    config(group).attribute(NfLogCfg::Mode.into(), &mode).be32(NfLogCfg::QThresh.into(), 1)
 }
 
 fn config(group: u16) -> Request {
     let [high, low] = group.to_be_bytes();
-    Request::new(CONFIG, &[0, 0, high, low])
+    Request::new(NetfilterMsg::LogConfig.into(), &[0, 0, high, low])
 }
 
 /// Passes the packets of a datagram to `each`. Ends at a truncated message, and skips other messages.
@@ -101,10 +86,12 @@ pub fn for_each_packet(datagram: &[u8], each: &mut dyn FnMut(Logged<'_>)) {
     for message in Messages::new(datagram) {
         let Ok(message) = message else { break };
         let attributes = attributes(&message);
-        if message.kind == PACKET
-            && let Some(payload) = attributes.find(PAYLOAD)
+        if message.kind == u16::from(NetfilterMsg::LogPacket)
+            && let Some(payload) = attributes.find(NfLogAttr::Payload.into())
         {
-            let from_here = attributes.find(HEADER).and_then(|header| header.get(2)) == Some(&LOCAL_OUT);
+            // A protocol, the hook, padding.
+            let header = attributes.find(NfLogAttr::PacketHdr.into());
+            let from_here = header.and_then(|header| header.get(2)) == Some(&LOCAL_OUT);
             each(Logged { payload, from_here });
         }
     }
@@ -118,17 +105,15 @@ impl AsFd for Nflog {
 
 #[cfg(test)]
 mod tests {
-    use neli::consts::nl::NlmF;
-
     use super::*;
-    use crate::netlink::recorded::{played, recorded};
+    use crate::netlink::testing::{played, recorded};
 
     /// A packet as the kernel logs it.
     fn message(hook: u8, payload: &[u8]) -> Vec<u8> {
         let header = [0x08, 0x00, hook, 0];
-        Request::new(PACKET, &[2, 0, 0, 1])
-            .attribute(HEADER, &header)
-            .attribute(PAYLOAD, payload)
+        Request::new(NetfilterMsg::LogPacket.into(), &[2, 0, 0, 1])
+            .attribute(NfLogAttr::PacketHdr.into(), &header)
+            .attribute(NfLogAttr::Payload.into(), payload)
             .finish(NlmF::empty(), 0)
             .to_vec()
     }
@@ -145,7 +130,10 @@ mod tests {
         let both = [message(PREROUTING, b"outside"), message(LOCAL_OUT, b"inside")].concat();
         assert_eq!(packets(&both), [(b"outside".to_vec(), false), (b"inside".to_vec(), true)]);
         // Without a header it counts as from outside, which is the stricter.
-        let bare = Request::new(PACKET, &[2, 0, 0, 1]).attribute(PAYLOAD, b"x").finish(NlmF::empty(), 0).to_vec();
+        let bare = Request::new(NetfilterMsg::LogPacket.into(), &[2, 0, 0, 1])
+            .attribute(NfLogAttr::Payload.into(), b"x")
+            .finish(NlmF::empty(), 0)
+            .to_vec();
         assert_eq!(packets(&bare), [(b"x".to_vec(), false)]);
     }
 

@@ -7,8 +7,8 @@ use neli::consts::rtnl::{Rta, Rtm, Rtn};
 use rustix::io::Errno;
 use rustix::net::AddressFamily;
 
-use super::message::{Attributes, Message, Request, ne32};
-use super::socket::{Socket, unless};
+use super::message::{Attributes, Message, Request};
+use super::socket::Socket;
 
 /// Bytes in `struct rtmsg`.
 const HEADER: usize = 12;
@@ -59,7 +59,7 @@ impl Routes {
     /// # Errors
     /// As for [`Routes::is_local`].
     pub fn look_up(&mut self, address: IpAddr) -> io::Result<Option<Route>> {
-        self.query(request(address.to_canonical()))
+        self.socket.find(request(address.to_canonical()), &UNROUTABLE, parse)
     }
 
     /// The route of a packet from `source` to `destination` that comes in through an interface; `None` if the kernel would
@@ -68,14 +68,8 @@ impl Routes {
     /// # Errors
     /// As for [`Routes::is_local`].
     pub fn look_up_input(&mut self, source: IpAddr, interface: u32, destination: IpAddr) -> io::Result<Option<Route>> {
-        let request = request(destination).ip(Rta::Src.into(), source);
-        self.query(request.ne32(Rta::Iif.into(), interface))
-    }
-
-    fn query(&mut self, mut request: Request) -> io::Result<Option<Route>> {
-        let mut route = None;
-        let result = self.socket.request(&mut request, &mut |message| route = route.or(parse(message)));
-        Ok(unless(&UNROUTABLE, result)?.and(route))
+        let request = request(destination).ip(Rta::Src.into(), source).ne32(Rta::Iif.into(), interface);
+        self.socket.find(request, &UNROUTABLE, parse)
     }
 }
 
@@ -92,14 +86,14 @@ fn request(address: IpAddr) -> Request {
 
 fn parse(message: &Message<'_>) -> Option<Route> {
     let kind = message.payload.get(TYPE_AT).filter(|_| message.kind == u16::from(Rtm::Newroute))?;
-    let interface = Attributes::after(message.payload, HEADER).find(Rta::Oif.into()).and_then(ne32);
+    let interface = Attributes::after(message.payload, HEADER).ne32(Rta::Oif.into());
     Some(Route { local: *kind == u8::from(Rtn::Local), interface })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::recorded::{played, recorded};
+    use crate::netlink::testing::{played, recorded};
 
     const LO: Option<u32> = Some(1);
     const ETH: Option<u32> = Some(2);

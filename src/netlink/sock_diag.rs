@@ -45,8 +45,8 @@ impl AsFd for Diag {
     }
 }
 
-/// Scope of a socket's binding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Scope of a socket's binding. The kernel prefers the lesser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bound {
     /// To one address.
     Address,
@@ -77,27 +77,19 @@ pub fn bound(diag: &mut Diag, protocol: Protocol, address: SocketAddr) -> io::Re
         if ip.is_ipv4() { &[AddressFamily::INET, AddressFamily::INET6] } else { &[AddressFamily::INET6] };
     let mut bound = None;
     for family in families {
-        let mut found = Vec::new();
-        diag.socket.dump(&mut request(*family, protocol, address.port()), &mut |message| {
-            let candidate = Found::parse(message);
-            found.extend(candidate.filter(|found| found.port == address.port() && found.receives(ip, scope)));
+        let mut found = diag.socket.list(request(*family, protocol, address.port()), |message| {
+            Found::parse(message).filter(|found| found.port == address.port() && found.receives(ip, scope))
         })?;
         if !found.is_empty() {
             let own = own_inodes()?;
             found.retain(|found| !own.contains(&found.inode));
-            bound = preferred(bound.into_iter().chain(found.iter().map(Found::how)));
+            bound = bound.into_iter().chain(found.iter().map(Found::how)).min();
             if bound == Some(Bound::Address) {
                 break;
             }
         }
     }
     Ok(bound)
-}
-
-/// The socket that the kernel prefers: one bound to the address.
-fn preferred(mut bound: impl Iterator<Item = Bound>) -> Option<Bound> {
-    let first = bound.next()?;
-    if bound.any(|bound| bound == Bound::Address) { Some(Bound::Address) } else { Some(first) }
 }
 
 /// `struct inet_diag_req_v2` for the sockets on one local port that can receive from anyone.

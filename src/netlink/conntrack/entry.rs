@@ -1,10 +1,10 @@
 //! One conntrack entry, as read from a message; nothing is allocated for it.
 
-use super::cta;
+use super::numbers::cta;
 use super::status::{Status, TcpState};
 use super::tuple::{Key, TUPLE_ZONE, Tuple};
 use crate::config::Protocol;
-use crate::netlink::message::{Attributes, be16, be32, be64};
+use crate::netlink::message::Attributes;
 use crate::netlink::netfilter::HEADER;
 
 /// `enum ctattr_protoinfo` and `ctattr_protoinfo_tcp`.
@@ -71,29 +71,28 @@ impl Entry {
         let attributes = Attributes::after(payload, HEADER);
         let original = attributes.find(cta::TUPLE_ORIG)?;
         // A zone can belong to one direction only; then it is inside that direction's tuple.
-        let zone = attributes.find(cta::ZONE).or_else(|| Attributes::nested(original).find(TUPLE_ZONE));
+        let zone = attributes.be16(cta::ZONE).or_else(|| Attributes::nested(original).be16(TUPLE_ZONE));
         let (protocol, original) = Tuple::parse(original)?;
-        let start = attributes.find_nested(cta::TIMESTAMP);
+        let counters = |kind| Counters::parse(&attributes.find_nested(kind)?);
         Some(Entry {
             protocol,
             original,
             reply: Tuple::parse(attributes.find(cta::TUPLE_REPLY)?)?.1,
-            status: Status(attributes.find(cta::STATUS).and_then(be32)?),
-            timeout: attributes.find(cta::TIMEOUT).and_then(be32),
+            status: Status(attributes.be32(cta::STATUS)?),
+            timeout: attributes.be32(cta::TIMEOUT),
             tcp_state: tcp_state(&attributes),
-            zone: zone.and_then(be16).unwrap_or(0),
-            id: attributes.find(cta::ID).and_then(be32)?,
-            sent: attributes.find_nested(cta::COUNTERS_ORIG).and_then(|counters| Counters::parse(&counters)),
-            received: attributes.find_nested(cta::COUNTERS_REPLY).and_then(|counters| Counters::parse(&counters)),
-            start: start.and_then(|times| times.find(TIMESTAMP_START)).and_then(be64),
+            zone: zone.unwrap_or(0),
+            id: attributes.be32(cta::ID)?,
+            sent: counters(cta::COUNTERS_ORIG),
+            received: counters(cta::COUNTERS_REPLY),
+            start: attributes.find_nested(cta::TIMESTAMP).and_then(|times| times.be64(TIMESTAMP_START)),
         })
     }
 }
 
 impl Counters {
     fn parse(counters: &Attributes<'_>) -> Option<Counters> {
-        let find = |kind| counters.find(kind).and_then(be64);
-        Some(Counters { packets: find(COUNTERS_PACKETS)?, bytes: find(COUNTERS_BYTES)? })
+        Some(Counters { packets: counters.be64(COUNTERS_PACKETS)?, bytes: counters.be64(COUNTERS_BYTES)? })
     }
 }
 

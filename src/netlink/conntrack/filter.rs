@@ -6,40 +6,25 @@ use std::os::fd::AsFd;
 
 use socket2::{SockFilter, SockRef};
 
-use super::{Status, cta};
+use super::numbers::cta;
+use super::status::Status;
 use crate::netlink::{message, netfilter};
 
-/// `BPF_LD | BPF_IMM`: A = k.
-const LOAD: u16 = 0x00;
-/// `BPF_LDX | BPF_IMM`: X = k.
-const LOAD_X: u16 = 0x01;
-/// `BPF_LD | BPF_W | BPF_ABS`: A = the big-endian word at k, or an extension's result.
-const LOAD_WORD: u16 = 0x20;
-/// `BPF_LD | BPF_W | BPF_IND`: A = the big-endian word at X + k.
-const LOAD_WORD_AT_X: u16 = 0x40;
-/// `BPF_MISC | BPF_TAX`: X = A.
-const MOVE_TO_X: u16 = 0x07;
-/// `BPF_JMP | BPF_JEQ | BPF_K`.
-const JUMP_IF_EQUAL: u16 = 0x15;
-/// `BPF_JMP | BPF_JSET | BPF_K`.
-const JUMP_IF_ANY: u16 = 0x45;
-/// `BPF_RET | BPF_K`: pass k bytes.
-const RETURN: u16 = 0x06;
 /// `SKF_AD_OFF + SKF_AD_NLATTR`: A = offset of the attribute of type X, searched from A; 0 if there is none.
 const FIND_ATTRIBUTE: u32 = (-0x1000i32 + 12) as u32;
 
-/// Passes only messages whose `CTA_STATUS` has `IPS_DST_NAT`.
+/// Passes only messages whose `CTA_STATUS` has `IPS_DST_NAT`. In the comments, A and X are the registers.
+#[rustfmt::skip]
 const ONLY_DNAT: [SockFilter; 9] = [
-    SockFilter::new(LOAD, 0, 0, (message::HEADER + netfilter::HEADER) as u32),
-    SockFilter::new(LOAD_X, 0, 0, cta::STATUS as u32),
-    SockFilter::new(LOAD_WORD, 0, 0, FIND_ATTRIBUTE),
-    SockFilter::new(JUMP_IF_EQUAL, 4, 0, 0),
-    SockFilter::new(MOVE_TO_X, 0, 0, 0),
-    // The value follows the attribute's header of four bytes.
-    SockFilter::new(LOAD_WORD_AT_X, 0, 0, 4),
-    SockFilter::new(JUMP_IF_ANY, 0, 1, Status::DST_NAT),
-    SockFilter::new(RETURN, 0, 0, u32::MAX),
-    SockFilter::new(RETURN, 0, 0, 0),
+    SockFilter::new(0x00, 0, 0, (message::HEADER + netfilter::HEADER) as u32), // A = the first attribute
+    SockFilter::new(0x01, 0, 0, cta::STATUS as u32), // X = its type
+    SockFilter::new(0x20, 0, 0, FIND_ATTRIBUTE),     // A = its offset
+    SockFilter::new(0x15, 4, 0, 0),                  // if A == 0, drop
+    SockFilter::new(0x07, 0, 0, 0),                  // X = A
+    SockFilter::new(0x40, 0, 0, 4),                  // A = big-endian word at X + 4, after the attribute's header
+    SockFilter::new(0x45, 0, 1, Status::DST_NAT),    // unless A & IPS_DST_NAT, drop
+    SockFilter::new(0x06, 0, 0, u32::MAX),           // pass all bytes
+    SockFilter::new(0x06, 0, 0, 0),                  // drop
 ];
 
 /// Attaches the program to a socket.
@@ -54,7 +39,7 @@ mod tests {
     use super::*;
     use crate::netlink::conntrack::Entry;
     use crate::netlink::message::Messages;
-    use crate::netlink::recorded::recorded;
+    use crate::netlink::testing::recorded;
 
     #[test]
     fn only_events_of_dnated_flows_reach_the_socket() {

@@ -6,6 +6,7 @@
 
 mod entry;
 mod filter;
+mod numbers;
 mod status;
 mod subscription;
 mod tuple;
@@ -14,6 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use neli::consts::nl::NlmF;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, netlink};
 
@@ -21,6 +23,7 @@ use super::message::{Message, Request};
 use super::netfilter::{self, CONNTRACK};
 use super::socket::{Socket, unless};
 use crate::config::Protocol;
+use numbers::{DELETE, NEW, cta};
 
 pub use entry::{Counters, Entry};
 pub use status::{Status, TcpState};
@@ -29,28 +32,8 @@ pub(super) use subscription::parse as parse_event;
 pub use subscription::{Event, Subscription};
 pub use tuple::{Key, Tuple};
 
-/// `IPCTNL_MSG_CT_NEW`: an entry, in dumps and in events.
-const NEW: u16 = CONNTRACK;
 /// `IPCTNL_MSG_CT_GET`.
 const GET: u16 = CONNTRACK | 1;
-/// `IPCTNL_MSG_CT_DELETE`.
-const DELETE: u16 = CONNTRACK | 2;
-
-/// `enum ctattr_type`: the attributes of an entry.
-mod cta {
-    pub const TUPLE_ORIG: u16 = 1;
-    pub const TUPLE_REPLY: u16 = 2;
-    pub const STATUS: u16 = 3;
-    pub const PROTOINFO: u16 = 4;
-    pub const TIMEOUT: u16 = 7;
-    pub const COUNTERS_ORIG: u16 = 9;
-    pub const COUNTERS_REPLY: u16 = 10;
-    pub const ID: u16 = 12;
-    pub const ZONE: u16 = 18;
-    pub const TIMESTAMP: u16 = 20;
-    pub const FILTER: u16 = 25;
-    pub const STATUS_MASK: u16 = 26;
-}
 
 /// `enum ctattr_filter`.
 const FILTER_ORIG_FLAGS: u16 = 1;
@@ -81,10 +64,10 @@ impl Conntrack {
     /// # Errors
     /// `PermissionDenied` without `CAP_NET_ADMIN`; else as for [`Socket::dump`], whose note on repetition applies.
     pub fn dump_dnat(&mut self, each: &mut dyn FnMut(&Entry)) -> io::Result<()> {
-        let mut request = Request::new(GET, &header(AddressFamily::UNSPEC))
+        let request = Request::new(GET, &header(AddressFamily::UNSPEC))
             .be32(cta::STATUS, Status::DST_NAT)
             .be32(cta::STATUS_MASK, Status::DST_NAT);
-        self.socket.dump(&mut request, &mut entries(|entry| entry.status.dnat(), each))
+        self.socket.dump(request, &mut entries(|entry| entry.status.dnat(), each))
     }
 
     /// Passes each entry, of IPv4 and of IPv6, of one protocol whose original destination port is `port` (`None`: any) to
@@ -101,8 +84,8 @@ impl Conntrack {
         for family in [AddressFamily::INET, AddressFamily::INET6] {
             let request =
                 Request::new(GET, &header(family)).nested(cta::FILTER, |nest| nest.ne32(FILTER_ORIG_FLAGS, flags));
-            let mut request = tuple::put_filter(request, cta::TUPLE_ORIG, protocol, port);
-            self.socket.dump(&mut request, &mut entries(is_wanted, each))?;
+            let request = tuple::put_filter(request, cta::TUPLE_ORIG, protocol, port);
+            self.socket.dump(request, &mut entries(is_wanted, each))?;
         }
         Ok(())
     }
@@ -113,10 +96,7 @@ impl Conntrack {
     /// # Errors
     /// `PermissionDenied` without `CAP_NET_ADMIN`; else as for [`Socket::request`].
     pub fn look_up(&mut self, key: &Key, id: u32) -> io::Result<Option<Entry>> {
-        let mut found = None;
-        let mut request = about(GET, key);
-        let result = self.socket.request(&mut request, &mut entries(|entry| entry.id == id, &mut |e| found = Some(*e)));
-        Ok(unless(&[Errno::NOENT], result)?.and(found))
+        self.socket.find(about(GET, key), &[Errno::NOENT], |message| entry(message).filter(|entry| entry.id == id))
     }
 
     /// Lets the entry live for so many seconds from now, or until its next packet sets its timeout again; `false` if it was
@@ -144,9 +124,8 @@ impl Conntrack {
         self.perform(about(DELETE, &Key { protocol, original: Tuple { source, destination }, zone: 0 }))
     }
 
-    fn perform(&mut self, mut request: Request) -> io::Result<bool> {
-        let result = self.socket.request(&mut request, &mut |_| {});
-        Ok(unless(&[Errno::NOENT], result)?.is_some())
+    fn perform(&mut self, request: Request) -> io::Result<bool> {
+        Ok(unless(&[Errno::NOENT], self.socket.perform(request, NlmF::empty()))?.is_some())
     }
 }
 
@@ -168,12 +147,14 @@ fn header(family: AddressFamily) -> [u8; netfilter::HEADER] {
     [family.as_raw() as u8, 0, 0, 0]
 }
 
+fn entry(message: &Message<'_>) -> Option<Entry> {
+    if message.kind == NEW { Entry::parse(message.payload) } else { None }
+}
+
 /// Passes the wanted entries among messages to `each`.
 fn entries(is_wanted: impl Fn(&Entry) -> bool, each: &mut dyn FnMut(&Entry)) -> impl FnMut(&Message<'_>) {
     move |message| {
-        if message.kind == NEW
-            && let Some(entry) = Entry::parse(message.payload).filter(&is_wanted)
-        {
+        if let Some(entry) = entry(message).filter(&is_wanted) {
             each(&entry);
         }
     }

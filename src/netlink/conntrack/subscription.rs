@@ -7,9 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use neli::consts::nl::NlmF;
 use rustix::net::netlink;
 
-use super::{DELETE, Entry, NEW, filter};
-use crate::netlink::events::{EventSocket, Received};
+use super::entry::Entry;
+use super::filter;
+use super::numbers::{DELETE, NEW};
 use crate::netlink::message::{Message, Messages};
+use crate::netlink::raw::{RawSocket, Received};
 
 /// The groups `NFNLGRP_CONNTRACK_NEW`, `_UPDATE` and `_DESTROY` (numbers 1 to 3) as bits of `nl_groups`.
 const GROUPS: u32 = 0b111;
@@ -37,7 +39,7 @@ pub enum Event {
 /// existed when it was made. So dump after opening, and query those flows again when they could have expired.
 #[derive(Debug)]
 pub struct Subscription {
-    events: EventSocket,
+    events: RawSocket,
     /// Events of the last datagram that were not returned yet.
     received: VecDeque<io::Result<Event>>,
 }
@@ -48,7 +50,7 @@ impl Subscription {
     /// # Errors
     /// The operating system's error: `PermissionDenied` without `CAP_NET_ADMIN`; no netfilter netlink in the kernel.
     pub fn open() -> io::Result<Subscription> {
-        let events = EventSocket::open(Some(netlink::NETFILTER))?;
+        let events = RawSocket::open(Some(netlink::NETFILTER))?;
         // Before joining, so that no event of an unrelated flow is ever queued.
         filter::only_dnat(&events)?;
         events.set_receive_buffer(RECEIVE_BUFFER)?;
@@ -65,7 +67,7 @@ impl Subscription {
                 return event.map(Some);
             }
             let received = &mut self.received;
-            match self.events.receive(|datagram| received.extend(events(datagram)))? {
+            match self.events.notification(|datagram| received.extend(events(datagram)))? {
                 Received::Some => {}
                 Received::Nothing => return Ok(None),
                 Received::Overrun => return Ok(Some(Event::Overrun)),
@@ -103,12 +105,12 @@ mod tests {
     use super::*;
     use crate::config::Protocol;
     use crate::netlink::conntrack::TcpState;
-    use crate::netlink::recorded::recorded;
+    use crate::netlink::testing::recorded;
 
     /// A subscription to the datagrams that the other socket sends.
     fn subscription() -> (Subscription, UnixDatagram) {
         let (near, far) = UnixDatagram::pair().expect("a pair");
-        (Subscription { events: EventSocket::over(near.into()), received: VecDeque::new() }, far)
+        (Subscription { events: RawSocket::over(near.into()), received: VecDeque::new() }, far)
     }
 
     #[test]

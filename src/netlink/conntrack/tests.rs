@@ -1,9 +1,7 @@
 //! Requests and recorded results; a thread plays the kernel.
 
-use neli::consts::nl::NlmF;
-
 use super::*;
-use crate::netlink::recorded::{played, recorded};
+use crate::netlink::testing::{played, recorded};
 
 const TCP: &str = "10.9.0.2:33316>10.9.0.1:80";
 const UDP: &str = "[fd09::2]:50955>[fd09::1]:80";

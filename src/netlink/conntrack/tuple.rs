@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::config::Protocol;
-use crate::netlink::message::{Attributes, Request, be16, ip};
+use crate::netlink::message::{Attributes, Request};
 
 /// `enum ctattr_tuple`.
 const TUPLE_IP: u16 = 1;
@@ -45,8 +45,8 @@ impl Tuple {
         let tuple = Attributes::nested(value);
         let (addresses, ports) = (tuple.find_nested(TUPLE_IP)?, tuple.find_nested(TUPLE_PROTO)?);
         let end = |v4, v6, port| {
-            let address = addresses.find(v4).or_else(|| addresses.find(v6)).and_then(ip)?;
-            Some(SocketAddr::new(address, ports.find(port).and_then(be16)?))
+            let address = addresses.ip(v4).or_else(|| addresses.ip(v6))?;
+            Some(SocketAddr::new(address, ports.be16(port)?))
         };
         let number = *ports.find(PROTO_NUM)?.first()?;
         let protocol = [Protocol::Tcp, Protocol::Udp].into_iter().find(|protocol| protocol.number() == number)?;

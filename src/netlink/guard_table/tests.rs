@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::netlink::netfilter::batch;
-use crate::netlink::recorded::{played, recorded};
+use crate::netlink::testing::{played, recorded};
 
 /// Port id of the owner in the recording.
 const PORT: u32 = 4_065_937_688;

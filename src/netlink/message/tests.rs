@@ -82,12 +82,21 @@ fn values_are_written_in_their_byte_order_and_padded() {
 
 #[test]
 fn values_of_another_length_are_none() {
-    assert_eq!((be16(&[1, 2]), be16(&[1]), be16(&[1, 2, 3])), (Some(0x0102), None, None));
-    assert_eq!((be32(&[1, 2, 3, 4]), be32(&[1, 2])), (Some(0x0102_0304), None));
-    assert_eq!((be64(&[0, 0, 0, 0, 1, 2, 3, 4]), be64(&[1, 2, 3, 4])), (Some(0x0102_0304), None));
-    assert_eq!((ne32(&[1, 2, 3, 4]), ne32(&[1, 2])), (Some(0x0403_0201), None));
-    assert_eq!((ip(&[10, 0, 0, 1]), ip(&[1, 2, 3])), (Some(IpAddr::from([10, 0, 0, 1])), None));
-    assert_eq!(ip(&[0; 16]), Some(IpAddr::from([0; 16])));
+    let read = |value: &[u8]| {
+        let mut request = Request::new(7, &[]).attribute(3, value);
+        let bytes = request.finish(NlmF::empty(), 0);
+        let found = Attributes::after(bytes, HEADER);
+        (found.be16(3), found.be32(3), found.be64(3), found.ne32(3), found.ip(3))
+    };
+    let none = (None, None, None, None, None);
+    for length in (0..20).filter(|length| ![2, 4, 8, 16].contains(length)) {
+        assert_eq!(read(&vec![0; length]), none, "{length}");
+    }
+    assert_eq!(read(&[1, 2]), (Some(0x0102), None, None, None, None));
+    let v4 = Some(IpAddr::from([1, 2, 3, 4]));
+    assert_eq!(read(&[1, 2, 3, 4]), (None, Some(0x0102_0304), None, Some(0x0403_0201), v4));
+    assert_eq!(read(&[0, 0, 0, 0, 1, 2, 3, 4]), (None, None, Some(0x0102_0304), None, None));
+    assert_eq!(read(&[0; 16]), (None, None, None, None, Some(IpAddr::from([0; 16]))));
     assert_eq!((array(&[1, 2, 3], 1), array::<2>(&[1, 2, 3], 2), array::<1>(&[], 1)), (Some([2, 3]), None, None));
 }
 

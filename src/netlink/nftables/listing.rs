@@ -10,11 +10,11 @@ use neli::consts::nl::NlmF;
 use rustix::io::Errno;
 use rustix::net::netlink;
 
-use super::{
-    ANONYMOUS, CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TYPE, DELETE_TABLE, GENERATION, GET_GENERATION, GET_TABLE,
-    HOOK_NUMBER, HOOK_PRIORITY, INET, NAME, OBJECT_TYPE, RULE_CHAIN, SET_FLAGS, TABLE, TABLE_FLAGS, text,
+use super::numbers::{
+    ACCEPT, ANONYMOUS, CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TYPE, DELETE_TABLE, GENERATION, GET_GENERATION,
+    GET_TABLE, HOOK_NUMBER, HOOK_PRIORITY, INET, NAME, RULE_CHAIN, SET_FLAGS, TABLE, TABLE_FLAGS,
 };
-use crate::netlink::message::{Attributes, Request, be32};
+use crate::netlink::message::{Attributes, Message, Request};
 use crate::netlink::netfilter::{NFTABLES, attributes};
 use crate::netlink::socket::{Socket, unless};
 
@@ -24,6 +24,10 @@ const GET_RULE: u16 = NFTABLES | 7;
 const GET_SET: u16 = NFTABLES | 10;
 const GET_OBJECT: u16 = NFTABLES | 19;
 const GET_FLOWTABLE: u16 = NFTABLES | 23;
+
+/// `NFTA_RULE_HANDLE` and `NFTA_OBJ_TYPE`.
+const RULE_HANDLE: u16 = 3;
+const OBJECT_TYPE: u16 = 3;
 
 /// `NFT_TABLE_F_DORMANT`.
 const DORMANT: u32 = 1;
@@ -109,10 +113,8 @@ impl Tables {
     /// # Errors
     /// The operating system's error; `InvalidData` if the kernel sends no number.
     pub fn generation(&mut self) -> io::Result<u32> {
-        let mut found = None;
-        self.0.request(&mut Request::new(GET_GENERATION, &INET), &mut |message| {
-            found = found.or(attributes(message).find(GENERATION).and_then(be32));
-        })?;
+        let request = Request::new(GET_GENERATION, &INET);
+        let found = self.0.find(request, &[], |message| attributes(message).be32(GENERATION))?;
         found.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "nftables reports no generation"))
     }
 
@@ -125,18 +127,18 @@ impl Tables {
         let mut listing = Listing { dormant: flags & DORMANT != 0, ..Listing::default() };
         self.each(GET_CHAIN, table, &mut |found| {
             let chain = Chain { base: base(found), rules: 0 };
-            listing.chains.extend(found.find(CHAIN_NAME).map(|name| (text(name), chain)));
+            listing.chains.extend(found.text(CHAIN_NAME).map(|name| (name, chain)));
         })?;
         self.each(GET_SET, table, &mut |found| {
-            let flags = found.find(SET_FLAGS).and_then(be32).unwrap_or_default();
-            let set = found.find(NAME).filter(|_| flags & ANONYMOUS == 0);
+            let flags = found.be32(SET_FLAGS).unwrap_or_default();
+            let set = found.text(NAME).filter(|_| flags & ANONYMOUS == 0);
             let kind = if flags & MAP != 0 { SetKind::Map } else { SetKind::Set };
-            listing.sets.extend(set.map(|set| (text(set), kind)));
+            listing.sets.extend(set.map(|set| (set, kind)));
         })?;
         self.each(GET_OBJECT, table, &mut |found| {
-            listing.objects.extend(found.find(NAME).map(text).zip(found.find(OBJECT_TYPE).and_then(be32)));
+            listing.objects.extend(found.text(NAME).zip(found.be32(OBJECT_TYPE)));
         })?;
-        self.each(GET_FLOWTABLE, table, &mut |found| listing.flowtables.extend(found.find(NAME).map(text)))?;
+        self.each(GET_FLOWTABLE, table, &mut |found| listing.flowtables.extend(found.text(NAME)))?;
         Ok(Some(listing))
     }
 
@@ -148,8 +150,8 @@ impl Tables {
         // A dump can be made again, so each rule counts once, by its handle.
         let mut rules = BTreeMap::<String, BTreeSet<Vec<u8>>>::new();
         self.each(GET_RULE, table, &mut |found| {
-            if let Some((chain, handle)) = found.find(RULE_CHAIN).zip(found.find(RULE_HANDLE)) {
-                rules.entry(text(chain)).or_default().insert(handle.to_vec());
+            if let Some((chain, handle)) = found.text(RULE_CHAIN).zip(found.find(RULE_HANDLE)) {
+                rules.entry(chain).or_default().insert(handle.to_vec());
             }
         })?;
         for (chain, handles) in rules {
@@ -160,20 +162,17 @@ impl Tables {
 
     /// The flags of the table of this name; `None` if there is no such table.
     pub(super) fn flags(&mut self, table: &str) -> io::Result<Option<u32>> {
-        let mut flags = 0;
-        let mut request = Request::new(GET_TABLE, &INET).string(TABLE, table);
-        let result = self.0.request(&mut request, &mut |message| {
-            flags = attributes(message).find(TABLE_FLAGS).and_then(be32).unwrap_or_default();
-        });
-        Ok(unless(&[Errno::NOENT], result)?.map(|()| flags))
+        let request = Request::new(GET_TABLE, &INET).string(TABLE, table);
+        let flags = |message: &Message<'_>| Some(attributes(message).be32(TABLE_FLAGS).unwrap_or_default());
+        self.0.find(request, &[Errno::NOENT], flags)
     }
 
     /// Passes the table's objects of one kind to `each`. Older kernels dump those of all tables.
     fn each(&mut self, kind: u16, table: &str, each: &mut dyn FnMut(&Attributes<'_>)) -> io::Result<()> {
-        let mut request = Request::new(kind, &INET).string(TABLE, table);
-        self.0.dump(&mut request, &mut |message| {
+        let request = Request::new(kind, &INET).string(TABLE, table);
+        self.0.dump(request, &mut |message| {
             let found = attributes(message);
-            if message.payload.first() == INET.first() && found.find(TABLE).map(text).as_deref() == Some(table) {
+            if message.payload.first() == INET.first() && found.text(TABLE).as_deref() == Some(table) {
                 each(&found);
             }
         })
@@ -203,20 +202,13 @@ impl fmt::Display for Base {
     }
 }
 
-/// `NFTA_RULE_HANDLE`.
-const RULE_HANDLE: u16 = 3;
-
-/// `NF_ACCEPT`.
-const ACCEPT: u32 = 1;
-
 fn base(chain: &Attributes<'_>) -> Option<Base> {
     let hook = chain.find_nested(CHAIN_HOOK)?;
-    let accepts = chain.find(CHAIN_POLICY).and_then(be32) == Some(ACCEPT);
     Some(Base {
-        kind: chain.find(CHAIN_TYPE).map(text).unwrap_or_default(),
-        hook: hook.find(HOOK_NUMBER).and_then(be32)?,
-        priority: hook.find(HOOK_PRIORITY).and_then(be32)?.cast_signed(),
-        policy: if accepts { Policy::Accept } else { Policy::Drop },
+        kind: chain.text(CHAIN_TYPE).unwrap_or_default(),
+        hook: hook.be32(HOOK_NUMBER)?,
+        priority: hook.be32(HOOK_PRIORITY)?.cast_signed(),
+        policy: if chain.be32(CHAIN_POLICY) == Some(ACCEPT) { Policy::Accept } else { Policy::Drop },
     })
 }
 

@@ -10,10 +10,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::net::netlink;
 
 use super::changes::{Action, Changes, Object};
-use super::{ANONYMOUS, CHAIN_NAME, GENERATION, INET, NAME, RULE_CHAIN, SET_FLAGS, TABLE, Tables, text};
-use crate::netlink::events::{EventSocket, Received};
-use crate::netlink::message::{Attributes, Message, Messages, be32};
+use super::listing::Tables;
+use super::numbers::{ANONYMOUS, CHAIN_NAME, GENERATION, INET, NAME, RULE_CHAIN, SET_FLAGS, TABLE};
+use crate::netlink::message::{Attributes, Message, Messages};
 use crate::netlink::netfilter::{NFTABLES, attributes};
+use crate::netlink::raw::{RawSocket, Received};
 
 /// `NFNLGRP_NFTABLES` (number 7) as a bit of `nl_groups`.
 const GROUP: u32 = 1 << 6;
@@ -24,6 +25,9 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 
 /// Maximum number of datagrams that one call of [`TableWatch::read`] reads.
 const MAX_DATAGRAMS: usize = 4096;
+
+/// `NFT_MSG_NEWGEN`.
+const NEW_GENERATION: u16 = 15;
 
 /// `NFTA_GEN_PROC_PID` and `NFTA_GEN_PROC_NAME`.
 const PROCESS_ID: u16 = 2;
@@ -71,7 +75,7 @@ pub struct Watched {
 /// A subscription to the changes of one table of the family `inet`.
 #[derive(Debug)]
 pub struct TableWatch {
-    events: EventSocket,
+    events: RawSocket,
     queries: Tables,
     reader: Reader,
     /// The last generation before notifications were lost, until all others are read.
@@ -85,13 +89,13 @@ impl TableWatch {
     /// # Errors
     /// The operating system's error: `PermissionDenied` without `CAP_NET_ADMIN`; no nftables in the kernel.
     pub fn open(name: &str, after: Option<u32>) -> io::Result<TableWatch> {
-        let events = EventSocket::open(Some(netlink::NETFILTER))?;
+        let events = RawSocket::open(Some(netlink::NETFILTER))?;
         // A smaller buffer overruns sooner, which is noticed.
         let _ = events.set_receive_buffer(RECEIVE_BUFFER);
         TableWatch::over(events.join(GROUP)?, Tables::open()?, name, after)
     }
 
-    fn over(events: EventSocket, mut queries: Tables, name: &str, after: Option<u32>) -> io::Result<TableWatch> {
+    fn over(events: RawSocket, mut queries: Tables, name: &str, after: Option<u32>) -> io::Result<TableWatch> {
         let reader = Reader::new(name, queries.generation()?);
         let lost_after = after.filter(|after| *after != reader.seen);
         Ok(TableWatch { events, queries, reader, lost_after })
@@ -104,7 +108,7 @@ impl TableWatch {
     pub fn read(&mut self) -> io::Result<Watched> {
         let mut watched = Watched { more: true, ..Watched::default() };
         for _ in 0..MAX_DATAGRAMS {
-            match self.events.receive(|datagram| self.reader.datagram(datagram, &mut watched.transactions))? {
+            match self.events.notification(|datagram| self.reader.datagram(datagram, &mut watched.transactions))? {
                 Received::Some => {}
                 Received::Nothing => {
                     watched.more = false;
@@ -175,55 +179,46 @@ impl Reader {
 
     /// Handles one message; at the end of a transaction that changed the table, returns it.
     fn message(&mut self, message: &Message<'_>) -> Option<Transaction> {
-        use Action::{Added, Deleted};
         let kind = message.kind.checked_sub(NFTABLES)?;
         let attributes = attributes(message);
         if kind == NEW_GENERATION {
             return self.end(message, &attributes);
         }
-        let name = |attribute| attributes.find(attribute).map(text).unwrap_or_default();
+        let name = |attribute| attributes.text(attribute).unwrap_or_default();
         if message.payload.first() != INET.first() || name(TABLE) != self.table {
             return None;
         }
         // An anonymous set is a part of its rule. Only the message of its creation has its flags; nft names it like this.
         let is_anonymous = || {
-            attributes.find(SET_FLAGS).and_then(be32).is_some_and(|flags| flags & ANONYMOUS != 0)
+            attributes.be32(SET_FLAGS).is_some_and(|flags| flags & ANONYMOUS != 0)
                 || ["__set", "__map"].iter().any(|prefix| name(NAME).starts_with(prefix))
         };
-        let (object, action) = match kind {
-            0 => (Object::Table, Added),
-            2 => (Object::Table, Deleted),
-            3 => (Object::Chain(name(CHAIN_NAME)), Added),
-            5 => (Object::Chain(name(CHAIN_NAME)), Deleted),
-            6 => (Object::Rules(name(RULE_CHAIN)), Added),
-            8 => (Object::Rules(name(RULE_CHAIN)), Deleted),
+        // Of each kind of object: `NFT_MSG_NEW…`, `NFT_MSG_DEL…`.
+        let object = match kind {
+            0 | 2 => Object::Table,
+            3 | 5 => Object::Chain(name(CHAIN_NAME)),
+            6 | 8 => Object::Rules(name(RULE_CHAIN)),
             9 | 11 | 12 | 14 if is_anonymous() => return None,
-            9 => (Object::Set(name(NAME)), Added),
-            11 => (Object::Set(name(NAME)), Deleted),
-            12 => (Object::Elements(name(NAME)), Added),
-            14 => (Object::Elements(name(NAME)), Deleted),
-            18 => (Object::Stateful(name(NAME)), Added),
-            20 => (Object::Stateful(name(NAME)), Deleted),
-            22 => (Object::Flowtable(name(NAME)), Added),
-            24 => (Object::Flowtable(name(NAME)), Deleted),
+            9 | 11 => Object::Set(name(NAME)),
+            12 | 14 => Object::Elements(name(NAME)),
+            18 | 20 => Object::Stateful(name(NAME)),
+            22 | 24 => Object::Flowtable(name(NAME)),
             _ => return None,
         };
-        self.changes.add(object, action);
+        let is_added = matches!(kind, 0 | 3 | 6 | 9 | 12 | 18 | 22);
+        self.changes.add(object, if is_added { Action::Added } else { Action::Deleted });
         None
     }
 
     fn end(&mut self, message: &Message<'_>, attributes: &Attributes<'_>) -> Option<Transaction> {
-        let generation = attributes.find(GENERATION).and_then(be32)?;
+        let generation = attributes.be32(GENERATION)?;
         self.seen = generation;
         let changes = std::mem::take(&mut self.changes);
-        let id = attributes.find(PROCESS_ID).and_then(be32);
-        let process = id.map(|id| Process { id, name: attributes.find(PROCESS_NAME).map(text).unwrap_or_default() });
+        let process = attributes.be32(PROCESS_ID);
+        let process = process.map(|id| Process { id, name: attributes.text(PROCESS_NAME).unwrap_or_default() });
         (!changes.is_empty()).then_some(Transaction { process, port: message.port, generation, changes })
     }
 }
-
-/// `NFT_MSG_NEWGEN`.
-const NEW_GENERATION: u16 = 15;
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use rustix::fs::fstat;
 
 use super::*;
 use crate::netlink::message::Messages;
-use crate::netlink::recorded::{played, recorded};
+use crate::netlink::testing::{played, recorded};
 
 fn found(datagrams: &[Vec<u8>]) -> Vec<Found> {
     let messages = datagrams.iter().flat_map(|datagram| Messages::new(datagram));

@@ -1,8 +1,10 @@
 //! Against the kernel's routing socket, which every user may query, and against a kernel that is played by a thread.
 
+use rustix::net::netlink::SocketAddrNetlink;
+
 use super::*;
 use crate::netlink::message::HEADER;
-use crate::netlink::recorded::played;
+use crate::netlink::testing::played;
 
 #[test]
 fn error_numbers() {
@@ -17,11 +19,11 @@ fn error_numbers() {
 #[test]
 fn a_refused_request_leaves_the_socket_usable() {
     let mut socket = Socket::open(None).expect("NETLINK_ROUTE");
-    let error = socket.request(&mut Request::new(999, &[0; 4]), &mut |_| {}).expect_err("no such type");
+    let error = socket.request(Request::new(999, &[0; 4]), &mut |_| {}).expect_err("no such type");
     assert_eq!(error.raw_os_error(), Some(Errno::OPNOTSUPP.raw_os_error()));
     let mut links = 0;
     // RTM_GETLINK = 18, struct ifinfomsg is 16 bytes.
-    socket.dump(&mut Request::new(18, &[0; 16]), &mut |_| links += 1).expect("links");
+    socket.dump(Request::new(18, &[0; 16]), &mut |_| links += 1).expect("links");
     assert!(links >= 1);
 }
 
@@ -31,29 +33,23 @@ fn an_unfinished_dump_is_discarded() {
     let count = |socket: &mut Socket| {
         let mut count = 0;
         // RTM_GETLINK = 18, struct ifinfomsg is 16 bytes.
-        socket.dump(&mut Request::new(18, &[0; 16]), &mut |_| count += 1).expect("links");
+        socket.dump(Request::new(18, &[0; 16]), &mut |_| count += 1).expect("links");
         count
     };
     let whole = count(&mut socket);
     let mut request = Request::new(18, &[0; 16]);
-    send(&socket.fd, request.finish(NlmF::REQUEST | NlmF::DUMP, 12345)).expect("sent");
-    socket.last = LastResult::Partial;
+    socket.raw.send(request.finish(NlmF::REQUEST | NlmF::DUMP, 12345)).expect("sent");
+    socket.unread = true;
     assert_eq!(count(&mut socket), whole);
 }
 
 #[test]
-fn a_datagram_that_does_not_fit_is_reported() {
-    let socket = Socket::open(None).expect("NETLINK_ROUTE");
-    send(&socket.fd, Request::new(18, &[0; 16]).finish(NlmF::REQUEST | NlmF::DUMP, 1)).expect("sent");
-    let error = receive(&socket.fd, &mut [0; 20], RecvFlags::empty()).expect_err("too small");
-    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-}
-
-#[test]
 fn waiting_is_bounded() {
-    let socket = Socket::open(None).expect("NETLINK_ROUTE");
-    set_socket_timeout(&socket.fd, Timeout::Recv, Some(Duration::from_millis(20))).expect("a timeout");
-    let error = receive(&socket.fd, &mut [0; 64], RecvFlags::empty()).expect_err("no request");
+    let mut socket = Socket::open(None).expect("NETLINK_ROUTE");
+    set_socket_timeout(&socket, Timeout::Recv, Some(Duration::from_millis(20))).expect("a timeout");
+    // Without REQUEST, the kernel does not answer.
+    let error = socket.transact(|_| Request::new(18, &[0; 16]).finish(NlmF::empty(), 1).to_vec(), &mut |_| {});
+    let error = error.expect_err("no reply");
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
 }
 
@@ -64,7 +60,7 @@ fn message(kind: u16, flags: NlmF, payload: &[u8]) -> Vec<u8> {
 /// The first bytes of the messages of a dump.
 fn dumped(socket: &mut Socket) -> io::Result<Vec<u8>> {
     let mut seen = Vec::new();
-    socket.dump(&mut Request::new(16, &[]), &mut |message| seen.push(message.payload[0]))?;
+    socket.dump(Request::new(16, &[]), &mut |message| seen.push(message.payload[0]))?;
     Ok(seen)
 }
 
@@ -113,7 +109,7 @@ fn a_garbled_result_is_an_error_and_the_next_request_succeeds() {
         let (mut socket, kernel) = played(vec![vec![whole[..end].to_vec(), object(8)], vec![whole.clone()]]);
         assert_eq!(dumped(&mut socket).expect_err("garbled").kind(), io::ErrorKind::InvalidData, "{end}");
         // The unread datagram must have arrived, to be discarded.
-        while rustix::io::ioctl_fionread(&socket.fd).expect("FIONREAD") == 0 {
+        while rustix::io::ioctl_fionread(&socket).expect("FIONREAD") == 0 {
             std::thread::yield_now();
         }
         assert_eq!(dumped(&mut socket).expect("a dump"), [1], "{end}");
@@ -129,9 +125,9 @@ fn an_error_at_the_end_of_a_dump_is_reported() {
 }
 
 #[test]
-fn creation_is_exclusive_only_of_the_very_same_object() {
+fn flags_are_added_to_those_of_a_request() {
     let (mut socket, kernel) = played(vec![vec![message(ERROR, NlmF::empty(), &[0; 4])]]);
-    socket.create(&mut Request::new(20, &[])).expect("created");
+    socket.perform(Request::new(20, &[]), NlmF::CREATE | NlmF::APPEND).expect("created");
     // REQUEST | ACK, CREATE | APPEND
     assert_eq!(kernel.join().expect("played")[0][6..8], [5, 12]);
 }
@@ -168,7 +164,7 @@ fn messages_of_netlink_itself_are_not_passed_on() {
 #[test]
 fn a_socket_prints_its_descriptor() {
     let socket = Socket::open(None).expect("NETLINK_ROUTE");
-    assert!(format!("{socket:?}").starts_with("Socket { fd: "));
+    assert!(format!("{socket:?}").starts_with("Socket { raw: RawSocket { fd: "));
 }
 
 #[test]
@@ -177,7 +173,8 @@ fn datagrams_of_other_processes_are_refused() {
     let protocol = Some(rustix::net::netlink::USERSOCK);
     let socket = Socket::open(protocol).expect("NETLINK_USERSOCK");
     let own = SocketAddrNetlink::try_from(rustix::net::getsockname(&socket).expect("bound")).expect("netlink");
-    let other = open(protocol).expect("NETLINK_USERSOCK");
-    let sent = rustix::net::sendto(&other, &[0; 16], SendFlags::empty(), &SocketAddrNetlink::new(own.pid(), 0));
+    let other = RawSocket::open(protocol).expect("NETLINK_USERSOCK");
+    let sent =
+        rustix::net::sendto(&other, &[0; 16], rustix::net::SendFlags::empty(), &SocketAddrNetlink::new(own.pid(), 0));
     assert_eq!(sent, Err(Errno::CONNREFUSED));
 }

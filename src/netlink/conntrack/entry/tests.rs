@@ -45,7 +45,7 @@ fn an_entry_in_a_flowtable_has_neither_timeout_nor_state() {
             let nested = matches!(kind, cta::TUPLE_ORIG | cta::TUPLE_REPLY);
             let value = match kind {
                 cta::TIMEOUT | cta::PROTOINFO => continue,
-                cta::STATUS => (be32(value).expect("a number") | bits).to_be_bytes().to_vec(),
+                cta::STATUS => (u32::from_be_bytes(value.try_into().expect("a number")) | bits).to_be_bytes().to_vec(),
                 _ => value.to_vec(),
             };
             assert_eq!(value.len() % 4, 0, "no padding is needed");

@@ -1,7 +1,7 @@
 //! Recorded dumps of a table; a thread plays the kernel.
 
 use super::*;
-use crate::netlink::recorded::{played, recorded};
+use crate::netlink::testing::{played, recorded};
 
 /// The table of [`recorded`], without flowtables.
 fn listing() -> Listing {

@@ -7,7 +7,7 @@ use neli::consts::nl::NlmF;
 
 use super::*;
 use crate::netlink::message::Request;
-use crate::netlink::recorded::{played, recorded};
+use crate::netlink::testing::{played, recorded};
 
 const OURS: &[u8] = b"proxygw\0";
 
@@ -159,7 +159,7 @@ fn watch(generations: &[u32], after: Option<u32>) -> (TableWatch, UnixDatagram, 
     };
     let (queries, kernel) = played(generations.iter().map(report).collect());
     let (near, far) = UnixDatagram::pair().expect("a pair");
-    let events = EventSocket::over(near.into());
+    let events = RawSocket::over(near.into());
     (TableWatch::over(events, Tables::over(queries), "proxygw", after).expect("a watch"), far, kernel)
 }
 
@@ -182,7 +182,7 @@ fn a_watch_finds_out_whether_its_table_exists() {
     for (recorded, exists) in [(recorded!("nft_table"), true), (recorded!("nft_no_table"), false)] {
         let (queries, kernel) = played(vec![recorded]);
         let (near, _far) = UnixDatagram::pair().expect("a pair");
-        let (events, queries) = (EventSocket::over(near.into()), Tables::over(queries));
+        let (events, queries) = (RawSocket::over(near.into()), Tables::over(queries));
         let mut watch = TableWatch { events, queries, reader: reader(), lost_after: None };
         assert_eq!(watch.exists().expect("a result"), exists);
         // NFT_MSG_GETTABLE of the table

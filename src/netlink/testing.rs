@@ -4,12 +4,13 @@ use std::os::unix::net::UnixDatagram;
 use std::thread::JoinHandle;
 
 use super::message::HEADER;
+use super::raw::RawSocket;
 use super::socket::Socket;
 
 /// The datagrams of a file in `recorded`.
 macro_rules! recorded {
     ($name:literal) => {
-        $crate::netlink::recorded::datagrams(include_str!(concat!(
+        $crate::netlink::testing::datagrams(include_str!(concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/src/netlink/recorded/",
             $name,
@@ -54,5 +55,5 @@ pub(super) fn played(answers: Vec<Vec<Vec<u8>>>) -> (Socket, JoinHandle<Vec<Vec<
         request
     };
     let kernel = std::thread::spawn(move || answers.into_iter().map(answer).collect());
-    (Socket::over(near.into()).expect("a socket"), kernel)
+    (Socket::over(RawSocket::over(near.into())).expect("a socket"), kernel)
 }
