@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::net::{AddressFamily, netlink};
 
@@ -36,12 +35,6 @@ impl Diag {
     /// The operating system's error: no sock_diag in the kernel, or no file descriptor left.
     pub fn open() -> io::Result<Diag> {
         Ok(Diag { socket: Socket::open(Some(netlink::SOCK_DIAG))? })
-    }
-}
-
-impl AsFd for Diag {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Requests, which wait for the whole result for a bounded time.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use neli::consts::nl::NlmF;
@@ -90,30 +90,37 @@ impl Socket {
     }
 
     /// Sends a request for a dump and passes each message of it to `each`. An interrupted dump is made again, so `each` can
-    /// see an object twice.
+    /// see an object twice, and one that is gone.
     ///
     /// # Errors
     /// As for [`request`](Socket::request); and `ResourceBusy` if the dump was interrupted by changes each time.
-    pub fn dump(&mut self, mut request: Request, each: &mut dyn FnMut(&Message<'_>)) -> io::Result<()> {
-        for _ in 0..DUMP_TRIES {
-            let is_interrupted =
-                self.transact(|sequence| request.finish(NlmF::REQUEST | NlmF::DUMP, sequence), each)?;
-            if !is_interrupted {
-                return Ok(());
-            }
-        }
-        Err(io::Error::new(io::ErrorKind::ResourceBusy, "the kernel's table kept changing while it was read"))
+    pub fn dump(&mut self, request: Request, each: &mut dyn FnMut(&Message<'_>)) -> io::Result<()> {
+        self.collect(request, |(), message| each(message))
     }
 
-    /// The values that `parse` finds in a dump.
+    /// The values that `parse` finds in a dump. Those of an interrupted attempt are dropped.
     pub(super) fn list<T>(
         &mut self,
         request: Request,
-        mut parse: impl FnMut(&Message<'_>) -> Option<T>,
+        parse: impl Fn(&Message<'_>) -> Option<T>,
     ) -> io::Result<Vec<T>> {
-        let mut found = Vec::new();
-        self.dump(request, &mut |message| found.extend(parse(message)))?;
-        Ok(found)
+        self.collect(request, |found: &mut Vec<T>, message| found.extend(parse(message)))
+    }
+
+    /// Makes a dump until nothing interrupts it; each attempt begins with an empty result.
+    fn collect<T: Default>(
+        &mut self,
+        mut request: Request,
+        mut add: impl FnMut(&mut T, &Message<'_>),
+    ) -> io::Result<T> {
+        for _ in 0..DUMP_TRIES {
+            let mut result = T::default();
+            let bytes = |sequence| request.finish(NlmF::REQUEST | NlmF::DUMP, sequence).to_vec();
+            if !self.transact(bytes, &mut |message| add(&mut result, message))? {
+                return Ok(result);
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::ResourceBusy, "the kernel's table kept changing while it was read"))
     }
 
     /// Sends messages of nftables as one transaction: all take effect, or none.
@@ -172,12 +179,6 @@ impl Socket {
 impl From<Socket> for OwnedFd {
     fn from(socket: Socket) -> OwnedFd {
         socket.raw.fd
-    }
-}
-
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.raw.as_fd()
     }
 }
 

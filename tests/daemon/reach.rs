@@ -251,7 +251,11 @@ fn a_backend_on_the_ipv6_loopback_is_said_to_be_out_of_reach() {
     let log = daemon.log();
     let warnings: Vec<_> = log.lines().filter(|line| line.contains("[::1]:8080")).collect();
     assert_eq!(warnings.len(), 1, "{log}");
-    assert!(warnings[0].contains("frontends[0] \"f\"") && warnings[0].contains("only clients on this host"), "{}", warnings[0]);
+    assert!(
+        warnings[0].contains("frontends[0] \"f\"") && warnings[0].contains("only clients on this host"),
+        "{}",
+        warnings[0]
+    );
     let check = crate::support::binary("proxygw");
     let output = std::process::Command::new(check).arg("--check").arg("-c").arg(daemon.config()).output();
     let output = output.expect("it runs");

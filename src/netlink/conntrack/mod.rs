@@ -13,7 +13,6 @@ mod tuple;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
 
 use neli::consts::nl::NlmF;
 use rustix::io::Errno;
@@ -126,12 +125,6 @@ impl Conntrack {
 
     fn perform(&mut self, request: Request) -> io::Result<bool> {
         Ok(unless(&[Errno::NOENT], self.socket.perform(request, NlmF::empty()))?.is_some())
-    }
-}
-
-impl AsFd for Conntrack {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }
 

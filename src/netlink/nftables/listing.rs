@@ -25,8 +25,7 @@ const GET_SET: u16 = NFTABLES | 10;
 const GET_OBJECT: u16 = NFTABLES | 19;
 const GET_FLOWTABLE: u16 = NFTABLES | 23;
 
-/// `NFTA_RULE_HANDLE` and `NFTA_OBJ_TYPE`.
-const RULE_HANDLE: u16 = 3;
+/// `NFTA_OBJ_TYPE`.
 const OBJECT_TYPE: u16 = 3;
 
 /// `NFT_TABLE_F_DORMANT`.
@@ -124,22 +123,19 @@ impl Tables {
     /// The operating system's error.
     pub fn list(&mut self, table: &str) -> io::Result<Option<Listing>> {
         let Some(flags) = self.flags(table)? else { return Ok(None) };
-        let mut listing = Listing { dormant: flags & DORMANT != 0, ..Listing::default() };
-        self.each(GET_CHAIN, table, &mut |found| {
-            let chain = Chain { base: base(found), rules: 0 };
-            listing.chains.extend(found.text(CHAIN_NAME).map(|name| (name, chain)));
-        })?;
-        self.each(GET_SET, table, &mut |found| {
+        let chain = |found: &Attributes<'_>| Some((found.text(CHAIN_NAME)?, Chain { base: base(found), rules: 0 }));
+        let set = |found: &Attributes<'_>| {
             let flags = found.be32(SET_FLAGS).unwrap_or_default();
-            let set = found.text(NAME).filter(|_| flags & ANONYMOUS == 0);
             let kind = if flags & MAP != 0 { SetKind::Map } else { SetKind::Set };
-            listing.sets.extend(set.map(|set| (set, kind)));
-        })?;
-        self.each(GET_OBJECT, table, &mut |found| {
-            listing.objects.extend(found.text(NAME).zip(found.be32(OBJECT_TYPE)));
-        })?;
-        self.each(GET_FLOWTABLE, table, &mut |found| listing.flowtables.extend(found.text(NAME)))?;
-        Ok(Some(listing))
+            found.text(NAME).filter(|_| flags & ANONYMOUS == 0).map(|name| (name, kind))
+        };
+        Ok(Some(Listing {
+            dormant: flags & DORMANT != 0,
+            chains: self.objects(GET_CHAIN, table, chain)?,
+            sets: self.objects(GET_SET, table, set)?,
+            objects: self.objects(GET_OBJECT, table, |found| found.text(NAME).zip(found.be32(OBJECT_TYPE)))?,
+            flowtables: self.objects(GET_FLOWTABLE, table, |found| found.text(NAME))?,
+        }))
     }
 
     /// Counts the rules of each chain of a table.
@@ -147,16 +143,9 @@ impl Tables {
     /// # Errors
     /// The operating system's error.
     pub fn count_rules(&mut self, table: &str, listing: &mut Listing) -> io::Result<()> {
-        // A dump can be made again, so each rule counts once, by its handle.
-        let mut rules = BTreeMap::<String, BTreeSet<Vec<u8>>>::new();
-        self.each(GET_RULE, table, &mut |found| {
-            if let Some((chain, handle)) = found.text(RULE_CHAIN).zip(found.find(RULE_HANDLE)) {
-                rules.entry(chain).or_default().insert(handle.to_vec());
-            }
-        })?;
-        for (chain, handles) in rules {
-            listing.chains.entry(chain).or_default().rules = handles.len();
-        }
+        let chains: Vec<_> = self.objects(GET_RULE, table, |found| found.text(RULE_CHAIN))?;
+        listing.chains.values_mut().for_each(|chain| chain.rules = 0);
+        chains.into_iter().for_each(|chain| listing.chains.entry(chain).or_default().rules += 1);
         Ok(())
     }
 
@@ -167,15 +156,19 @@ impl Tables {
         self.0.find(request, &[Errno::NOENT], flags)
     }
 
-    /// Passes the table's objects of one kind to `each`. Older kernels dump those of all tables.
-    fn each(&mut self, kind: u16, table: &str, each: &mut dyn FnMut(&Attributes<'_>)) -> io::Result<()> {
-        let request = Request::new(kind, &INET).string(TABLE, table);
-        self.0.dump(request, &mut |message| {
+    /// The values that `parse` finds in the table's objects of one kind. Older kernels dump those of all tables.
+    fn objects<T, C: FromIterator<T>>(
+        &mut self,
+        kind: u16,
+        table: &str,
+        parse: impl Fn(&Attributes<'_>) -> Option<T>,
+    ) -> io::Result<C> {
+        let found = self.0.list(Request::new(kind, &INET).string(TABLE, table), |message| {
             let found = attributes(message);
-            if message.payload.first() == INET.first() && found.text(TABLE).as_deref() == Some(table) {
-                each(&found);
-            }
-        })
+            let is_ours = message.payload.first() == INET.first() && found.text(TABLE).as_deref() == Some(table);
+            if is_ours { parse(&found) } else { None }
+        })?;
+        Ok(found.into_iter().collect())
     }
 }
 

@@ -46,7 +46,7 @@ fn an_unfinished_dump_is_discarded() {
 #[test]
 fn waiting_is_bounded() {
     let mut socket = Socket::open(None).expect("NETLINK_ROUTE");
-    set_socket_timeout(&socket, Timeout::Recv, Some(Duration::from_millis(20))).expect("a timeout");
+    set_socket_timeout(&socket.raw, Timeout::Recv, Some(Duration::from_millis(20))).expect("a timeout");
     // Without REQUEST, the kernel does not answer.
     let error = socket.transact(|_| Request::new(18, &[0; 16]).finish(NlmF::empty(), 1).to_vec(), &mut |_| {});
     let error = error.expect_err("no reply");
@@ -109,7 +109,7 @@ fn a_garbled_result_is_an_error_and_the_next_request_succeeds() {
         let (mut socket, kernel) = played(vec![vec![whole[..end].to_vec(), object(8)], vec![whole.clone()]]);
         assert_eq!(dumped(&mut socket).expect_err("garbled").kind(), io::ErrorKind::InvalidData, "{end}");
         // The unread datagram must have arrived, to be discarded.
-        while rustix::io::ioctl_fionread(&socket).expect("FIONREAD") == 0 {
+        while rustix::io::ioctl_fionread(&socket.raw).expect("FIONREAD") == 0 {
             std::thread::yield_now();
         }
         assert_eq!(dumped(&mut socket).expect("a dump"), [1], "{end}");
@@ -172,7 +172,7 @@ fn datagrams_of_other_processes_are_refused() {
     // Every user may send on this protocol.
     let protocol = Some(rustix::net::netlink::USERSOCK);
     let socket = Socket::open(protocol).expect("NETLINK_USERSOCK");
-    let own = SocketAddrNetlink::try_from(rustix::net::getsockname(&socket).expect("bound")).expect("netlink");
+    let own = SocketAddrNetlink::try_from(rustix::net::getsockname(&socket.raw).expect("bound")).expect("netlink");
     let other = RawSocket::open(protocol).expect("NETLINK_USERSOCK");
     let sent =
         rustix::net::sendto(&other, &[0; 16], rustix::net::SendFlags::empty(), &SocketAddrNetlink::new(own.pid(), 0));

@@ -93,3 +93,20 @@ fn the_recorded_generation_is_read() {
     assert_eq!(tables.generation().expect_err("no number").kind(), io::ErrorKind::InvalidData);
     kernel.join().expect("played");
 }
+
+#[test]
+fn objects_of_an_interrupted_dump_are_read_again_and_not_added_up() {
+    let rules = |chains: &[&str], flags| {
+        // NFT_MSG_NEWRULE
+        let rule = |chain: &&str| Request::new(0xa06, &INET).string(TABLE, "proxygw").string(RULE_CHAIN, chain);
+        let rules: Vec<_> = chains.iter().flat_map(|chain| rule(chain).finish(NlmF::MULTI, 0).to_vec()).collect();
+        vec![rules, Request::new(3, &[0; 4]).finish(NlmF::MULTI | flags, 0).to_vec()]
+    };
+    let interrupted = rules(&["gone", "a", "a"], NlmF::DUMP_INTR);
+    let (socket, kernel) = played(vec![interrupted, rules(&["a", "b"], NlmF::empty())]);
+    let mut listing = Listing::default();
+    Tables(socket).count_rules("proxygw", &mut listing).expect("counted");
+    let expected = ["a", "b"].map(|name| (name.to_owned(), Chain { base: None, rules: 1 }));
+    assert_eq!(listing.chains, expected.into());
+    kernel.join().expect("played");
+}
