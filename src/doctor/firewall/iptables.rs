@@ -35,11 +35,12 @@ fn translated(extension: &Value, line: &str) -> Option<Value> {
     let name = extension["name"].as_str().unwrap_or_default();
     match (extension["type"] == "target", name) {
         (true, "REJECT" | "DROP") => Some(json!({ "drop": null })),
+        (true, "NFQUEUE" | "QUEUE") => Some(json!({ "queue": null })),
         // Other targets change or log, and the packet goes on. A comment matches always.
         (true, _) | (false, "comment") => Some(json!({ "counter": null })),
         (false, "conntrack") => ["state", "status"].into_iter().find_map(|key| {
             let (_, rest) = line.split_once(&format!("ct {key} "))?;
-            let (op, rest) = rest.strip_prefix("!= ").map_or(("in", rest), |rest| ("!=", rest));
+            let (op, rest) = rest.strip_prefix("!= ").map_or(("in", rest), |rest| ("!", rest));
             let names: Vec<&str> = rest.split(' ').next().unwrap_or_default().split(',').collect();
             Some(json!({ "match": { "op": op, "left": { "ct": { "key": key } }, "right": names } }))
         }),

@@ -44,6 +44,16 @@ fn targets_of_iptables_drop_or_go_on() {
     let target = |name: &str| json!({"type": "target", "name": name});
     assert!(drops(&target("REJECT"), "") && drops(&target("DROP"), ""));
     assert!(!drops(&target("LOG"), ""));
+    let (drop, log) = (json!({"drop": null}), json!({"counter": null}));
+    for (name, expected) in [("DROP", drop), ("LOG", log), ("NFQUEUE", json!({"queue": null}))] {
+        let mut listing = json!({"nftables": [{"rule": {"expr": [{ "xt": target(name) }]}}]});
+        iptables::translate(&mut listing, "");
+        assert_eq!(
+            listing["nftables"][0]["rule"]["expr"],
+            json!([expected]),
+            "another program may accept queued packets"
+        );
+    }
 }
 
 #[test]
