@@ -32,6 +32,12 @@ impl<'a> From<&'a Link> for Interface<'a> {
     }
 }
 
+impl From<Interface<'_>> for Value {
+    fn from(Interface { name, index }: Interface<'_>) -> Value {
+        Value::Interface { name: name.to_owned(), index }
+    }
+}
+
 /// A packet of a new flow, at one hook. A field that is `None` is not known.
 #[derive(Debug, Clone)]
 pub struct Packet<'a> {
@@ -72,8 +78,8 @@ impl Packet<'_> {
             "l4proto" => Some(Value::word(self.protocol.name())),
             "nfproto" => Some(Value::word(if family == Family::V4 { "ipv4" } else { "ipv6" })),
             "protocol" => Some(Value::word(if family == Family::V4 { "ip" } else { "ip6" })),
-            "iifname" | "iif" => self.input.map(Value::interface),
-            "oifname" | "oif" => self.output.map(Value::interface),
+            "iifname" | "iif" => self.input.map(Value::from),
+            "oifname" | "oif" => self.output.map(Value::from),
             _ => None,
         }
     }

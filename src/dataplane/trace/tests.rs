@@ -69,6 +69,12 @@ fn a_policy_drops_what_no_rule_accepts() {
         ("==", json!({"&": [ct("status"), "dnat"]}), json!("dnat"), true),
         ("!=", json!({"&": [ct("status"), "dnat"]}), json!("dnat"), false),
         ("!", ct("status"), json!("dnat"), false),
+        // As one number, and as any of the bits.
+        ("!=", ct("state"), json!({"|": ["new", "untracked"]}), true),
+        ("!", ct("state"), json!(["new", "untracked"]), false),
+        ("==", ct("state"), json!({"|": ["new", "untracked"]}), false),
+        ("==", ct("state"), json!("new"), true),
+        ("!=", ct("state"), json!({"set": ["new", "untracked"]}), false),
         ("!", ct("status"), json!(["snat", "assured"]), true),
         ("==", field("ip", "daddr"), json!({"prefix": {"addr": "203.0.113.0", "len": 24}}), true),
         ("==", field("ip", "daddr"), json!({"prefix": {"addr": "203.0.112.0", "len": 24}}), false),
@@ -369,4 +375,11 @@ fn direct_jumps_are_found() {
     let rules = Ruleset::read(&rules, Elements::Listed);
     assert!(rules.jumps_to("a", "b"));
     assert!(!rules.jumps_to("a", "c") && !rules.jumps_to("b", "a"));
+}
+
+#[test]
+fn a_way_on_from_an_uncertain_element_is_kept() {
+    let data = json!({"set": [[80, {"continue": null}], ["*", {"drop": null}]]});
+    let lookup = json!([{"vmap": {"key": {"payload": {"protocol": "th", "field": "sport"}}, "data": data}}]);
+    assert!(!drops(&[("forward", lookup), ("forward", json!([{"accept": null}]))]));
 }

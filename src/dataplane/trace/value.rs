@@ -5,7 +5,6 @@ use std::net::IpAddr;
 
 use serde_json::Value as Json;
 
-use super::packet::Interface;
 use crate::config::Prefix;
 
 /// The value of an expression for a packet.
@@ -29,10 +28,6 @@ pub(super) enum Value {
 impl Value {
     pub(super) fn word(word: &str) -> Value {
         Value::Word(word.to_owned())
-    }
-
-    pub(super) fn interface(Interface { name, index }: Interface<'_>) -> Value {
-        Value::Interface { name: name.to_owned(), index }
     }
 
     pub(super) fn flags(names: &[&str]) -> Value {
@@ -111,12 +106,13 @@ impl Value {
 
     /// Whether two values are in an order, such as `<`.
     pub(super) fn is_ordered(&self, order: &str, right: &Json) -> Option<bool> {
-        let (Value::Number(left), right) = (self, &right.as_u64()?) else { return None };
+        let Value::Number(left) = self else { return None };
+        let found = left.cmp(&right.as_u64()?);
         match order {
-            "<" => Some(left < right),
-            ">" => Some(left > right),
-            "<=" => Some(left <= right),
-            ">=" => Some(left >= right),
+            "<" => Some(found.is_lt()),
+            ">" => Some(found.is_gt()),
+            "<=" => Some(found.is_le()),
+            ">=" => Some(found.is_ge()),
             _ => None,
         }
     }

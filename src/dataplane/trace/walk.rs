@@ -221,7 +221,7 @@ impl Walk<'_> {
     fn verdict_map(&mut self, vmap: &Json, depth: usize) -> Ways {
         let Some(elements) = self.rules.elements(&vmap["data"]) else { return self.anything(vmap) };
         let key = self.value(&vmap["key"]);
-        let mut all = Ways::ON;
+        let mut all = Ways::NONE;
         for element in elements {
             let matched = key.as_ref().and_then(|key| key.is_in(&element[0]));
             let Some((kind, inner)) = element[1].as_object().and_then(|verdict| verdict.iter().next()) else {
@@ -231,13 +231,13 @@ impl Walk<'_> {
                 continue;
             }
             let ways = self.terminal(kind, inner, depth).unwrap_or(Ways::ON);
-            all = Ways { on: matched.is_none() || ways.on, back: all.back || ways.back };
+            all = Ways { on: all.on || ways.on, back: all.back || ways.back };
             if matched == Some(true) {
                 return all;
             }
             self.trace.unknown.get_or_insert_with(|| vmap.to_string());
         }
-        all
+        Ways { on: true, ..all }
     }
 
     /// Whether the packet matches.
@@ -251,11 +251,12 @@ impl Walk<'_> {
             Some(elements) => value.is_one_of(elements),
             None => value.is_in(right),
         };
+        let is_set = right.get("set").is_some() || right.as_str().is_some_and(|name| name.starts_with('@'));
         match (statement["op"].as_str()?, &value) {
             // All bits are compared: of a whole status, some have no name.
-            ("!=", Value::Flags(_)) if left.pointer("/ct/key") == Some(&"status".into()) => None,
-            ("==", Value::Flags(names)) if left.get("&").is_some() => Some(*names == bits(right)?),
-            ("!=", Value::Flags(names)) if left.get("&").is_some() => Some(*names != bits(right)?),
+            ("==" | "!=", Value::Flags(_)) if left.pointer("/ct/key") == Some(&"status".into()) => None,
+            ("==", Value::Flags(names)) if !is_set => Some(*names == bits(right)?),
+            ("!=", Value::Flags(names)) if !is_set => Some(*names != bits(right)?),
             ("==" | "in", _) => contained(),
             ("!=" | "!", _) => contained().map(|is| !is),
             (order, _) => value.is_ordered(order, right),
