@@ -52,7 +52,7 @@ use expr::{
 use maps::{Map, key_of};
 use timeouts::timeout_chain;
 pub use timeouts::timeouts;
-use transaction::{Selection, Transaction};
+use transaction::Transaction;
 
 /// The name of our table, of family `inet`.
 pub const TABLE: &str = "proxygw";
@@ -72,9 +72,7 @@ const MAX_COMMENT: usize = 127;
 pub fn table(plan: &Plan, state: &State) -> String {
     let mut transaction = Transaction::default();
     // Adding it first makes the deletion succeed whether it was there or not.
-    transaction.add_table();
-    transaction.delete_table();
-    transaction.add_table();
+    ["add", "delete", "add"].into_iter().for_each(|verb| transaction.command_on_table(verb));
     fill(&mut transaction, plan, state);
     transaction.into_text()
 }
@@ -95,22 +93,19 @@ pub fn restoration(plan: &Plan, state: &State, parts: &Parts) -> Vec<(Language, 
     let mut transactions: Vec<_> =
         timeouts::restored(plan, parts).into_iter().map(|script| (Language::Native, script)).collect();
     let done: BTreeSet<String> = plan.timeouts().into_iter().map(timeout_chain).collect();
-    let mut transaction = Transaction::only(Selection {
-        new_chains: parts.new_chains.difference(&done).cloned().collect(),
-        chains: parts.new_chains.union(&parts.chains).cloned().collect(),
-        new_sets: parts.new_sets.clone(),
-        sets: parts.new_sets.iter().chain(parts.sets.keys()).cloned().collect(),
-    });
-    let chains: BTreeSet<_> =
-        parts.chains.union(&parts.deleted_chains).filter(|chain| !done.contains(*chain)).collect();
-    chains.iter().for_each(|chain| transaction.command_on("flush", "chain", chain));
+    let mut parts = parts.clone();
+    for chains in [&mut parts.chains, &mut parts.new_chains, &mut parts.deleted_chains] {
+        chains.retain(|chain| !done.contains(chain));
+    }
+    let mut transaction = Transaction::only(parts.clone());
+    let flushed = parts.chains.union(&parts.deleted_chains);
+    flushed.for_each(|chain| transaction.command_on("flush", "chain", chain));
     for (verb, sets) in [("flush", &parts.sets), ("flush", &parts.deleted_sets), ("delete", &parts.deleted_sets)] {
         for (name, kind) in sets {
             transaction.command_on(verb, if *kind == SetKind::Map { "map" } else { "set" }, name);
         }
     }
-    let deleted = parts.deleted_chains.iter().filter(|chain| !done.contains(*chain));
-    deleted.for_each(|chain| transaction.command_on("delete", "chain", chain));
+    parts.deleted_chains.iter().for_each(|chain| transaction.command_on("delete", "chain", chain));
     parts.deleted_objects.iter().for_each(|(name, kind)| transaction.command_on("delete", kind, name));
     fill(&mut transaction, plan, state);
     if !transaction.is_empty() {
@@ -120,7 +115,7 @@ pub fn restoration(plan: &Plan, state: &State, parts: &Parts) -> Vec<(Language, 
         // In a transaction of its own: kernels refuse, or have refused, a change of the table's flags together with one of
         // its base chains.
         let mut transaction = Transaction::default();
-        transaction.add_table();
+        transaction.command_on_table("add");
         transactions.push((Language::Json, transaction.into_text()));
     }
     transactions

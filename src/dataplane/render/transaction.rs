@@ -1,7 +1,5 @@
 //! Builds a transaction for `nft -j -f -`.
 
-use std::collections::BTreeSet;
-
 use nftables::schema::{Chain, NfListObject, Rule, Table};
 use nftables::stmt::Statement;
 use nftables::types::{NfChainPolicy, NfChainType, NfFamily, NfHook};
@@ -9,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::TABLE;
+use crate::dataplane::repair::Parts;
 use crate::netlink::nftables::{Base, Listing, Policy, SetKind};
 
 /// The commands so far, as text, in the order in which nft wants them: table, sets and maps, chains, rules, elements. Each
@@ -17,28 +16,15 @@ use crate::netlink::nftables::{Base, Listing, Policy, SetKind};
 pub(super) struct Transaction {
     text: String,
     /// The parts that are added, if not all.
-    only: Option<Selection>,
+    only: Option<Parts>,
     /// The structure of the parts that are added; nothing is written then.
     outline: Option<Listing>,
 }
 
-/// The parts of the table that a transaction adds.
-#[derive(Debug, Default)]
-pub(super) struct Selection {
-    /// The chains that are made.
-    pub(super) new_chains: BTreeSet<String>,
-    /// The chains that get their rules.
-    pub(super) chains: BTreeSet<String>,
-    /// The sets and maps that are made.
-    pub(super) new_sets: BTreeSet<String>,
-    /// The sets and maps that get their elements.
-    pub(super) sets: BTreeSet<String>,
-}
-
 impl Transaction {
     /// A transaction that adds these parts only.
-    pub(super) fn only(selection: Selection) -> Transaction {
-        Transaction { only: Some(selection), ..Transaction::default() }
+    pub(super) fn only(parts: Parts) -> Transaction {
+        Transaction { only: Some(parts), ..Transaction::default() }
     }
 
     /// A transaction that is never sent: the parts that it adds are recorded as a listing.
@@ -60,15 +46,17 @@ impl Transaction {
         self.text.is_empty()
     }
 
-    fn selects(&self, parts: fn(&Selection) -> &BTreeSet<String>, name: &str) -> bool {
-        self.outline.is_none() && self.only.as_ref().is_none_or(|selection| parts(selection).contains(name))
+    fn selects(&self, selects: impl FnOnce(&Parts) -> bool) -> bool {
+        self.outline.is_none() && self.only.as_ref().is_none_or(selects)
     }
 
     fn command(&mut self, verb: &str, object: impl Serialize) {
-        if !self.text.is_empty() {
-            self.text.push(',');
-        }
-        self.text.push_str(&format!("{{\"{verb}\":{}}}", text(&object)));
+        self.push(verb, &text(&object));
+    }
+
+    fn push(&mut self, verb: &str, object: &str) {
+        let comma = if self.text.is_empty() { "" } else { "," };
+        self.text.push_str(&format!(r#"{comma}{{"{verb}":{object}}}"#));
     }
 
     /// Empties, or deletes, an object of ours, or one that another program put into our table.
@@ -76,12 +64,9 @@ impl Transaction {
         self.command(verb, json!({ kind: { "family": "inet", "table": TABLE, "name": name } }));
     }
 
-    pub(super) fn add_table(&mut self) {
-        self.command("add", table());
-    }
-
-    pub(super) fn delete_table(&mut self) {
-        self.command("delete", table());
+    /// Adds our table, or deletes it.
+    pub(super) fn command_on_table(&mut self, verb: &str) {
+        self.command(verb, NfListObject::Table(Table { family: NfFamily::INet, name: TABLE.into(), handle: None }));
     }
 
     /// A map from keys of these types, and ranges of them where `ranges` is set. The crate has no type for it: its `SetType`
@@ -98,7 +83,7 @@ impl Transaction {
     }
 
     fn add_named_set(&mut self, name: &str, set: Value) {
-        if self.selects(|selection| &selection.new_sets, name) {
+        if self.selects(|parts| parts.new_sets.contains(name)) {
             self.command("add", set);
         } else if let Some(outline) = &mut self.outline {
             let kind = if set.get("map").is_some() { SetKind::Map } else { SetKind::Set };
@@ -117,7 +102,7 @@ impl Transaction {
     }
 
     fn elements(&mut self, verb: &str, name: &str, elements: impl Iterator<Item = impl Serialize>) {
-        if !self.selects(|selection| &selection.sets, name) {
+        if !self.selects(|parts| parts.new_sets.contains(name) || parts.sets.contains_key(name)) {
             return;
         }
         let mut list = String::new();
@@ -125,16 +110,10 @@ impl Transaction {
             list.push(if list.is_empty() { '[' } else { ',' });
             list.push_str(&text(&element));
         }
-        if list.is_empty() {
-            return;
+        if !list.is_empty() {
+            let element = format!(r#"{{"family":"inet","table":"{TABLE}","name":{},"elem":{list}]}}"#, text(&name));
+            self.push(verb, &format!(r#"{{"element":{element}}}"#));
         }
-        list.push(']');
-        if !self.text.is_empty() {
-            self.text.push(',');
-        }
-        let head = format!("{{\"{verb}\":{{\"element\":{{\"family\":\"inet\",\"table\":{},", text(&TABLE));
-        self.text.push_str(&head);
-        self.text.push_str(&format!("\"name\":{},\"elem\":{list}}}}}}}", text(&name)));
     }
 
     pub(super) fn add_chain(&mut self, name: &str) {
@@ -142,7 +121,8 @@ impl Transaction {
     }
 
     pub(super) fn add_base_chain(&mut self, name: &str, kind: NfChainType, hook: NfHook, priority: i32) {
-        let base = Base { kind: kind_name(kind).to_owned(), hook: hook_number(hook), priority, policy: Policy::Accept };
+        let kind_name = if kind == NfChainType::NAT { "nat" } else { "filter" };
+        let base = Base { kind: kind_name.to_owned(), hook: hook_number(hook), priority, policy: Policy::Accept };
         let chain = Chain {
             _type: Some(kind),
             hook: Some(hook),
@@ -154,7 +134,7 @@ impl Transaction {
     }
 
     fn put_chain(&mut self, chain: Chain<'_>, base: Option<Base>) {
-        if self.selects(|selection| &selection.new_chains, &chain.name) {
+        if self.selects(|parts| parts.new_chains.contains(&*chain.name)) {
             self.command("add", NfListObject::Chain(chain));
         } else if let Some(outline) = &mut self.outline {
             outline.chains.entry(chain.name.into_owned()).or_default().base = base;
@@ -165,7 +145,7 @@ impl Transaction {
         if let Some(outline) = &mut self.outline {
             outline.chains.entry(chain.to_owned()).or_default().rules += 1;
         }
-        if !self.selects(|selection| &selection.chains, chain) {
+        if !self.selects(|parts| parts.gets_rules(chain)) {
             return;
         }
         let rule = Rule {
@@ -178,15 +158,6 @@ impl Transaction {
             comment: comment.map(Into::into),
         };
         self.command("add", NfListObject::Rule(rule));
-    }
-}
-
-/// Name of a chain's type in netlink.
-fn kind_name(kind: NfChainType) -> &'static str {
-    match kind {
-        NfChainType::Filter => "filter",
-        NfChainType::Route => "route",
-        NfChainType::NAT => "nat",
     }
 }
 
@@ -215,10 +186,6 @@ fn named_set(name: &str, key: &[&str], ranges: bool) -> Value {
 fn text(value: &impl Serialize) -> String {
     // Names and numbers only: there is nothing in it that JSON cannot express.
     serde_json::to_string(value).unwrap_or_default()
-}
-
-fn table() -> NfListObject<'static> {
-    NfListObject::Table(Table { family: NfFamily::INet, name: TABLE.into(), handle: None })
 }
 
 fn chain(name: &str) -> Chain<'_> {
