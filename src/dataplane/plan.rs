@@ -122,6 +122,13 @@ pub enum ColdPath {
     Hold(HoldOptions),
 }
 
+impl ColdPath {
+    /// The NFLOG group that first packets are held by, if they are held.
+    pub fn group(self) -> Option<u16> {
+        if let ColdPath::Hold(options) = self { Some(options.group) } else { None }
+    }
+}
+
 /// Settings of a frontend that holds first packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HoldOptions {
@@ -229,10 +236,7 @@ impl Plan {
 
     /// The NFLOG group that first packets are held by, if any frontend holds them.
     pub fn group(&self) -> Option<u16> {
-        self.frontends.values().find_map(|rules| match rules.cold {
-            ColdPath::Hold(options) => Some(options.group),
-            ColdPath::Local | ColdPath::Drop => None,
-        })
+        self.frontends.values().find_map(|rules| rules.cold.group())
     }
 
     /// Every range that leads to other ports than its own.

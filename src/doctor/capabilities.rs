@@ -1,37 +1,13 @@
 //! Capabilities of the process (capabilities(7)).
 
-use super::host::Host;
-use super::{Caller, Context, Finding, Path, Severity};
+use super::{Caller, Context, Finding, NET_ADMIN, Path, Severity};
 
 /// Numbers of linux/capability.h.
 const NET_BIND_SERVICE: u32 = 10;
-const NET_ADMIN: u32 = 12;
 const NET_RAW: u32 = 13;
 
 /// Lowest port that needs no capability, where the kernel has no setting.
 const FIRST_UNPRIVILEGED_PORT: i64 = 1024;
-
-/// A set of capabilities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Capabilities(pub u64);
-
-impl Capabilities {
-    /// The effective set of the calling thread; all of them if it cannot be read.
-    pub(super) fn effective(host: &dyn Host) -> Capabilities {
-        let status = host.read("/proc/thread-self/status").unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-        Capabilities(line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(u64::MAX))
-    }
-
-    /// Returns true if the kernel answers queries about rules and flows.
-    pub(super) fn can_query(self) -> bool {
-        self.has(NET_ADMIN)
-    }
-
-    fn has(self, capability: u32) -> bool {
-        self.0 >> capability & 1 == 1
-    }
-}
 
 /// Finds the capabilities that an operator's process lacks.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
@@ -42,7 +18,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     // A running daemon has capabilities of its own.
     let severity = if daemon_runs { Severity::Warning } else { Severity::Error };
     let mut check = |capability, code, name: &str, effect: &str| {
-        if !context.capabilities.has(capability) {
+        if !context.has_capability(capability) {
             let remedy = format!("run it as root, or set AmbientCapabilities={name} in its unit");
             findings.push(Finding::new(severity, code, format!("this process lacks {name}: {effect}"), remedy));
         }
@@ -54,7 +30,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         return;
     }
     let mut paths = context.scope.paths.iter();
-    if paths.clone().any(|path| path.holds().is_some()) {
+    if paths.clone().any(|path| path.cold.group().is_some()) {
         check(NET_RAW, "no-net-raw", "CAP_NET_RAW", "packet:hold cannot send held packets on");
     }
     let first_port = context.setting("net.ipv4.ip_unprivileged_port_start").unwrap_or(FIRST_UNPRIVILEGED_PORT);
@@ -122,12 +98,17 @@ mod tests {
 
     #[test]
     fn unreadable_set_counts_as_full() {
+        let capabilities = |case: &Case| {
+            let mut found = (0, false);
+            case.run(|context, _| found = (context.capabilities, context.can_query()));
+            found
+        };
         let mut case = Case::new([]);
         case.host.files.clear();
-        assert_eq!(Capabilities::effective(&case.host), Capabilities(u64::MAX));
+        assert_eq!(capabilities(&case), (u64::MAX, true));
         case.host.write("/proc/thread-self/status", "CapEff:\t0000000000001000\n");
-        assert!(Capabilities::effective(&case.host).can_query());
+        assert_eq!(capabilities(&case), (0x1000, true));
         case.host.write("/proc/thread-self/status", "CapEff:\t0000000000000800\n");
-        assert!(!Capabilities::effective(&case.host).can_query());
+        assert_eq!(capabilities(&case), (0x800, false));
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn check_settings(context: &Context<'_>, findings: &mut Vec<Finding>)
     let setting = |name| context.setting(&format!("net.netfilter.{name}"));
     let Some((count, max)) = setting("nf_conntrack_count").zip(setting("nf_conntrack_max")) else {
         // The netlink query has loaded the module, if this process may make one.
-        if context.capabilities.can_query() {
+        if context.can_query() {
             let problem = "the kernel has no conntrack, which translates and counts flows";
             findings.push(Finding::error("no-conntrack", problem, "modprobe nf_conntrack"));
         }

@@ -23,7 +23,7 @@ const SINCE: [(Version, &str); 3] = [
 type Feature = (&'static str, &'static str, fn(&Scope) -> bool, &'static str);
 
 const ALWAYS: fn(&Scope) -> bool = |_| true;
-const ANY_HOLD: fn(&Scope) -> bool = |scope| scope.paths.iter().any(|path| path.holds().is_some());
+const ANY_HOLD: fn(&Scope) -> bool = |scope| scope.paths.iter().any(|path| path.cold.group().is_some());
 const ANY_REMOTE: fn(&Scope) -> bool = |scope| scope.remote().next().is_some();
 
 /// Start of a chain, `NAT` in the lines of a feature.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Context, Finding, endpoints, listed};
+use super::{Context, Finding, endpoints, listed, objects};
 use crate::config::Protocol;
 
 /// Time that a flow stays in a flowtable after its last packet, in seconds, where the kernel has no setting.
@@ -11,10 +11,11 @@ const DEFAULT_TIMEOUT: i64 = 30;
 /// Finds flowtables that flows to backends on other hosts may enter. Flows to this host enter none.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     let Some(about) = endpoints(context.scope.remote()) else { return };
-    let listing = context.host.nft(&["-j", "list", "flowtables"]).map_err(|error| error.to_string());
-    match listing.and_then(|listing| flowtables(&listing)) {
-        Ok(found) if found.is_empty() => {}
-        Ok(found) => findings.push(finding(&found, timeout(context)).about(about)),
+    match context.nft_json(&["-j", "list", "flowtables"]) {
+        Ok(listing) => {
+            let found = flowtables(&listing);
+            findings.extend((!found.is_empty()).then(|| finding(&found, timeout(context)).about(about)));
+        }
         Err(error) => findings.push(Finding::not_checked("the flowtables", &error, "nft list flowtables")),
     }
 }
@@ -29,9 +30,7 @@ fn timeout(context: &Context<'_>) -> i64 {
 }
 
 /// The flowtables with devices in a listing of nft, as messages name them.
-fn flowtables(listing: &str) -> Result<Vec<String>, String> {
-    let listing: Value = serde_json::from_str(listing).map_err(|error| format!("invalid JSON of nft: {error}"))?;
-    let objects = listing["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
+fn flowtables(listing: &Value) -> Vec<String> {
     let name = |flowtable: &Value| {
         let part = |key: &str| flowtable[key].as_str();
         let has_devices = match &flowtable["dev"] {
@@ -40,7 +39,7 @@ fn flowtables(listing: &str) -> Result<Vec<String>, String> {
         };
         has_devices.then(|| Some(format!("{} of the table {} {}", part("name")?, part("family")?, part("table")?)))?
     };
-    Ok(objects.iter().filter_map(|object| name(object.get("flowtable")?)).collect())
+    objects(listing).iter().filter_map(|object| name(object.get("flowtable")?)).collect()
 }
 
 fn finding(flowtables: &[String], timeout: i64) -> Finding {
@@ -73,13 +72,14 @@ mod tests {
 
     #[test]
     fn listing_is_reduced_to_flowtables_with_devices() {
+        let flowtables = |listing: &str| crate::doctor::parsed(listing).map(|listing| flowtables(&listing)).ok();
         let found = flowtables(LISTING).expect("JSON");
         assert_eq!(found, ["ft of the table inet fw4", "f of the table ip filter"]);
-        assert_eq!(flowtables(r#"{"nftables": [{"metainfo": {}}]}"#), Ok(vec![]));
-        assert_eq!(flowtables(r#"{"nftables": [{"flowtable": {"dev": "x"}}, {"flowtable": 3}, 5]}"#), Ok(vec![]));
+        assert_eq!(flowtables(r#"{"nftables": [{"metainfo": {}}]}"#), Some(vec![]));
+        assert_eq!(flowtables(r#"{"nftables": [{"flowtable": {"dev": "x"}}, {"flowtable": 3}, 5]}"#), Some(vec![]));
         let empty = r#"{"nftables": [{"flowtable": {"family": "ip", "name": "f", "table": "t", "dev": []}}]}"#;
-        assert_eq!(flowtables(empty), Ok(vec![]));
-        assert!(flowtables("").is_err());
+        assert_eq!(flowtables(empty), Some(vec![]));
+        assert_eq!(flowtables(""), None);
     }
 
     #[test]

@@ -27,12 +27,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use serde_json::Value;
 
-use self::capabilities::Capabilities;
 use self::host::{Host, ThisHost};
 pub use self::scope::{Path, Scope};
+use crate::Error;
 use crate::ids::Family;
 use crate::netlink::link::Link;
+
+/// Number of `CAP_NET_ADMIN` in linux/capability.h.
+const NET_ADMIN: u32 = 12;
 
 /// Maximum number of names in a finding; the others are counted.
 const MAX_NAMED: usize = 8;
@@ -119,7 +123,8 @@ struct Context<'a> {
     scope: &'a Scope,
     host: &'a dyn Host,
     caller: Caller,
-    capabilities: Capabilities,
+    /// The effective capabilities, a bit each (capabilities(7)); all of them if they cannot be read.
+    capabilities: u64,
     links: Vec<Link>,
     /// The host's addresses, each with the index of its interface.
     addresses: Vec<(IpAddr, u32)>,
@@ -133,7 +138,24 @@ impl<'a> Context<'a> {
             Default::default()
         });
         let addresses = addresses.iter().map(|address| (address.own, address.interface)).collect();
-        Context { scope, host, caller, capabilities: Capabilities::effective(host), links, addresses }
+        let status = host.read("/proc/thread-self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+        let capabilities = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(u64::MAX);
+        Context { scope, host, caller, capabilities, links, addresses }
+    }
+
+    fn has_capability(&self, number: u32) -> bool {
+        self.capabilities >> number & 1 == 1
+    }
+
+    /// Returns true if the kernel answers queries about rules and flows.
+    fn can_query(&self) -> bool {
+        self.has_capability(NET_ADMIN)
+    }
+
+    /// Reads a listing of nft in JSON.
+    fn nft_json(&self, arguments: &[&str]) -> Result<Value, Error> {
+        parsed(&self.host.nft(arguments)?)
     }
 
     /// Returns true if a daemon runs in this network namespace. It has its sockets and its rules.
@@ -143,16 +165,12 @@ impl<'a> Context<'a> {
 
     /// Reads a setting that is a number, by its name for sysctl(8): a slash stands for a dot within a part.
     fn setting(&self, name: &str) -> Option<i64> {
-        let swap = |c| {
-            if c == '.' {
-                '/'
-            } else if c == '/' {
-                '.'
-            } else {
-                c
-            }
-        };
-        let path: String = name.chars().map(swap).collect();
+        let swapped = name.chars().map(|c| match c {
+            '.' => '/',
+            '/' => '.',
+            other => other,
+        });
+        let path: String = swapped.collect();
         self.host.read(&format!("/proc/sys/{path}")).ok()?.trim().parse().ok()
     }
 
@@ -165,6 +183,15 @@ impl<'a> Context<'a> {
     fn link_name(&self, index: u32) -> Option<&str> {
         self.links.iter().find(|link| link.index == index).map(|link| link.name.as_str())
     }
+}
+
+fn parsed(json: &str) -> Result<Value, Error> {
+    serde_json::from_str(json).map_err(|error| format!("invalid JSON of nft: {error}").into())
+}
+
+/// The objects in a listing of nft.
+fn objects(listing: &Value) -> &[Value] {
+    listing["nftables"].as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
 /// Name of an interface's IP setting for sysctl(8).
@@ -184,7 +211,7 @@ fn examine_host(mut scope: Scope, caller: Caller, host: &dyn Host) -> Vec<Findin
     let found = &mut findings;
     capabilities::check(&context, found);
     // Without the capability, each of these would fail for the same reason.
-    if context.capabilities.can_query() {
+    if context.can_query() {
         if nft::check(&context, found) {
             features::check(&context, found);
             firewall::check(&context, found);

@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::io::Errno;
 
-use super::{Context, Finding, Path};
+use super::{Context, Finding};
 
 const NFLOG_GROUPS: &str = "/proc/thread-self/net/netfilter/nfnetlink_log";
 
@@ -36,7 +36,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
 
 /// Finds another program that has bound the daemon's NFLOG group.
 pub(super) fn check_group(context: &Context<'_>, findings: &mut Vec<Finding>) {
-    let group = context.scope.paths.iter().find_map(Path::holds).filter(|_| !context.daemon_runs());
+    let group = context.scope.paths.iter().find_map(|path| path.cold.group()).filter(|_| !context.daemon_runs());
     let Some(group) = group else { return };
     match context.host.read(NFLOG_GROUPS) {
         Ok(groups) if is_bound(&groups, group) => {

@@ -64,14 +64,6 @@ impl Path {
         self.cold == ColdPath::Local
     }
 
-    /// The NFLOG group that holds first packets, if they are held.
-    pub fn holds(&self) -> Option<u16> {
-        match self.cold {
-            ColdPath::Hold(options) => Some(options.group),
-            ColdPath::Local | ColdPath::Drop => None,
-        }
-    }
-
     /// Returns true if clients on other hosts can connect: not to an address of the loopback interface.
     pub fn is_public(&self) -> bool {
         !self.listen.ip().is_loopback()
@@ -153,9 +145,11 @@ frontends:
         let [held, _, page] = &scope.paths[..] else { panic!("three paths") };
         assert_eq!(held.endpoint_label(), "endpoint b:http 127.0.0.1:8080");
         assert_eq!(held.frontend_label(), "frontend f 0.0.0.0:80");
-        assert!(held.external && held.local && held.holds() == Some(28775) && !held.answers_cold());
+        assert!(
+            held.external && held.local && held.cold.group() == Some(crate::ids::OUR_NUMBER) && !held.answers_cold()
+        );
         assert_eq!((held.allow.len(), held.interfaces.as_slice()), (1, ["eth0".to_owned()].as_slice()));
-        assert!(page.answers_cold() && page.holds().is_none());
+        assert!(page.answers_cold() && page.cold.group().is_none());
         assert_eq!(scope.remote().map(|path| path.address).collect::<Vec<_>>(), [remote6]);
         assert_eq!(scope.plan.frontends.len(), 2);
     }

@@ -44,7 +44,7 @@ fn check_route_localnet(context: &Context<'_>) -> Option<Finding> {
         Ok(()) => false,
         Err(Errno::ROFS) => true,
         // The daemon may have capabilities that this process lacks.
-        Err(_) => context.capabilities.can_query(),
+        Err(_) => context.can_query(),
     };
     if is_on || !is_refused || context.any_link_has(Family::V4, "route_localnet") {
         return None;

@@ -242,7 +242,7 @@ pub(super) fn only(findings: Vec<Finding>, code: &str) -> Finding {
 /// A path of a frontend `f` with packet:hold to the endpoint `b:http`.
 pub(super) fn held(listen: &str, address: &str) -> Path {
     let hold = HoldOptions {
-        group: 28775,
+        group: crate::ids::OUR_NUMBER,
         packets: 1,
         per_source: 1,
         bytes: 1,

@@ -4,8 +4,8 @@ use nftables::expr::{FibFlag, MetaKey};
 
 use super::cold::refuse_all;
 use super::expr::{
-    address_key, address_type, drop, field, go_back, goto, ip, is_from_here, is_member, is_not, is_not_member,
-    is_not_one_of, meta, prefix, text,
+    address_key, address_type, drop, field, go_back, goto, ip, is_from_here, is_member, is_not, is_not_member, meta,
+    prefix, set, text,
 };
 use super::transaction::Transaction;
 use crate::dataplane::plan::Rules;
@@ -66,7 +66,7 @@ pub(super) fn gate(transaction: &mut Transaction, id: FrontendId, rules: &Rules)
         passes.push(go_back());
         transaction.add_rule(&gate, passes, None);
         // iifname != { "eth0", "eth1" } goto away-0
-        let unlisted = is_not_one_of(meta(MetaKey::Iifname), access.interfaces.iter().cloned().map(text));
+        let unlisted = is_not(meta(MetaKey::Iifname), set(access.interfaces.iter().cloned().map(text)));
         transaction.add_rule(&gate, vec![unlisted, goto(&away)], None);
     }
 }

@@ -23,7 +23,7 @@ use nftables::types::{NfChainType, NfHook};
 
 use super::expr::{
     LOOPBACK, accept, address_type, drop, field, go_back, goto, ip, is, is_family, is_from_here, is_member,
-    is_not_first_segment, is_not_translated, is_one_of, is_protocol, jump, log_to_group, meta, prefix, reset, text,
+    is_not_first_segment, is_not_translated, is_protocol, jump, log_to_group, meta, prefix, reset, set, text,
     unreachable,
 };
 use super::maps::{Map, key_of};
@@ -87,25 +87,27 @@ fn own_name(id: FrontendId, rules: &Rules, manner: Manner) -> String {
 /// The shared chains, and the guard.
 pub(super) fn shared_chains(transaction: &mut Transaction, plan: &Plan) {
     forged(transaction);
-    let chain = |transaction: &mut Transaction, name: &str| {
+    let names = ["cold-drop", "cold-refuse", "cold-hold"].into_iter().take(2 + usize::from(plan.group().is_some()));
+    for name in names.clone() {
         transaction.add_chain(name);
         // jump forged
         transaction.add_rule(name, vec![jump(FORGED)], None);
         // tcp flags & (fin | syn | rst | ack) != syn reject with tcp reset
         // A connection whose entry is gone: a reset notifies its client at once.
         transaction.add_rule(name, vec![is_not_first_segment(), reset()], None);
-    };
-    chain(transaction, "cold-drop");
-    drop_all(transaction, "cold-drop");
-    chain(transaction, "cold-refuse");
-    refuse_all(transaction, "cold-refuse");
-    let mut names = vec!["cold-drop", "cold-refuse"];
-    if let Some(group) = plan.group() {
-        chain(transaction, "cold-hold");
-        // log group 28775 snaplen 65535
-        transaction.add_rule("cold-hold", vec![log_to_group(group)], None);
-        drop_all(transaction, "cold-hold");
-        names.push("cold-hold");
+        if name == "cold-refuse" {
+            refuse_all(transaction, name);
+            continue;
+        }
+        if let Some(group) = plan.group().filter(|_| name == "cold-hold") {
+            // log group 28775 snaplen 65535
+            transaction.add_rule(name, vec![log_to_group(group)], None);
+        }
+        // Packets from outside are dropped here, the UDP of this host later.
+        // oif != 0 meta l4proto udp accept
+        transaction.add_rule(name, vec![is_from_here(), is_protocol(Protocol::Udp), accept()], None);
+        // drop
+        transaction.add_rule(name, vec![drop()], None);
     }
     if plan.frontends.values().any(is_guarded) {
         guard(transaction, plan);
@@ -155,11 +157,11 @@ fn forged(transaction: &mut Transaction) {
     transaction.add_rule(FORGED, vec![is(meta(MetaKey::Iifname), text("lo")), go_back()], None);
     // fib saddr type { local, broadcast, anycast, multicast } drop
     let types = ["local", "broadcast", "anycast", "multicast"].map(text);
-    transaction.add_rule(FORGED, vec![is_one_of(address_type(FibFlag::Saddr), types), drop()], None);
+    transaction.add_rule(FORGED, vec![is(address_type(FibFlag::Saddr), set(types)), drop()], None);
     // ip saddr { 0.0.0.0/8, 127.0.0.0/8 } drop
     let network = |address: IpAddr, length| Prefix { address, length };
     let addresses = [network(Ipv4Addr::UNSPECIFIED.into(), 8), LOOPBACK].map(prefix);
-    transaction.add_rule(FORGED, vec![is_one_of(field("ip", "saddr"), addresses), drop()], None);
+    transaction.add_rule(FORGED, vec![is(field("ip", "saddr"), set(addresses)), drop()], None);
     // ip6 saddr { ::/127, ::ffff:0:0/96, ff00::/8 } drop
     // The unspecified address and ::1; IPv4 addresses (RFC 4942, section 2.2); multicast.
     let addresses = [
@@ -168,15 +170,7 @@ fn forged(transaction: &mut Transaction) {
         network(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0).into(), 8),
     ]
     .map(prefix);
-    transaction.add_rule(FORGED, vec![is_one_of(field("ip6", "saddr"), addresses), drop()], None);
-}
-
-/// Drops packets from outside at once, and the UDP of this host later.
-fn drop_all(transaction: &mut Transaction, chain: &str) {
-    // oif != 0 meta l4proto udp accept
-    transaction.add_rule(chain, vec![is_from_here(), is_protocol(Protocol::Udp), accept()], None);
-    // drop
-    transaction.add_rule(chain, vec![drop()], None);
+    transaction.add_rule(FORGED, vec![is(field("ip6", "saddr"), set(addresses)), drop()], None);
 }
 
 /// Refuses clients: TCP by a reset, everything else by ICMP.

@@ -124,15 +124,8 @@ pub(super) fn one_or_concat(mut key: Vec<E>) -> E {
     }
 }
 
-pub(super) fn is_one_of(left: E, values: impl IntoIterator<Item = E>) -> S {
-    is(left, set(values))
-}
-
-pub(super) fn is_not_one_of(left: E, values: impl IntoIterator<Item = E>) -> S {
-    is_not(left, set(values))
-}
-
-fn set(values: impl IntoIterator<Item = E>) -> E {
+/// `{ VALUE, … }`.
+pub(super) fn set(values: impl IntoIterator<Item = E>) -> E {
     Expression::Named(NamedExpression::Set(values.into_iter().map(SetItem::Element).collect()))
 }
 

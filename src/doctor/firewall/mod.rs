@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{Context, Finding, MAX_PATHS, Path, listed};
+use super::{Context, Finding, MAX_PATHS, Path, listed, objects, parsed};
 use crate::Error;
 use crate::dataplane::render::TABLE;
 use crate::dataplane::trace::{BaseChain, Elements, Interface, Packet, Ruleset, Segment};
@@ -45,20 +45,13 @@ enum Passage {
 }
 
 impl Passage {
-    fn hook(self) -> &'static str {
+    /// Its hook, and the code of a finding there.
+    fn hook_and_code(self) -> (&'static str, &'static str) {
         match self {
-            Passage::Forward => "forward",
-            Passage::Input | Passage::Cold => "input",
-            Passage::Output => "output",
-        }
-    }
-
-    fn code(self) -> &'static str {
-        match self {
-            Passage::Forward => "forward-drop",
-            Passage::Input => "input-drop",
-            Passage::Cold => "cold-drop",
-            Passage::Output => "output-drop",
+            Passage::Forward => ("forward", "forward-drop"),
+            Passage::Input => ("input", "input-drop"),
+            Passage::Cold => ("input", "cold-drop"),
+            Passage::Output => ("output", "output-drop"),
         }
     }
 }
@@ -66,8 +59,7 @@ impl Passage {
 /// Checks the rule sets of other programs.
 pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
     // Table by table, so that the daemon's own, which can be large, is not read.
-    let listing = context.host.nft(&["-j", "list", "tables"]).map_err(Error::from).and_then(|json| parsed(&json));
-    let tables = match listing {
+    let tables = match context.nft_json(&["-j", "list", "tables"]) {
         Ok(listing) => tables(&listing),
         Err(error) => return findings.push(Finding::not_checked("other rule sets", &error, "nft list ruleset")),
     };
@@ -75,9 +67,8 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
         match read(context, &family, &table) {
             Ok((chains, rules)) => chains.iter().for_each(|chain| judge(chain, &rules, context, findings)),
             Err(error) => {
-                let (what, command) =
-                    (format!("the table {family} {table}"), format!("nft list table {family} {table}"));
-                findings.push(Finding::not_checked(&what, &error, &command));
+                let table = format!("table {family} {table}");
+                findings.push(Finding::not_checked(&format!("the {table}"), &error, &format!("nft list {table}")));
             }
         }
     }
@@ -85,8 +76,7 @@ pub(super) fn check(context: &Context<'_>, findings: &mut Vec<Finding>) {
 
 /// Family and name of the tables of other programs that see translated packets.
 fn tables(listing: &Value) -> Vec<(String, String)> {
-    let objects = listing["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let tables = objects.iter().filter_map(|object| object.get("table"));
+    let tables = objects(listing).iter().filter_map(|object| object.get("table"));
     let named = tables.filter_map(|table| Some((table["family"].as_str()?, table["name"].as_str()?)));
     let others = named.filter(|(family, name)| FAMILIES.contains(family) && (*family, *name) != ("inet", TABLE));
     others.map(|(family, name)| (family.to_owned(), name.to_owned())).collect()
@@ -105,15 +95,11 @@ fn read(context: &Context<'_>, family: &str, table: &str) -> Result<(Vec<BaseCha
     let maps = if chains.is_empty() { BTreeSet::new() } else { rules.verdict_maps() };
     for map in maps.iter().take(MAX_MAPS) {
         // A map that cannot be read counts as unknown.
-        if let Ok(listing) = context.host.nft(&["-j", "list", "map", family, table, map]) {
-            rules.add(&parsed(&listing)?, Elements::Listed);
+        if let Ok(listing) = context.nft_json(&["-j", "list", "map", family, table, map]) {
+            rules.add(&listing, Elements::Listed);
         }
     }
     Ok((chains, rules))
-}
-
-fn parsed(json: &str) -> Result<Value, Error> {
-    serde_json::from_str(json).map_err(|error| format!("nft's JSON cannot be read: {error}").into())
 }
 
 /// Traces all paths through one base chain.
@@ -124,7 +110,7 @@ fn judge(chain: &BaseChain, rules: &Ruleset, context: &Context<'_>, findings: &m
         if chain.family == other {
             continue;
         }
-        for passage in passages(path).into_iter().filter(|passage| passage.hook() == chain.hook) {
+        for passage in passages(path).into_iter().filter(|passage| passage.hook_and_code().0 == chain.hook) {
             let links = dropped_links(passage, chain, rules, path, context);
             if !links.is_empty() {
                 dropped.entry(passage).or_default().add(passage, path, links);
@@ -180,7 +166,7 @@ impl Dropped {
 fn passages(path: &Path) -> Vec<Passage> {
     let mut all = vec![if path.local { Passage::Input } else { Passage::Forward }];
     all.extend(path.answers_cold().then_some(Passage::Cold));
-    all.extend(path.holds().map(|_| Passage::Output));
+    all.extend(path.cold.group().map(|_| Passage::Output));
     all
 }
 
@@ -224,8 +210,7 @@ fn dropped_links(
 fn finding(passage: Passage, chain: &BaseChain, rules: &Ruleset, dropped: Dropped) -> Finding {
     let BaseChain { family, table, name, hook, .. } = chain;
     let allowing = dropped.rules();
-    let links: Vec<String> = dropped.links.into_iter().collect();
-    let links = listed(&links);
+    let links = listed(&Vec::from_iter(dropped.links));
     let what = match passage {
         Passage::Forward => format!("flows from {links} to backends on other hosts"),
         Passage::Input => format!("flows from {links} to backends on this host"),
@@ -238,13 +223,8 @@ fn finding(passage: Passage, chain: &BaseChain, rules: &Ruleset, dropped: Droppe
     let chain = if rules.jumps_to(name, "DOCKER-USER") { "DOCKER-USER" } else { name.as_str() };
     let insert = |rule: &String| format!("nft insert rule {family} {table} {chain} {rule}");
     let remedy = allowing.iter().map(insert).collect::<Vec<_>>().join(" && ");
-    Finding::warning(passage.code(), problem, remedy).about(listed(&dropped.about)).note(keeping(
-        family,
-        table,
-        chain,
-        &allowing,
-        &dropped.ports,
-    ))
+    let note = keeping(family, table, chain, &allowing, &dropped.ports);
+    Finding::warning(passage.hook_and_code().1, problem, remedy).about(listed(&dropped.about)).note(note)
 }
 
 /// How the rules are made permanent, by the owner of the table where that is a well-known program.
