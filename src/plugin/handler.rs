@@ -1,20 +1,15 @@
 //! Sockets on the reactor thread.
 
-use std::io;
-use std::net::SocketAddr;
 use std::time::Instant;
 
-use mio::Interest;
-use mio::event::Source;
-
-use super::{Error, IoCore};
-use crate::engine::{Reply, Request};
-use crate::ids::{Change, FrontendId, HandlerId};
+use super::{Error, Io};
+use crate::engine::Reply;
+use crate::ids::{Change, FrontendId};
 
 /// An owner of sockets on the reactor thread: a frontend's listener, or a plugin's service.
 ///
 /// No method may block. Every socket is non-blocking and edge-triggered (see [`mio::Poll`]): read, write or accept until
-/// [`io::ErrorKind::WouldBlock`]. A readiness can be spurious. Work that blocks belongs on a thread of the handler's own, which
+/// [`std::io::ErrorKind::WouldBlock`]. A readiness can be spurious. Work that blocks belongs on a thread of the handler's own, which
 /// reports through a registered pipe or socket pair ([`mio::unix::pipe`]).
 ///
 /// All handlers share one thread: bound the work of one call for any input of a client. After a panic the reactor calls `stop`,
@@ -56,50 +51,4 @@ pub struct Readiness {
     pub readable: bool,
     /// Writing will not block, or there is an error to collect.
     pub writable: bool,
-}
-
-/// A [`Handler`]'s access to the reactor and the engine, for one call.
-pub struct Io<'a> {
-    pub(crate) core: &'a mut IoCore,
-    /// The handler that is called.
-    pub(crate) owner: HandlerId,
-}
-
-impl Io<'_> {
-    /// Registers a source under a key that the handler chooses.
-    ///
-    /// # Errors
-    /// The operating system's error.
-    pub fn register(&mut self, source: &mut impl Source, key: usize, interest: Interest) -> io::Result<()> {
-        self.core.register(self.owner, source, key, interest)
-    }
-
-    /// Changes the interest in a registered source.
-    ///
-    /// # Errors
-    /// The operating system's error, or `NotFound` if nothing is registered under the key.
-    pub fn reregister(&mut self, source: &mut impl Source, key: usize, interest: Interest) -> io::Result<()> {
-        self.core.reregister(self.owner, source, key, interest)
-    }
-
-    /// Deregisters a source. Dropping the source without this leaks its key until the handler stops.
-    pub fn deregister(&mut self, source: &mut impl Source, key: usize) {
-        self.core.deregister(self.owner, source, key);
-    }
-
-    /// Time at which this round of the reactor began.
-    pub fn now(&self) -> Instant {
-        self.core.now()
-    }
-
-    /// Wakes the frontend's target for the client `source`. Does nothing for a service. Calls are merged until the engine has
-    /// received the wake.
-    pub fn wake(&mut self, source: Option<SocketAddr>) {
-        self.core.wake(self.owner, source);
-    }
-
-    /// Sends a request to the engine; [`Handler::reply`] receives the reply with the same tag.
-    pub fn request(&mut self, tag: u64, request: Request) {
-        self.core.request(self.owner, tag, request);
-    }
 }

@@ -1,4 +1,4 @@
-//! The part of the reactor that handlers reach through [`Io`](super::Io).
+//! What a handler may do to the reactor and the engine.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,6 +11,72 @@ use mio::{Interest, Registry, Token};
 use crate::engine::{Inbox, Message, Request};
 use crate::ids::{HandlerId, RequestId};
 
+/// A [`Handler`](super::Handler)'s access to the reactor and the engine, for one call.
+pub struct Io<'a> {
+    pub(crate) core: &'a mut IoCore,
+    /// The handler that is called.
+    pub(crate) owner: HandlerId,
+}
+
+impl Io<'_> {
+    /// Registers a source under a key that the handler chooses.
+    ///
+    /// # Errors
+    /// The operating system's error, or `AlreadyExists` if the key is in use.
+    pub fn register(&mut self, source: &mut impl Source, key: usize, interest: Interest) -> io::Result<()> {
+        let IoCore { registry, tokens, free, index, .. } = &mut *self.core;
+        if index.contains_key(&(self.owner, key)) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let token = free.last().copied().unwrap_or(tokens.len());
+        registry.register(source, Token(token), interest)?;
+        if free.pop().is_none() {
+            tokens.push(None);
+        }
+        tokens[token] = Some((self.owner, key));
+        index.insert((self.owner, key), token);
+        Ok(())
+    }
+
+    /// Changes the interest in a registered source.
+    ///
+    /// # Errors
+    /// The operating system's error, or `NotFound` if nothing is registered under the key.
+    pub fn reregister(&mut self, source: &mut impl Source, key: usize, interest: Interest) -> io::Result<()> {
+        let token = self.core.index.get(&(self.owner, key)).ok_or(io::ErrorKind::NotFound)?;
+        self.core.registry.reregister(source, Token(*token), interest)
+    }
+
+    /// Deregisters a source. Dropping the source without this leaks its key until the handler stops.
+    pub fn deregister(&mut self, source: &mut impl Source, key: usize) {
+        if let Err(error) = self.core.registry.deregister(source) {
+            log::debug!("cannot deregister a source: {error}");
+        }
+        self.core.release((self.owner, key));
+    }
+
+    /// Time at which this round of the reactor began.
+    pub fn now(&self) -> Instant {
+        self.core.now
+    }
+
+    /// Wakes the frontend's target for the client `source`. Does nothing for a service. Calls are merged until the engine has
+    /// received the wake.
+    pub fn wake(&mut self, source: Option<SocketAddr>) {
+        if let HandlerId::Frontend(frontend) = self.owner {
+            self.core.inbox.wake(frontend, source);
+        }
+    }
+
+    /// Sends a request to the engine; [`Handler::reply`](super::Handler::reply) receives the reply with the same tag.
+    pub fn request(&mut self, tag: u64, request: Request) {
+        let id = RequestId { handler: self.owner, tag };
+        if !self.core.inbox.try_send(Message::Request(id, request)) {
+            self.core.refused.push(id);
+        }
+    }
+}
+
 /// The reactor's registrations, and the inbox of the engine.
 pub struct IoCore {
     registry: Registry,
@@ -18,35 +84,21 @@ pub struct IoCore {
     tokens: Vec<Option<(HandlerId, usize)>>,
     free: Vec<usize>,
     index: BTreeMap<(HandlerId, usize), usize>,
-    now: Instant,
+    /// Time at which this round began.
+    pub(crate) now: Instant,
     pub(crate) inbox: Inbox,
-    refused: Vec<RequestId>,
+    /// Requests for which the engine's inbox had no space.
+    pub(crate) refused: Vec<RequestId>,
 }
 
 impl IoCore {
     pub(crate) fn new(registry: Registry, inbox: Inbox) -> IoCore {
-        let now = Instant::now();
-        IoCore {
-            registry,
-            tokens: Vec::new(),
-            free: Vec::new(),
-            index: BTreeMap::new(),
-            now,
-            inbox,
-            refused: Vec::new(),
-        }
-    }
-
-    pub(crate) fn begin_round(&mut self) {
-        self.now = Instant::now();
+        let (tokens, free, index, refused) = Default::default();
+        IoCore { registry, tokens, free, index, now: Instant::now(), inbox, refused }
     }
 
     pub(crate) fn owner(&self, token: Token) -> Option<(HandlerId, usize)> {
         *self.tokens.get(token.0)?
-    }
-
-    pub(crate) fn next_refused(&mut self) -> Option<RequestId> {
-        self.refused.pop()
     }
 
     /// Releases all keys of a stopped handler.
@@ -59,66 +111,6 @@ impl IoCore {
         if let Some(token) = self.index.remove(&key) {
             self.tokens[token] = None;
             self.free.push(token);
-        }
-    }
-
-    pub(crate) fn now(&self) -> Instant {
-        self.now
-    }
-
-    #[cfg(test)]
-    pub(crate) fn set_now(&mut self, now: Instant) {
-        self.now = now;
-    }
-
-    pub(crate) fn register(
-        &mut self,
-        owner: HandlerId,
-        source: &mut impl Source,
-        key: usize,
-        interest: Interest,
-    ) -> io::Result<()> {
-        if self.index.contains_key(&(owner, key)) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
-        let token = self.free.last().copied().unwrap_or(self.tokens.len());
-        self.registry.register(source, Token(token), interest)?;
-        if self.free.pop().is_none() {
-            self.tokens.push(None);
-        }
-        self.tokens[token] = Some((owner, key));
-        self.index.insert((owner, key), token);
-        Ok(())
-    }
-
-    pub(crate) fn reregister(
-        &mut self,
-        owner: HandlerId,
-        source: &mut impl Source,
-        key: usize,
-        interest: Interest,
-    ) -> io::Result<()> {
-        let token = self.index.get(&(owner, key)).ok_or(io::ErrorKind::NotFound)?;
-        self.registry.reregister(source, Token(*token), interest)
-    }
-
-    pub(crate) fn deregister(&mut self, owner: HandlerId, source: &mut impl Source, key: usize) {
-        if let Err(error) = self.registry.deregister(source) {
-            log::debug!("cannot deregister a source: {error}");
-        }
-        self.release((owner, key));
-    }
-
-    pub(crate) fn wake(&mut self, owner: HandlerId, source: Option<SocketAddr>) {
-        if let HandlerId::Frontend(frontend) = owner {
-            self.inbox.wake(frontend, source);
-        }
-    }
-
-    pub(crate) fn request(&mut self, owner: HandlerId, tag: u64, request: Request) {
-        let id = RequestId { handler: owner, tag };
-        if !self.inbox.try_send(Message::Request(id, request)) {
-            self.refused.push(id);
         }
     }
 }

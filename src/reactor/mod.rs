@@ -12,11 +12,11 @@ mod signals;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use mio::{Events, Poll, Token, Waker};
@@ -54,12 +54,6 @@ struct Slot {
     supervision: Option<Supervision>,
 }
 
-impl Slot {
-    fn new(handler: Box<dyn Handler>, supervision: Option<Supervision>) -> Slot {
-        Slot { handler, running: false, deadline: None, supervision }
-    }
-}
-
 /// The event loop and everything that it owns.
 pub struct Reactor {
     poll: Poll,
@@ -67,7 +61,6 @@ pub struct Reactor {
     handlers: BTreeMap<HandlerId, Slot>,
     /// Last change of each frontend's target, for services that are started again.
     changes: BTreeMap<FrontendId, Change>,
-    deadlines: BTreeSet<(Instant, HandlerId)>,
     orders: Receiver<Order>,
     /// Kept open: closing a waker drops its last wake.
     _waker: Arc<Waker>,
@@ -89,16 +82,16 @@ impl Reactor {
         let (sender, orders) = Orders::channel(waker.clone());
         let signals = Signals::register(poll.registry(), SIGNALS)?;
         let core = IoCore::new(poll.registry().try_clone()?, inbox);
-        let frontends = frontends.into_iter().map(|(id, handler)| (HandlerId::Frontend(id), Slot::new(handler, None)));
-        let services = (0..).zip(services).map(|(at, service)| {
-            (HandlerId::Service(at), Slot::new(service.handler, Some(Supervision::new(service.name))))
+        let slot = |handler, supervision| Slot { handler, running: false, deadline: None, supervision };
+        let frontends = frontends.into_iter().map(|(id, handler)| (HandlerId::Frontend(id), slot(handler, None)));
+        let services = (0..).zip(services).map(|(at, Service { name, handler })| {
+            (HandlerId::Service(at), slot(handler, Some(Supervision::new(name))))
         });
         let reactor = Reactor {
             poll,
             core,
             handlers: frontends.chain(services).collect(),
             changes: BTreeMap::new(),
-            deadlines: BTreeSet::new(),
             orders,
             _waker: waker,
             signals,
@@ -133,10 +126,14 @@ impl Reactor {
         let mut events = Events::with_capacity(EVENTS_PER_ROUND);
         let mut ending = false;
         loop {
-            let timeout = self.deadlines.first().map(|(at, _)| at.saturating_duration_since(Instant::now()));
+            let deadline = self.handlers.values().filter_map(|slot| slot.deadline).min();
+            let timeout = match deadline {
+                _ if !self.core.refused.is_empty() => Some(Duration::ZERO),
+                deadline => deadline.map(|at| at.saturating_duration_since(Instant::now())),
+            };
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                _ => self.core.begin_round(),
+                _ => self.core.now = Instant::now(),
             }
             for event in &events {
                 match event.token() {
@@ -158,10 +155,12 @@ impl Reactor {
                             }
                         }
                     }
-                    Token(_) => {
+                    token => {
                         let readable = event.is_readable() || event.is_read_closed() || event.is_error();
                         let writable = event.is_writable() || event.is_write_closed() || event.is_error();
-                        self.ready(event.token(), Readiness { readable, writable });
+                        if let Some((owner, key)) = self.core.owner(token) {
+                            self.call(owner, |handler, io| handler.ready(io, key, Readiness { readable, writable }));
+                        }
                     }
                 }
             }
@@ -176,12 +175,6 @@ impl Reactor {
 
     fn services(&self) -> Vec<HandlerId> {
         self.handlers.range(HandlerId::Service(0)..).map(|(id, _)| *id).collect()
-    }
-
-    fn ready(&mut self, token: Token, readiness: Readiness) {
-        if let Some((owner, key)) = self.core.owner(token) {
-            self.call(owner, |handler, io| handler.ready(io, key, readiness));
-        }
     }
 
     /// Handles the engine's orders; returns whether the engine has ended.
@@ -216,17 +209,16 @@ impl Reactor {
 
     /// Calls each handler whose deadline has passed once, so that a handler without progress does not block the others.
     fn fire_timers(&mut self) {
-        let due: Vec<_> = self.deadlines.range(..=(self.core.now(), HandlerId::Service(u32::MAX))).copied().collect();
-        for (at, id) in due {
-            // An earlier call may have changed it.
-            if self.deadlines.remove(&(at, id)) {
-                let Some(slot) = self.handlers.get_mut(&id) else { continue };
-                slot.deadline = None;
-                if slot.running {
-                    self.call(id, |handler, io| handler.timeout(io));
-                } else {
-                    self.restart(id);
-                }
+        let now = self.core.now;
+        let due = self.handlers.iter_mut().filter_map(|(id, slot)| {
+            slot.deadline.take_if(|at| *at <= now)?;
+            Some((*id, slot.running))
+        });
+        for (id, running) in due.collect::<Vec<_>>() {
+            if running {
+                self.call(id, |handler, io| handler.timeout(io));
+            } else {
+                self.restart(id);
             }
         }
     }
@@ -239,9 +231,9 @@ impl Reactor {
         }
     }
 
-    /// Answers requests for which the engine's inbox had no space.
+    /// Answers requests for which the engine's inbox had no space. Those that are refused meanwhile wait for the next round.
     fn answer_refused(&mut self) {
-        while let Some(RequestId { handler, tag }) = self.core.next_refused() {
+        for RequestId { handler, tag } in std::mem::take(&mut self.core.refused) {
             let reply = Reply::Refused("the engine is too busy".to_owned());
             self.call(handler, |handler, io| handler.reply(io, tag, reply));
         }
@@ -274,9 +266,7 @@ impl Reactor {
         self.call(id, |handler, io| handler.stop(io));
         if let Some(slot) = self.handlers.get_mut(&id) {
             slot.running = false;
-            if let Some(at) = slot.deadline.take() {
-                self.deadlines.remove(&(at, id));
-            }
+            slot.deadline = None;
         }
         self.core.release_all(id);
     }
@@ -290,9 +280,7 @@ impl Reactor {
     fn broke(&mut self, id: HandlerId) {
         let Some(slot) = self.handlers.get_mut(&id) else { return };
         slot.running = false;
-        if let Some(at) = slot.deadline.take() {
-            self.deadlines.remove(&(at, id));
-        }
+        slot.deadline = None;
         let io = &mut Io { core: &mut self.core, owner: id };
         if catch_unwind(AssertUnwindSafe(|| slot.handler.stop(io))).is_err() {
             log::error!("a handler that panicked has panicked again in its stop");
@@ -313,7 +301,6 @@ impl Reactor {
         let pause = supervision.failed(now);
         log::error!("service {}: {reason}; next start in {} ms", supervision.name, pause.as_millis());
         *deadline = Some(now + pause);
-        self.deadlines.insert((now + pause, id));
     }
 
     /// Starts a service that has failed, and reports to it what it has missed.
@@ -337,27 +324,15 @@ impl Reactor {
 
     /// Calls a running handler, and queries its deadline afterwards.
     fn call(&mut self, id: HandlerId, call: impl FnOnce(&mut dyn Handler, &mut Io<'_>)) {
-        let Some(slot) = self.handlers.get_mut(&id) else { return };
-        if !slot.running {
-            return;
-        }
+        let Some(slot) = self.handlers.get_mut(&id).filter(|slot| slot.running) else { return };
         let io = &mut Io { core: &mut self.core, owner: id };
         let called = catch_unwind(AssertUnwindSafe(|| {
             call(&mut *slot.handler, io);
             slot.handler.deadline()
         }));
-        let deadline = match called {
-            Ok(deadline) => deadline,
-            Err(_) => return self.broke(id),
-        };
-        if deadline != slot.deadline {
-            if let Some(at) = slot.deadline.take() {
-                self.deadlines.remove(&(at, id));
-            }
-            if let Some(at) = deadline {
-                self.deadlines.insert((at, id));
-            }
-            slot.deadline = deadline;
+        match called {
+            Ok(deadline) => slot.deadline = deadline,
+            Err(_) => self.broke(id),
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::Duration;
 
 use mio::Interest;
 use mio::net::TcpListener;
@@ -253,4 +252,42 @@ fn a_service_that_panics_at_its_first_start_is_named() {
     let (mut reactor, _orders) = Reactor::new([], vec![Service::new("broken", Broken)], inbox).expect("a reactor");
     let error = reactor.start_services().expect_err("it panics");
     assert_eq!(error.to_string(), format!("service broken: {PANICKED}"));
+}
+
+/// A service that repeats a request whenever it is refused.
+struct Insistent(Sender<()>);
+
+impl Handler for Insistent {
+    fn start(&mut self, io: &mut Io<'_>) -> Result<(), Error> {
+        io.request(0, crate::engine::Request::Status);
+        Ok(())
+    }
+
+    fn stop(&mut self, _io: &mut Io<'_>) {}
+
+    fn ready(&mut self, _io: &mut Io<'_>, _key: usize, _readiness: Readiness) {}
+
+    fn reply(&mut self, io: &mut Io<'_>, tag: u64, reply: Reply) {
+        assert!(matches!(reply, Reply::Refused(_)));
+        self.0.send(()).expect("the test listens");
+        io.request(tag, crate::engine::Request::Status);
+    }
+}
+
+#[test]
+fn requests_without_end_do_not_keep_the_reactor_from_its_orders() {
+    let (sender, refusals) = mpsc::channel();
+    // Without a receiver, the engine's inbox refuses every request.
+    let (inbox, receiver) = Inbox::new(0, 0);
+    drop(receiver);
+    let services = vec![Service::new("insistent", Insistent(sender))];
+    let (mut reactor, orders) = Reactor::new([], services, inbox).expect("a reactor");
+    reactor.start_services().expect("it starts");
+    let (end, ended) = mpsc::channel();
+    std::thread::spawn(move || end.send(reactor.run(|_| ()).is_ok()));
+    for _ in 0..3 {
+        refusals.recv_timeout(SOON).expect("a refusal");
+    }
+    orders.send(Order::End);
+    assert_eq!(ended.recv_timeout(SOON), Ok(true));
 }
