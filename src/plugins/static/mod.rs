@@ -5,7 +5,6 @@
 //! - `static:cmd`: a target that is a command.
 //! - `static:none`: a target that another program runs.
 
-mod aged;
 mod cmd;
 pub(crate) mod http;
 mod output;

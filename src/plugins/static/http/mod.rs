@@ -5,10 +5,13 @@
 //! too many closes the one that is missed least.
 
 mod connection;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod response;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -16,13 +19,10 @@ use std::time::{Duration, Instant};
 use mio::Interest;
 use mio::net::{TcpListener, TcpStream};
 
-use super::aged::Aged;
 use crate::config::{FrontendSpec, Protocol, Section};
 use crate::plugin::{Acceptance, Accepted, ColdPath, Error, Frontend, Handler, Io, Readiness, Share, listen};
 use connection::{Connection, Next};
 use response::Page;
-#[cfg(any(test, fuzzing))]
-pub(crate) use response::fuzzing;
 
 /// Time of a connection from its acceptance to its end.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -71,8 +71,10 @@ struct Http {
     page: Page,
     /// By key: as many as `listen` while the frontend runs, none otherwise.
     listeners: Vec<TcpListener>,
-    /// The reactor's key of a connection is [`MAX_LISTENERS`] more than its key here.
-    connections: Aged<Connection>,
+    connections: BTreeMap<usize, Connection>,
+    /// Keys of the connections, the oldest first. On 32 bits the keys themselves wrap.
+    by_age: BTreeSet<(Instant, usize)>,
+    last_key: usize,
     acceptance: Acceptance,
 }
 
@@ -97,8 +99,8 @@ impl Handler for Http {
     }
 
     fn stop(&mut self, io: &mut Io<'_>) {
-        while let Some((number, _)) = self.connections.oldest() {
-            self.close(io, number);
+        while let Some(&(_, key)) = self.by_age.first() {
+            self.close(io, key);
         }
         self.close_listeners(io);
         self.acceptance.clear();
@@ -106,21 +108,18 @@ impl Handler for Http {
     }
 
     fn ready(&mut self, io: &mut Io<'_>, key: usize, _readiness: Readiness) {
-        match key.checked_sub(MAX_LISTENERS) {
-            Some(number) => self.advance(io, number),
-            None => self.accept(io, key),
-        }
+        if key < MAX_LISTENERS { self.accept(io, key) } else { self.advance(io, key) }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let oldest = self.connections.oldest().map(|(_, connection)| connection.expires);
+        let oldest = self.by_age.first().map(|(expires, _)| *expires);
         oldest.into_iter().chain(self.acceptance.retry_at()).min()
     }
 
     fn timeout(&mut self, io: &mut Io<'_>) {
         let now = io.now();
-        while let Some((number, _)) = self.connections.oldest().filter(|(_, oldest)| oldest.expires <= now) {
-            self.close(io, number);
+        while let Some(&(_, key)) = self.by_age.first().filter(|(expires, _)| *expires <= now) {
+            self.close(io, key);
         }
         if self.acceptance.due(now) {
             (0..self.listeners.len()).for_each(|key| self.accept(io, key));
@@ -131,7 +130,8 @@ impl Handler for Http {
 impl Http {
     fn new(listen: Vec<SocketAddr>, page: Page) -> Http {
         let acceptance = Acceptance::new(Share::Clients, SHORTAGE);
-        Http { listen, page, listeners: Vec::new(), connections: Aged::new(), acceptance }
+        let (connections, by_age) = Default::default();
+        Http { listen, page, listeners: Vec::new(), connections, by_age, last_key: 0, acceptance }
     }
 
     fn accept(&mut self, io: &mut Io<'_>, key: usize) {
@@ -154,20 +154,27 @@ impl Http {
         if self.connections.len() >= max_connections(Share::Clients.max_clients(), RUNNING.load(Ordering::Relaxed)) {
             self.close_one(io);
         }
-        let key = MAX_LISTENERS + self.connections.next_key();
+        let key = loop {
+            self.last_key = self.last_key.wrapping_add(1).max(MAX_LISTENERS);
+            if !self.connections.contains_key(&self.last_key) {
+                break self.last_key;
+            }
+        };
         if let Err(error) = io.register(&mut stream, key, Interest::READABLE | Interest::WRITABLE) {
             return log::warn!("cannot register a connection of {peer}: {error}");
         }
-        let number = self.connections.insert(Connection::new(stream, peer, io.now() + TIMEOUT));
+        let expires = io.now() + TIMEOUT;
+        self.connections.insert(key, Connection::new(stream, peer, expires));
+        self.by_age.insert((expires, key));
         // Its request has often arrived already.
-        self.advance(io, number);
+        self.advance(io, key);
     }
 
-    fn advance(&mut self, io: &mut Io<'_>, number: usize) {
-        if let Some(connection) = self.connections.get_mut(number)
+    fn advance(&mut self, io: &mut Io<'_>, key: usize) {
+        if let Some(connection) = self.connections.get_mut(&key)
             && connection.advance(&self.page, |peer| io.wake(Some(peer))) == Next::Close
         {
-            self.close(io, number);
+            self.close(io, key);
         }
     }
 
@@ -180,15 +187,16 @@ impl Http {
     /// Closes the connection that is missed least: the oldest with its response out, or else the oldest of all. Returns
     /// false if there is none.
     fn close_one(&mut self, io: &mut Io<'_>) -> bool {
-        let answered = self.connections.iter().find(|(_, connection)| connection.is_answered());
-        let Some((number, _)) = answered.or_else(|| self.connections.oldest()) else { return false };
-        self.close(io, number);
+        let answered = self.by_age.iter().find(|(_, key)| self.connections[key].is_answered());
+        let Some(&(_, key)) = answered.or_else(|| self.by_age.first()) else { return false };
+        self.close(io, key);
         true
     }
 
-    fn close(&mut self, io: &mut Io<'_>, number: usize) {
-        if let Some(mut connection) = self.connections.remove(number) {
-            io.deregister(&mut connection.stream, MAX_LISTENERS + number);
+    fn close(&mut self, io: &mut Io<'_>, key: usize) {
+        if let Some(mut connection) = self.connections.remove(&key) {
+            self.by_age.remove(&(connection.expires, key));
+            io.deregister(&mut connection.stream, key);
         }
     }
 }

@@ -38,7 +38,7 @@ impl Gateway {
     fn client(&mut self) -> TcpStream {
         let client = self.connect();
         let address = client.local_addr().expect("a socket");
-        self.reactor.run_until(&mut self.http, |http| http.connections.iter().any(|(_, c)| c.peer == address));
+        self.reactor.run_until(&mut self.http, |http| http.connections.values().any(|c| c.peer == address));
         client
     }
 
@@ -139,9 +139,7 @@ fn a_large_page_is_sent_as_the_client_reads() {
     let mut gateway = Gateway::new(&page);
     let mut client = gateway.client();
     client.write_all(REQUEST).expect("sent");
-    gateway.reactor.run_until(&mut gateway.http, |http| {
-        http.connections.oldest().is_some_and(|(_, connection)| connection.is_writing())
-    });
+    gateway.reactor.run_until(&mut gateway.http, |http| http.connections.values().any(Connection::is_writing));
     let response = gateway.response(client);
     assert_eq!(response.split_once("\r\n\r\n").map(|(_, body)| body == page), Some(true));
     gateway.await_connections(0);
@@ -172,7 +170,7 @@ fn a_connection_lingers_until_the_client_closes() {
     let mut gateway = Gateway::new("wait");
     let mut client = gateway.client();
     client.write_all(REQUEST).expect("sent");
-    let answered = |http: &mut Http| http.connections.oldest().is_some_and(|(_, connection)| connection.is_answered());
+    let answered = |http: &mut Http| http.connections.values().any(Connection::is_answered);
     gateway.reactor.run_until(&mut gateway.http, answered);
     client.write_all(b"more").expect("it is still open");
     gateway.reactor.settle(&mut gateway.http);
@@ -192,13 +190,13 @@ fn the_oldest_answered_connection_makes_space_first() {
         client.write_all(REQUEST).expect("sent");
     }
     gateway.reactor.run_until(&mut gateway.http, |http| {
-        http.connections.iter().filter(|(_, connection)| connection.is_answered()).count() == 2
+        http.connections.values().filter(|connection| connection.is_answered()).count() == 2
     });
     for client in &mut clients[1..3] {
         let mut response = String::new();
         client.read_to_string(&mut response).expect("a response");
     }
-    let sockets = |http: &Http| http.connections.iter().map(|(_, connection)| connection.peer).collect::<Vec<_>>();
+    let sockets = |http: &Http| http.by_age.iter().map(|(_, key)| http.connections[key].peer).collect::<Vec<_>>();
     let mut left: Vec<SocketAddr> = clients.iter().map(|client| client.local_addr().expect("a socket")).collect();
     for next in [1, 1, 0, 0] {
         assert!(gateway.http.close_one(&mut gateway.reactor.io()));
