@@ -52,8 +52,8 @@ fn main() -> ExitCode {
 
 fn run(request: &Request) -> Result<(), Failure> {
     let (socket, codec) = endpoint(request)?;
-    let body = exchange(&socket, codec, request.command.method, request.name.as_deref(), TIMEOUT)
-        .map_err(|error| Failure::Daemon(error.to_string()))?;
+    let body =
+        exchange(&socket, codec, request.command.method, request.name.as_deref(), TIMEOUT).map_err(Failure::Daemon)?;
     match request.command.method {
         methods::EXPLAIN_TARGET if request.format == Format::Text => print(&sentences(&body)?),
         methods::STATUS | methods::EXPLAIN_TARGET => {

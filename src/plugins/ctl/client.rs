@@ -1,6 +1,5 @@
 //! One request to a running daemon, and its response. Blocks for a bounded time.
 
-use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -18,51 +17,31 @@ const MAX_RESPONSE: usize = 64 << 20;
 /// Id of the only request of a connection.
 const ID: u32 = 1;
 
-/// Reason for a failed exchange. Its message has the socket's path, except for a refusal.
-#[derive(Debug)]
-pub enum ExchangeError {
-    /// The daemon refused the request, for this reason.
-    Refused(String),
-    /// Anything else.
-    Failed(String),
-}
-
-impl fmt::Display for ExchangeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            ExchangeError::Refused(message) | ExchangeError::Failed(message) => f.write_str(message),
-        }
-    }
-}
-
-impl std::error::Error for ExchangeError {}
-
 /// Sends a request to the daemon at `socket` and returns the body of the response. `timeout` bounds all of it.
 ///
 /// # Errors
-/// There is no daemon, it refuses, or it does not respond correctly and in time.
+/// There is no daemon, it refuses, or it does not respond correctly and in time. The message has the socket's path, except for
+/// a refusal.
 pub fn exchange(
     socket: &Path,
     codec: Codec,
     method: u16,
     name: Option<&str>,
     timeout: Duration,
-) -> Result<Value, ExchangeError> {
+) -> Result<Value, String> {
     let deadline = Instant::now() + timeout;
     let mut request = Vec::new();
     let encoded = match name {
         Some(name) => encode(codec, ID, method, &Named { name }, &mut request),
         None => encode(codec, ID, method, &Empty {}, &mut request),
     };
-    let failed = |message: String| ExchangeError::Failed(format!("{}: {message}", socket.display()));
+    let failed = |message: String| format!("{}: {message}", socket.display());
     encoded.map_err(|error| failed(error.to_string()))?;
     let mut stream = open(socket, timeout).map_err(|error| failed(connect_error(&error)))?;
     let packet = converse(&mut stream, codec, &request, deadline).map_err(failed)?;
     if packet.method == methods::ERROR {
         let message = get(&packet.body, "msg").and_then(Value::as_text);
-        return Err(ExchangeError::Refused(
-            message.unwrap_or("the daemon refused the request without a reason").to_owned(),
-        ));
+        return Err(message.unwrap_or("the daemon refused the request without a reason").to_owned());
     }
     if packet.method != methods::response_to(method) {
         return Err(failed(format!("the daemon responded to method {method} with {}", packet.method)));

@@ -4,17 +4,14 @@
 //! its link count, which is an `IN_ATTRIB` event (inotify(7)). Moving its directory is an event of that directory.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-/// Maximum number of reads for one event. The kernel's queue has 16,384 events of 16 bytes by default.
-const MAX_READS: usize = 128;
-
 /// A watch over one file.
 #[derive(Debug)]
-pub(super) struct FileWatch(OwnedFd);
+pub(super) struct FileWatch(pub(super) OwnedFd);
 
 impl FileWatch {
     /// Watches the file, and its directory for being moved or removed.
@@ -30,17 +27,9 @@ impl FileWatch {
         Ok(FileWatch(watch))
     }
 
-    /// Discards all events.
+    /// Discards events, so that the queue does not fill. Any event that is left makes no difference: the next one still
+    /// wakes the reactor, which checks the file and not the event.
     pub(super) fn drain(&self) {
-        let mut buffer = [0; 4096];
-        for _ in 0..MAX_READS {
-            if !rustix::io::read(self.0.as_fd(), &mut buffer).is_ok_and(|length| length > 0) {
-                return;
-            }
-        }
-    }
-
-    pub(super) fn number(&self) -> RawFd {
-        self.0.as_raw_fd()
+        let _ = rustix::io::read(&self.0, &mut [0; 4096]);
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! - [`settings`] reads `plugins.ctl`, for the daemon and for the client.
 //! - [`wire`] has the packets and their bytes, [`methods`] their meaning.
-//! - `session` is the protocol with one client, without a socket. `peer` adds the socket, `server` the other clients,
-//!   `service` the reactor. All of it runs on the reactor thread and decides nothing: the engine does.
+//! - `session` is the protocol with one client, without a socket. `peer` adds the socket, `service` the other
+//!   clients and the reactor. All of it runs on the reactor thread and decides nothing: the engine does.
 //! - [`client`] is the other side, on a thread that may block.
 
 pub mod client;
@@ -11,10 +11,9 @@ mod file_watch;
 mod group;
 pub mod methods;
 mod peer;
-mod server;
-#[cfg(test)]
-mod server_tests;
 mod service;
+#[cfg(test)]
+mod service_tests;
 mod session;
 #[cfg(test)]
 mod session_tests;

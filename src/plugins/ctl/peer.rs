@@ -7,7 +7,7 @@ use mio::net::UnixStream;
 
 use super::session::{Session, Step};
 use super::wire::Codec;
-use crate::plugin::{Reply, Request};
+use crate::plugin::Request;
 
 /// Time for which a client may leave its responses unread.
 pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,17 +40,15 @@ enum Pause {
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) stream: UnixStream,
-    /// Never reused for another client, so it can be the tag of a request.
-    pub(super) serial: u64,
     /// Last time at which bytes went in or out.
     pub(super) active: Instant,
-    session: Session,
+    pub(super) session: Session,
     pause: Pause,
 }
 
 impl Peer {
-    pub(super) fn new(stream: UnixStream, serial: u64, codec: Codec, now: Instant) -> Peer {
-        Peer { stream, serial, active: now, session: Session::new(codec), pause: Pause::None }
+    pub(super) fn new(stream: UnixStream, codec: Codec, now: Instant) -> Peer {
+        Peer { stream, active: now, session: Session::new(codec), pause: Pause::None }
     }
 
     /// Time at which its turn continues, or at which it has failed to read its response.
@@ -65,16 +63,6 @@ impl Peer {
     /// Returns true if its response waits for it to read.
     pub(super) fn is_stalled(&self) -> bool {
         matches!(self.pause, Pause::Stalled(_))
-    }
-
-    /// Returns true if it waits for a response, or for a part of one.
-    pub(super) fn is_busy(&self) -> bool {
-        self.session.is_busy()
-    }
-
-    /// Handles the engine's reply.
-    pub(super) fn reply(&mut self, reply: &Reply) {
-        self.session.reply(reply);
     }
 
     /// Does what does not block, for one turn. `scratch` is for received bytes.

@@ -27,10 +27,6 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Returns true if the file is still there, and not replaced by another one.
     pub(super) fn is_ours(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok_and(|file| identity(&file) == self.identity)

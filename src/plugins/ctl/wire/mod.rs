@@ -19,5 +19,5 @@ mod reader;
 mod tests;
 
 pub use ciborium::Value;
-pub use packet::{Codec, EncodeError, Packet, encode, get};
+pub use packet::{Codec, Packet, encode, get};
 pub use reader::{ReadError, Reader};

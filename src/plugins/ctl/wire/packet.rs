@@ -1,9 +1,9 @@
 //! Packets and how they are written.
 
-use std::fmt;
-
 use ciborium::Value;
 use serde::Serialize;
+
+use crate::plugin::Error;
 
 /// Encoding of packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,18 +43,6 @@ pub struct Packet {
     pub body: Value,
 }
 
-/// Failure to serialize a body, with the serializer's reason.
-#[derive(Debug)]
-pub struct EncodeError(String);
-
-impl fmt::Display for EncodeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for EncodeError {}
-
 #[derive(Serialize)]
 struct Envelope<'a, B> {
     id: u32,
@@ -66,22 +54,14 @@ struct Envelope<'a, B> {
 ///
 /// # Errors
 /// The body's own serialization failed; `out` is unchanged.
-pub fn encode(codec: Codec, id: u32, method: u16, body: &impl Serialize, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+pub fn encode(codec: Codec, id: u32, method: u16, body: &impl Serialize, out: &mut Vec<u8>) -> Result<(), Error> {
     let before = out.len();
     let envelope = Envelope { id, method, body };
     let result = match codec {
-        Codec::Json => serde_json::to_writer(&mut *out, &envelope).map_err(|error| error.to_string()),
-        Codec::Cbor => ciborium::into_writer(&envelope, &mut *out).map_err(|error| error.to_string()),
+        Codec::Json => serde_json::to_writer(&mut *out, &envelope).map(|()| out.push(b'\n')).map_err(Error::from),
+        Codec::Cbor => ciborium::into_writer(&envelope, &mut *out).map_err(Error::from),
     };
-    match result {
-        Ok(()) if codec == Codec::Json => out.push(b'\n'),
-        Ok(()) => {}
-        Err(error) => {
-            out.truncate(before);
-            return Err(EncodeError(error));
-        }
-    }
-    Ok(())
+    result.inspect_err(|_| out.truncate(before))
 }
 
 /// The value of a key in a map; the last one if there are several, as in most decoders.
