@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::from_node::text;
 use super::suggest::quoted;
-use super::{FromNode, Masquerade, Node, Section};
+use super::{FromNode, Node, Section};
 
 /// Maximum bytes of an interface's name (`IFNAMSIZ` of linux/if.h, less its terminating NUL).
 const MAX_INTERFACE_NAME: usize = 15;
@@ -118,20 +118,6 @@ fn masked(address: IpAddr, length: u8) -> IpAddr {
         IpAddr::V6(address) => {
             let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
             IpAddr::V6(Ipv6Addr::from(u128::from(address) & mask))
-        }
-    }
-}
-
-/// The key `masquerade` of a frontend.
-impl FromNode for Masquerade {
-    const EXPECTED: &'static str = "auto, always or never";
-
-    fn from_node(node: &Node) -> Result<Masquerade, String> {
-        match text(node)? {
-            "auto" => Ok(Masquerade::Auto),
-            "always" => Ok(Masquerade::Always),
-            "never" => Ok(Masquerade::Never),
-            other => Err(format!("{} is not known: write auto, always or never", quoted(other))),
         }
     }
 }

@@ -6,7 +6,7 @@ use log::LevelFilter;
 
 use super::from_node::text;
 use super::suggest::quoted;
-use super::{Address, FromNode, Kind, LogOutput, Node, Protocol, address, seconds_rounded_up};
+use super::{Address, FromNode, Kind, LogOutput, Masquerade, Node, Protocol, address, seconds_rounded_up};
 
 /// Maximum bytes of a name.
 const MAX_NAME: usize = 128;
@@ -249,6 +249,20 @@ fn parse_level(text: &str) -> Option<LevelFilter> {
         5..=8 => LevelFilter::Error,
         9.. => LevelFilter::Off,
     })
+}
+
+/// The key `masquerade` of a frontend.
+impl FromNode for Masquerade {
+    const EXPECTED: &'static str = "auto, always or never";
+
+    fn from_node(node: &Node) -> Result<Masquerade, String> {
+        match text(node)? {
+            "auto" => Ok(Masquerade::Auto),
+            "always" => Ok(Masquerade::Always),
+            "never" => Ok(Masquerade::Never),
+            other => Err(format!("{} is not known: write auto, always or never", quoted(other))),
+        }
+    }
 }
 
 #[cfg(test)]
